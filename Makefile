@@ -1,0 +1,61 @@
+# make run   environment, install, export -> quantize -> compile -> classify sample clips
+# make test  environment if missing, lint, all tests
+# The rest: lint, fmt, qemu (what the aarch64 tests need; root, apt), dist, calibration, clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+# A release on PyPI pulls gigabytes of CUDA. This one comes from a CPU source where one is configured: pip's own find-links, or
+# `make TORCH_INDEX=https://download.pytorch.org/whl/cpu`.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.PHONY: run test lint fmt qemu dist calibration clean install
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml runtime/pyproject.toml
+	@echo "== environment in $(VENV)/ (the first time: a few minutes)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(PIP) -e "runtime[files]" -e ".[dev]"
+	@touch $@
+
+run: install
+	@echo "== export: torch -> ONNX"
+	$(BIN)/edgeemo export --force
+	@echo "== quantize: ONNX -> INT8, KL thresholds over calibration/"
+	$(BIN)/edgeemo quantize --calib calibration/ --force
+	@echo "== compile: INT8 ONNX -> artifacts for this machine and for aarch64-neon"
+	$(BIN)/edgeemo compile --target host --force
+	$(BIN)/edgeemo compile --target aarch64-neon --force
+	@echo "== run: sample clips through the artifact for this machine"
+	$(BIN)/edgeemo-run build/emotion-host.edgeemo --summary $(sort $(wildcard calibration/clips/*_000.flac))
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fmt: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
+	$(BIN)/pytest
+
+# An aarch64 Python with the built runtime wheel, as on a board, in build/aarch64.
+qemu: install
+	sh tests/aarch64/setup.sh $(BIN)/python
+
+dist: install
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist runtime
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+# Makes the clips again (Debian: apt-get install espeak-ng).
+calibration: install
+	$(BIN)/python calibration/make_clips.py
+
+clean:
+	rm -rf build dist

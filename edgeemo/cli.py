@@ -1,0 +1,226 @@
+"""The command line. Verbs parse, check where output goes, call the work, and print a table or one JSON document."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from edgeemo_runtime.errors import EdgeEmoError
+
+from edgeemo import __version__
+from edgeemo.console import progress_bar, show_table
+from edgeemo.files import check_output, write_file
+
+BUILD = Path("build")
+FLOAT_MODEL = BUILD / "emotion.onnx"
+INT8_MODEL = BUILD / "emotion-int8.onnx"
+
+
+def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A user's mistake is one line on stderr and exit code 1."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except EdgeEmoError as error:
+            click.echo(f"edgeemo: {error}", err=True)
+            sys.exit(1)
+
+    return run
+
+
+def output_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")(command)
+        command = click.option("--force", is_flag=True, help="Write over an existing output.")(command)
+        return click.option("--out", type=click.Path(path_type=Path), default=None, help=f"Output file [default: {default}].")(
+            command
+        )
+
+    return add
+
+
+def print_json(document: dict[str, Any]) -> None:
+    click.echo(json.dumps(document, indent=1, allow_nan=False))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__)
+def main() -> None:
+    """From a torch speech-emotion model to an INT8 artifact for an ARM board: export, quantize, compile, eval."""
+
+
+@main.command()
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with manifest.csv and splits train and dev.")
+@click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs [default: the recipe's].")
+@click.option("--seed", type=int, default=None, help="Random seed [default: the recipe's].")
+@click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads; part of what makes a run repeatable.")
+@output_options("build/cosyvoice_tiny.safetensors")
+@user_errors
+def train(data: Path, epochs: int | None, seed: int | None, threads: int, out: Path | None, force: bool, as_json: bool) -> None:
+    """Train CosyVoice-Tiny from scratch; keeps the weights that are best on the dev split."""
+    from edgeemo.train.trainer import Recipe
+    from edgeemo.train.trainer import train as run
+
+    target = check_output(out or BUILD / "cosyvoice_tiny.safetensors", force)
+    given = {k: v for k, v in {"epochs": epochs, "seed": seed}.items() if v is not None}
+    report = run(data, target, Recipe(**given), threads)
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(f"best dev macro-F1 {report['best_dev_macro_f1']}, weights in {target}")
+
+
+@main.command()
+@click.option("--checkpoint", type=click.Path(path_type=Path), default=None, help="Weights [default: those of the package].")
+@output_options(str(FLOAT_MODEL))
+@user_errors
+def export(checkpoint: Path | None, out: Path | None, force: bool, as_json: bool) -> None:
+    """Write the model's streaming step as ONNX, states explicit, stream contract in its metadata."""
+    target = check_output(out or FLOAT_MODEL, force)
+    from edgeemo.export.onnx_step import export_step, save_onnx
+    from edgeemo.model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+    from edgeemo.model.size import model_size
+
+    source = checkpoint or DEFAULT_CHECKPOINT
+    model = load_checkpoint(source)
+    size = model_size(model)
+    exported = export_step(model)
+    save_onnx(exported, target, force)
+    facts = {
+        "out": str(target),
+        "checkpoint": str(source),
+        "parameters": size.parameters,
+        "fp32_megabytes": round(size.fp32_bytes / 1e6, 2),
+        "macs_per_step": size.macs_per_step,
+        "emotion_conv_share": round(size.emotion_conv_macs / size.macs_per_step, 4),
+        "bytes": target.stat().st_size,
+    }
+    print_json(facts) if as_json else show_table("export", ["", ""], [[k, v] for k, v in facts.items()])
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path), default=FLOAT_MODEL)
+@click.option("--calib", type=click.Path(path_type=Path), default=Path("calibration"), help="Folder of clips (WAV, FLAC, OGG).")
+@click.option("--clips", "limit", type=click.IntRange(1), default=None, help="Use this many clips, evenly spread [default: all].")
+@click.option("--keep-fp16", multiple=True, metavar="NAME", help="Layer name or regex to keep in FP16, e.g. emotion_conv.")
+@output_options(str(INT8_MODEL))
+@user_errors
+def quantize(
+    model: Path, calib: Path, limit: int | None, keep_fp16: tuple[str, ...], out: Path | None, force: bool, as_json: bool
+) -> None:
+    """Quantize MODEL to INT8 (QDQ ONNX) with KL thresholds over calibration clips."""
+    target = check_output(out or INT8_MODEL, force)
+    from edgeemo.data.clips import find_clips
+    from edgeemo.export.load import load_onnx
+    from edgeemo.quantize.quantizer import quantize_model
+
+    clips = find_clips(calib)
+    if limit is not None and limit < len(clips):
+        clips = [clips[i * len(clips) // limit] for i in range(limit)]
+    source = load_onnx(model)
+    with progress_bar(f"calibrating on {len(clips)} clips, two passes", 2 * len(clips)) as advance:
+        quantized, report = quantize_model(source, str(model), clips, keep_fp16, progress=advance)
+    data = quantized.SerializeToString(deterministic=True)
+    write_file(target, data, force)
+    if as_json:
+        print_json({"out": str(target), "bytes": len(data), **json.loads(report.to_json())})
+        return
+    rows = [
+        [r.name, r.op, r.precision, _number(r.scale, ".5f"), _number(r.clipped, ".2f"), _number(r.sqnr_db, ".1f"), f"{r.bytes:,}"]
+        for r in report.layers
+    ]
+    columns = ["layer", "op", "precision", "input scale", "kept range", "SQNR dB", "bytes"]
+    show_table(f"{report.clips} clips, {report.steps} steps with speech", columns, rows)
+    click.echo(f"{target}: {len(data) / 1e6:.2f} MB (float {model.stat().st_size / 1e6:.2f} MB)")
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "" if value is None else format(value, spec)
+
+
+@main.command(name="compile")
+@click.argument("model", type=click.Path(path_type=Path), default=INT8_MODEL)
+@click.option("--target", "target_name", default="aarch64-neon", help="Board: a file in targets/ (`edgeemo targets`).")
+@click.option("--debug-dump", type=click.Path(path_type=Path), default=None, metavar="DIR", help="Write Relax, TIR and assembly.")
+@output_options("build/emotion-<target>.edgeemo")
+@user_errors
+def compile_(model: Path, target_name: str, debug_dump: Path | None, out: Path | None, force: bool, as_json: bool) -> None:
+    """Compile MODEL (INT8 or float ONNX) to one artifact for a board."""
+    target = check_output(out or BUILD / f"emotion-{target_name}.edgeemo", force)
+    from edgeemo.compile.compiler import compile_onnx
+    from edgeemo.compile.targets import load_target
+
+    board = load_target(target_name)
+    compiled = compile_onnx(model, board, debug_dump)
+    write_file(target, compiled.archive, force)
+    ours = {k: v for k, v in compiled.kernels.items() if k.startswith(("gemm", "attention", "layer_norm", "quantize"))}
+    facts = {
+        "out": str(target),
+        "bytes": len(compiled.archive),
+        "target": board.name,
+        "cpu": board.cpu,
+        "macs_per_step": compiled.manifest["macs_per_step"],
+        "kernel_calls": sum(ours.values()),
+        "stock_calls": sum(compiled.kernels.values()) - sum(ours.values()),
+        "arena_bytes_per_stream": compiled.manifest["step"]["arena_bytes_per_stream"],
+        "state_bytes_per_stream": compiled.manifest["step"]["state_words"] * 4,
+    }
+    if as_json:
+        print_json({**facts, "kernels": compiled.kernels, "products_left_to_stock": compiled.stock_products})
+        return
+    show_table(f"{model} for {board.description}", ["kernel", "calls per step"], [[k, v] for k, v in ours.items()])
+    show_table("artifact", ["", ""], [[k, v] for k, v in facts.items()])
+
+
+@main.command(name="eval")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), default=Path("calibration"), help="Folder with manifest.csv.")
+@click.option("--split", default=None, help="Only this split of the manifest [default: all clips].")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+@user_errors
+def eval_(model: Path, data: Path, split: str | None, as_json: bool) -> None:
+    """Clip-level macro-F1 of MODEL (checkpoint, ONNX or artifact) through the streaming path."""
+    from edgeemo.data.clips import read_manifest
+    from edgeemo.evaluate.evaluate import evaluate, open_model
+
+    clips = [c for c in read_manifest(data, split) if c.label is not None]
+    if not clips:
+        raise EdgeEmoError(f"{data}: no clip has a label; eval compares with labels")
+    stream = open_model(model)
+    with progress_bar(f"{len(clips)} clips", len(clips)) as advance:
+        report = evaluate(stream, clips, advance)
+    document = {"model": str(model), "split": split, **report}
+    if as_json:
+        print_json(document)
+        return
+    labels = report["labels"]
+    show_table("per class", ["class", "F1", "clips"], [[n, f"{v['f1']:.3f}", v["clips"]] for n, v in report["per_class"].items()])
+    rows = [[n, f"{v['macro_f1']:.3f}", f"{v['accuracy']:.3f}", v["clips"]] for n, v in report["per_corpus"].items()]
+    show_table("per corpus", ["corpus", "macro-F1", "accuracy", "clips"], rows)
+    rows = [[n, *row] for n, row in zip(labels, report["confusion"], strict=True)]
+    show_table("confusion: row = label, column = answer", ["", *labels], rows)
+    click.echo(
+        f"macro-F1 {report['macro_f1']:.4f}  accuracy {report['accuracy']:.4f}  "
+        f"jump rate {report['jump_rate']:.4f}  clips {report['clips']}"
+    )
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+@user_errors
+def targets(as_json: bool) -> None:
+    """List the boards that compile knows."""
+    from edgeemo.compile.targets import load_target, target_names
+
+    boards = [load_target(n) for n in target_names()]
+    if as_json:
+        print_json({"targets": [{"name": b.name, "cpu": b.cpu, "triple": b.triple, "features": b.features} for b in boards]})
+    else:
+        show_table("targets", ["name", "cpu", "triple", "what it is"], [[b.name, b.cpu, b.triple, b.description] for b in boards])

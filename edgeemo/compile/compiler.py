@@ -1,0 +1,122 @@
+"""ONNX file to artifact: import, passes, LLVM, link, checks, archive."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import tvm
+from edgeemo_runtime.artifact import SCHEMA
+
+from edgeemo import __version__
+from edgeemo.compile.importer import Imported, import_onnx
+from edgeemo.compile.kernels.attention import Attention
+from edgeemo.compile.kernels.gemm import Gemm
+from edgeemo.compile.link import link_shared
+from edgeemo.compile.lower import lower
+from edgeemo.compile.package import pack_artifact
+from edgeemo.compile.step import Step
+from edgeemo.compile.targets import BoardTarget
+from edgeemo.compile.verify import verify_library
+from edgeemo.export.load import load_onnx
+from edgeemo.quantize.report import KEY as QUANTIZATION
+
+
+@dataclass
+class Compiled:
+    """An artifact's bytes, its manifest, and what the table of `edgeemo compile` shows."""
+
+    archive: bytes
+    manifest: dict[str, Any]
+    kernels: dict[str, int]  # name -> calls per step
+    stock_products: list[str]
+
+
+def compile_onnx(path: str | Path, target: BoardTarget, dump_folder: Path | None = None) -> Compiled:
+    """Raises EdgeEmoError naming the file, node or operator that does not compile."""
+    model = load_onnx(str(path))
+    imported = import_onnx(model, str(path))
+    texts: dict[str, str] = {}
+    step, table, left = lower(imported, target.neon, lambda name, text: texts.update({name: text}))
+    library, assembly = _build(step, target, dump_folder is not None)
+    if dump_folder is not None:
+        dump_folder.mkdir(parents=True, exist_ok=True)
+        for name, text in {**texts, "4_step.s": assembly}.items():
+            (dump_folder / name).write_text(text)
+    manifest = _manifest(Path(path), model, imported, step, target)
+    specs = [table.specs[c] for c in step.calls if c in table.specs]
+    manifest["macs_per_step"] = sum(s.macs for s in specs if isinstance(s, Gemm | Attention))
+    counts: dict[str, int] = {}
+    for name in step.calls:
+        counts[name] = counts.get(name, 0) + 1
+    return Compiled(pack_artifact(manifest, library, step.weights), manifest, counts, left)
+
+
+def _build(step: Step, target: BoardTarget, assembly: bool) -> tuple[bytes, str]:
+    with tempfile.TemporaryDirectory(prefix="edgeemo-") as folder:
+        objects, library = Path(folder, "step.o"), Path(folder, "step.so")
+        module = tvm.tirx.build(step.mod, target=target.tvm_target())
+        module.write_to_file(str(objects), "o")
+        text = module.inspect_source("asm") if assembly else ""
+        link_shared(objects, library, target)
+        verify_library(library, target)
+        return library.read_bytes(), text
+
+
+def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step, target: BoardTarget) -> dict[str, Any]:
+    params = {p.name: p for p in imported.mod["main"].params}
+    outputs = {o.name: o for o in model.graph.output}
+    dtype = onnx.helper.tensor_dtype_to_np_dtype
+
+    def output(name: str) -> dict[str, Any]:
+        tensor = outputs[name].type.tensor_type
+        return {
+            "name": name,
+            "shape": [d.dim_value for d in tensor.shape.dim][1:],
+            "dtype": str(np.dtype(dtype(tensor.elem_type))),
+        }
+
+    quantization = next((json.loads(p.value) for p in model.metadata_props if p.key == QUANTIZATION), None)
+    contract = imported.contract
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    today = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC) if epoch else datetime.datetime.now(datetime.UTC)
+    return {
+        "schema": SCHEMA,
+        "created": today.strftime("%Y-%m-%d"),
+        "model": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+        "target": {"name": target.name, "machine": target.machine, "triple": target.triple, "cpu": target.cpu},
+        "tools": {"edgeemo": __version__, "tvm": tvm.__version__, "llvm": tvm.target.codegen.llvm_version_major()},
+        "stream": None
+        if contract is None
+        else {
+            "sample_rate": contract.sample_rate,
+            "samples_per_step": contract.samples_per_step,
+            "ring_frames": contract.ring_frames,
+            "ring_samples": contract.ring_samples,
+            "labels": list(contract.labels),
+            "audio": contract.audio,
+            "probabilities": contract.probabilities,
+        },
+        "step": {
+            "function": "step",
+            "state_words": imported.states.stride,
+            "arena_bytes_per_stream": step.arena_bytes_per_stream,
+            "inputs": [
+                {"name": n, "shape": [int(d) for d in params[n].ty.shape.values[1:]], "dtype": str(params[n].ty.dtype)}
+                for n in imported.inputs
+            ],
+            "outputs": [output(n) for n in imported.outputs],
+        },
+        "states": {
+            n: {"offset_words": imported.states.offset[n] // 4, "shape": list(s)} for n, s in imported.states.shapes.items()
+        },
+        "quantization": quantization,
+    }

@@ -1,0 +1,172 @@
+"""Attention of a step's new tokens over a stream's cached ones, read and written in place by slot.
+
+A cache is a ring of ``past`` tokens inside the stream's state row. The stream's clock (steps since it began, int32, wrapping at a
+multiple of every ring) says where the oldest token lies, so no cache is shifted, concatenated or copied: the kernel reads the
+ring in time order, then writes the new tokens over the oldest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm.script.ir_builder import tirx as T
+
+from edgeemo.compile.kernels.builder import Builder, Expr, kernel
+from edgeemo.compile.kernels.math import exp4
+
+LOWEST = -1e30
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Shapes: queries and keys come from one buffer of ``new`` rows per stream, ``row`` float32 wide, at given columns."""
+
+    heads: int
+    width: int  # per head
+    new: int  # tokens per step
+    past: int  # ring length, a multiple of new
+    cached_queries: bool  # the window's earlier tokens ask, too (a third ring)
+    row: int
+    q_at: int
+    k_at: int
+    v_at: int
+    scale: float
+    mask: bool  # (batch, keys) float32, added to every head and query
+    distance: bool  # (heads, queries, keys) float32 constant, added to every stream
+    state_stride: int  # float32 words from one slot's states to the next
+    quantize: bool = False
+
+    @property
+    def name(self) -> str:
+        queries = "_cached_queries" if self.cached_queries else ""
+        return f"attention_h{self.heads}_new{self.new}_past{self.past}{queries}{'_quantize' if self.quantize else ''}"
+
+    @property
+    def macs(self) -> int:
+        return 2 * self.queries * (self.past + self.new) * self.heads * self.width
+
+    @property
+    def queries(self) -> int:
+        return self.new + (self.past if self.cached_queries else 0)
+
+
+class _Emitter:
+    def __init__(self, spec: Attention, b: Builder) -> None:
+        self.spec, self.b, self.d = spec, b, spec.heads * spec.width
+        self.vectors = spec.width // 4
+        dtypes = {"slots": "int32", "clock": "int32", "tokens": "float32", "k_ring": "float32", "v_ring": "float32"}
+        dtypes |= {"q_ring": "float32"} if spec.cached_queries else {}
+        dtypes |= {"mask": "float32"} if spec.mask else {}
+        dtypes |= {"distance": "float32"} if spec.distance else {}
+        dtypes |= {"out_inverse_scale": "float32", "out": "int8"} if spec.quantize else {"out": "float32"}
+        pointers = b.pointers(dtypes)
+        self.slots, self.clock, self.tokens, self.out = (pointers[n] for n in ("slots", "clock", "tokens", "out"))
+        self.rings = {which: pointers[f"{which}_ring"] for which in "kvq" if f"{which}_ring" in pointers}
+        self.mask, self.distance, self.inverse = (pointers.get(n) for n in ("mask", "distance", "out_inverse_scale"))
+        self.column = {"q": spec.q_at, "k": spec.k_at, "v": spec.v_at}
+
+    def body(self, batch: Expr) -> None:
+        spec, b = self.spec, self.b
+        with T.serial(0, batch) as stream:
+            self.stream = stream
+            slot = b.bind(self.slots[stream])
+            self.state = b.bind(slot * spec.state_stride)
+            self.oldest = b.bind(self.clock[self.state] * spec.new % spec.past)
+            self.scores = b.scratch(-(-(spec.past + spec.new) // 4) * 4)
+            with T.serial(0, spec.heads) as head:
+                if spec.cached_queries:
+                    with T.serial(0, spec.past) as i:
+                        self._query(self.rings["q"], self._ring_at(i) + head * spec.width, head, i)
+                with T.serial(0, spec.new) as i:
+                    self._query(self.tokens, self._token_at("q", i) + head * spec.width, head, spec.queries - spec.new + i)
+            self._write_rings()
+
+    def _ring_at(self, age: Expr) -> Expr:
+        """First word of the cached token that is ``age`` after the oldest."""
+        past = self.spec.past
+        place = self.b.bind(self.oldest + age)
+        return self.b.bind(self.state + T.Select(place >= past, place - past, place) * self.d)
+
+    def _token_at(self, which: str, i: Expr) -> Expr:
+        spec = self.spec
+        return self.b.bind((self.stream * spec.new + i) * spec.row + self.column[which])
+
+    def _each_key(self, which: str, head: Expr, visit) -> None:  # type: ignore[no-untyped-def]
+        """Calls visit(buffer, first word, key index) inside a loop over the window in time order."""
+        spec = self.spec
+        with T.serial(0, spec.past) as j:
+            visit(self.rings[which], self._ring_at(j) + head * spec.width, j)
+        with T.serial(0, spec.new) as j:
+            visit(self.tokens, self._token_at(which, j) + head * spec.width, j + spec.past)
+
+    def _query(self, source: Expr, at: Expr, head: Expr, i: Expr) -> None:
+        spec, b = self.spec, self.b
+        keys = spec.past + spec.new
+        q = [b.load(source, at + 4 * v) for v in range(self.vectors)]
+
+        def score(buffer: Expr, word: Expr, j: Expr) -> None:
+            sums = [b.bind(q[v] * b.load(buffer, word + 4 * v)) for v in range(min(4, self.vectors))]
+            for v in range(4, self.vectors):
+                sums[v % 4] = b.bind(b.fma(q[v], b.load(buffer, word + 4 * v), sums[v % 4]))
+            total = sums[0]
+            for extra in sums[1:]:
+                total = b.bind(total + extra)
+            value = b.sum4(total) * T.float32(spec.scale)
+            if self.mask is not None:
+                value = value + self.mask[self.stream * keys + j]
+            if self.distance is not None:
+                value = value + self.distance[(head * spec.queries + i) * keys + j]
+            b.store(self.scores, value, j, 1)
+
+        self._each_key("k", head, score)
+        padded = -(-keys // 4) * 4
+        for j in range(keys, padded):
+            b.store(self.scores, T.float32(LOWEST), j, 1)
+        inverse_sum = self._softmax(padded)
+        y = b.scratch(spec.width)
+        for v in range(self.vectors):
+            b.store(y, b.splat(0.0), 4 * v)
+
+        def accumulate(buffer: Expr, word: Expr, j: Expr) -> None:
+            p = b.bind(T.Broadcast(self.scores[j], 4))
+            for v in range(self.vectors):
+                b.store(y, b.fma(p, b.load(buffer, word + 4 * v), y[T.Ramp(4 * v, 1, 4)]), 4 * v)
+
+        self._each_key("v", head, accumulate)
+        factor = inverse_sum if self.inverse is None else b.bind(inverse_sum * T.Broadcast(self.inverse[0], 4))
+        out_at = b.bind((self.stream * spec.queries + i) * self.d + head * spec.width)
+        for v in range(self.vectors):
+            value = b.load(y, 4 * v) * factor
+            b.store(self.out, value if self.inverse is None else b.to_int8(value), out_at + 4 * v)
+
+    def _softmax(self, padded: int) -> Expr:
+        """Turns the scores into exp(score - max); returns 1 / their sum as a float32x4."""
+        b = self.b
+        top = b.load(self.scores, 0)
+        for j in range(4, padded, 4):
+            top = b.bind(b.maximum(top, b.load(self.scores, j)))
+        a, c, d, e = (T.Shuffle([top], [lane]) for lane in range(4))
+        top = b.bind(T.Broadcast(T.max(T.max(a, c), T.max(d, e)), 4))
+        total = b.bind(b.splat(0.0))
+        for j in range(0, padded, 4):
+            p = exp4(b, b.load(self.scores, j) - top)
+            b.store(self.scores, p, j)
+            total = b.bind(total + p)
+        return b.bind(b.splat(T.float32(1.0) / b.sum4(total)))
+
+    def _write_rings(self) -> None:
+        b = self.b
+        for which, ring in self.rings.items():
+            with T.serial(0, self.spec.new) as i:
+                # new divides past and the oldest is at a multiple of new: the new tokens lie in one piece
+                to = b.bind(self.state + (self.oldest + i) * self.d)
+                source = self._token_at(which, i)
+                with T.serial(0, self.d // 4) as v:
+                    b.store(ring, b.load(self.tokens, source + 4 * v), to + 4 * v)
+
+
+def build(spec: Attention, neon: bool):  # type: ignore[no-untyped-def]
+    """The kernel: (batch, slots, clock, tokens, k_ring, v_ring, [q_ring], [mask], [distance], [out_inverse_scale], out)."""
+    with kernel(spec.name, neon) as (b, batch):
+        _Emitter(spec, b).body(batch)
+    return b.result

@@ -1,0 +1,91 @@
+"""LayerNorm over the last axis, optionally straight to int8, and quantization of a tensor that nothing fuses with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm.script.ir_builder import tirx as T
+
+from edgeemo.compile.kernels.builder import kernel
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    rows: int  # per stream
+    width: int  # multiple of 4
+    epsilon: float
+    quantize: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"layer_norm_rows{self.rows}_d{self.width}{'_quantize' if self.quantize else ''}"
+
+
+@dataclass(frozen=True)
+class Quantize:
+    size: int  # elements per stream
+
+    @property
+    def name(self) -> str:
+        return f"quantize_{self.size}"
+
+
+def build_layer_norm(spec: LayerNorm, neon: bool):  # type: ignore[no-untyped-def]
+    """The kernel: (batch, x, gamma, beta, [out_inverse_scale], out). Two passes: mean, then variance of the differences."""
+    with kernel(spec.name, neon) as (b, batch):
+        dtypes = {"x": "float32", "gamma": "float32", "beta": "float32"}
+        dtypes |= {"out_inverse_scale": "float32", "out": "int8"} if spec.quantize else {"out": "float32"}
+        at_pointer = b.pointers(dtypes)
+        x, gamma, beta, out = (at_pointer[n] for n in ("x", "gamma", "beta", "out"))
+        inverse = at_pointer.get("out_inverse_scale")
+        vectors = spec.width // 4
+        lanes = 4 if vectors % 4 == 0 else 1  # independent sums hide the latency of the additions
+        scale = b.bind(T.Broadcast(inverse[0], 4)) if inverse is not None else None
+        with T.serial(0, batch * spec.rows) as row:
+            at = b.bind(row * spec.width)
+            sums = b.scratch(4 * lanes)
+
+            def clear() -> None:
+                for i in range(lanes):
+                    b.store(sums, b.splat(0.0), 4 * i)
+
+            def total():  # type: ignore[no-untyped-def]
+                value = b.load(sums, 0)
+                for i in range(1, lanes):
+                    value = value + b.load(sums, 4 * i)
+                return b.bind(b.sum4(b.bind(value)) * T.float32(1.0 / spec.width))
+
+            clear()
+            with T.serial(0, vectors // lanes) as v:
+                for i in range(lanes):
+                    part = b.load(x, at + (v * lanes + i) * 4)
+                    b.store(sums, sums[T.Ramp(4 * i, 1, 4)] + part, 4 * i)
+            mean = b.bind(b.splat(total()))
+            clear()
+            with T.serial(0, vectors // lanes) as v:
+                for i in range(lanes):
+                    part = b.bind(b.load(x, at + (v * lanes + i) * 4) - mean)
+                    b.store(sums, b.fma(part, part, sums[T.Ramp(4 * i, 1, 4)]), 4 * i)
+            root = b.intrinsic("float32", "llvm.sqrt.f32", total() + T.float32(spec.epsilon))
+            inverse_std = b.bind(b.splat(b.bind(T.float32(1.0) / root)))
+            with T.serial(0, vectors) as v:
+                normal = (b.load(x, at + v * 4) - mean) * inverse_std
+                y = b.fma(normal, b.load(gamma, v * 4), b.load(beta, v * 4))
+                b.store(out, y if scale is None else b.to_int8(y * scale), at + v * 4)
+    return b.result
+
+
+def build_quantize(spec: Quantize, neon: bool):  # type: ignore[no-untyped-def]
+    """The kernel: (batch, x, out_inverse_scale, out); any size, the last elements one by one."""
+    with kernel(spec.name, neon) as (b, batch):
+        x, inverse, out = b.pointers({"x": "float32", "out_inverse_scale": "float32", "out": "int8"}).values()
+        scale = b.bind(T.Broadcast(inverse[0], 4))
+        total = b.bind(batch * spec.size)
+        with T.serial(0, total // 4) as v:
+            b.store(out, b.to_int8(b.load(x, v * 4) * scale), v * 4)
+        if spec.size % 4:
+            with T.serial(0, total % 4) as i:
+                at = b.bind(total // 4 * 4 + i)
+                value = b.bind(b.to_int8(T.Broadcast(b.load(x, at, 1), 4) * scale))
+                b.store(out, T.Shuffle([value], [0]), at, 1)
+    return b.result

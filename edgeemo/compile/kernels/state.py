@@ -1,0 +1,56 @@
+"""States that are small and wholly replaced in a step are loaded to and stored from one contiguous block; the clock ticks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm.script.ir_builder import tirx as T
+
+from edgeemo.compile.kernels.builder import kernel
+
+
+@dataclass(frozen=True)
+class StateCopy:
+    words: int  # float32 words per stream
+    state_stride: int  # float32 words from one slot's states to the next
+    store: bool
+
+    @property
+    def name(self) -> str:
+        return f"state_{'store' if self.store else 'load'}_{self.words}"
+
+
+@dataclass(frozen=True)
+class Tick:
+    period: int
+    state_stride: int
+
+    @property
+    def name(self) -> str:
+        return "tick"
+
+
+def build_copy(spec: StateCopy, neon: bool):  # type: ignore[no-untyped-def]
+    """The kernel: (batch, slots, state, block), block being (batch, words)."""
+    with kernel(spec.name, neon) as (b, batch):
+        slots, state, block = b.pointers({"slots": "int32", "state": "float32", "block": "float32"}).values()
+        lanes = 4 if spec.words % 4 == 0 else 1
+        with T.serial(0, batch) as stream:
+            row = b.bind(slots[stream] * spec.state_stride)
+            with T.serial(0, spec.words // lanes) as i:
+                in_state, in_block = row + i * lanes, stream * spec.words + i * lanes
+                if spec.store:
+                    b.store(state, b.load(block, in_block, lanes), in_state, lanes)
+                else:
+                    b.store(block, b.load(state, in_state, lanes), in_block, lanes)
+    return b.result
+
+
+def build_tick(spec: Tick, neon: bool):  # type: ignore[no-untyped-def]
+    """The kernel: (batch, slots, clock): every stream's clock one on, modulo the period."""
+    with kernel(spec.name, neon) as (b, batch):
+        slots, clock = b.pointers({"slots": "int32", "clock": "int32"}).values()
+        with T.serial(0, batch) as stream:
+            at = b.bind(slots[stream] * spec.state_stride)
+            b.store(clock, (clock[at] + 1) % spec.period, at, 1)
+    return b.result

@@ -1,0 +1,230 @@
+"""MatMul, Gemm and Conv with constant weights -> our GEMM kernels, with what follows them fused.
+
+The product's weights decide its kernel: dequantize(int8) with a dequantized activation -> s8; cast(float16) -> f16; plain float32
+-> f32. Then, as long as each value has one user: + bias (per column) -> gelu -> + residual -> quantize.
+
+Convolutions come channels-first from ONNX and run channels-last here, where a row's taps lie in one piece. Transposes that the
+exporter put around them cancel; where there are none, they are put in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from edgeemo.compile.kernels import gemm
+from edgeemo.compile.passes.graph import (
+    Expr,
+    Graph,
+    KernelTable,
+    Var,
+    call_kernel,
+    new_var,
+    static_shape,
+)
+
+
+@dataclass
+class _Product:
+    """One product before its epilogue: ``weight`` is (groups, taps, tap_k, group_n); ``scale`` per column for s8."""
+
+    spec: gemm.Gemm
+    data: Expr
+    weight: np.ndarray
+    scale: np.ndarray | None
+    conv: bool
+    before: list[tuple[Var, Expr]]
+
+
+def run(graph: Graph, table: KernelTable) -> list[str]:
+    """Rebinds every product that fits; returns a line for each that stays with TVM's stock operators."""
+    left = []
+    for binding in list(graph.bindings):
+        root = binding.var
+        if graph.op(root) not in ("relax.matmul", "relax.nn.conv1d"):
+            continue
+        product = _matmul(graph, root) if graph.op(root) == "relax.matmul" else _conv(graph, root)
+        if product is not None:
+            _emit(graph, table, root, product)
+        elif graph.op(root) == "relax.nn.conv1d" or graph.constant(graph.args(root)[1]) is not None:
+            left.append(f"{graph.op(root)} {static_shape(root)}")
+    return left
+
+
+def _weights(graph: Graph, value: Expr) -> tuple[str, np.ndarray, np.ndarray | None] | None:
+    """(kernel type, array, scale per last axis or scalar) of a constant weight, however it is stored."""
+    if graph.is_op(value, "permute_dims"):
+        inner = _weights(graph, graph.args(value)[0])
+        if inner is None:
+            return None
+        axes = graph.attrs(value).axes
+        order = [int(a) for a in axes] if axes is not None else None
+        return inner[0], np.transpose(inner[1], order), inner[2]
+    array = graph.constant(value)
+    if array is not None:
+        return ("f32", array, None) if array.dtype == np.float32 else None
+    cast = graph.arg(value, "astype")
+    if cast is not None and (array := graph.constant(cast)) is not None and array.dtype == np.float16:
+        return "f16", array, None
+    quantized = graph.arg(value, "dequantize")
+    if quantized is not None and (array := graph.constant(quantized)) is not None and array.dtype == np.int8:
+        zero = graph.constant(graph.args(value)[2])
+        scale = graph.constant(graph.args(value)[1])
+        if zero is not None and not zero.any() and scale is not None:
+            return "s8", array, scale.reshape(-1)
+    return None
+
+
+def _quantized_data(graph: Graph, value: Expr) -> tuple[Expr, float] | None:
+    """(int8 tensor, scale) under a per-tensor symmetric dequantize."""
+    data = graph.arg(value, "dequantize")
+    if data is None:
+        return None
+    scale, zero = graph.scalar(graph.args(value)[1]), graph.scalar(graph.args(value)[2])
+    return (data, scale) if scale is not None and zero == 0 and data.ty.dtype == "int8" else None
+
+
+def _matmul(graph: Graph, root: Var) -> _Product | None:
+    data, weight_value = graph.args(root)
+    found = _weights(graph, weight_value)
+    if found is None or found[1].ndim != 2:
+        return None
+    kind, weight, scale = found
+    k, n = weight.shape
+    a_scale = 1.0
+    if kind == "s8":
+        quantized = _quantized_data(graph, data)
+        if quantized is None:
+            return None
+        data, a_scale = quantized
+        if k % gemm.K_S8:
+            return None
+    rows = int(np.prod([d or 1 for d in static_shape(data)[1:-1]]))
+    spec = gemm.Gemm(kind, rows, 1, k, 0, k, rows * k, n)
+    column_scale = None if scale is None else np.broadcast_to(scale * a_scale, (n,))
+    return _Product(spec, data, weight.reshape(1, 1, k, n), column_scale, False, [])
+
+
+def _channels_last(graph: Graph, value: Expr, before: list[tuple[Var, Expr]]) -> Expr:
+    """``value`` (B, C, T) as (B, T, C): the other side of a transpose that is there, or of one put in."""
+    if graph.is_op(value, "permute_dims") and [int(a) for a in graph.attrs(value).axes] == [0, 2, 1]:
+        return graph.args(value)[0]
+    if graph.is_op(value, "quantize"):
+        source = _channels_last(graph, graph.args(value)[0], before)
+        var = new_var("quantized", list(source.ty.shape), "int8")
+        graph.value[var] = relax.op.quantize(source, *graph.args(value)[1:], axis=-1, out_dtype="int8")
+        before.append((var, graph.value[var]))
+        return var
+    batch, channels, time = value.ty.shape
+    var = new_var("channels_last", [batch, time, channels], value.ty.dtype)
+    graph.value[var] = relax.op.permute_dims(value, [0, 2, 1])
+    before.append((var, graph.value[var]))
+    return var
+
+
+def _conv(graph: Graph, root: Var) -> _Product | None:
+    attrs: Any = graph.attrs(root)
+    data, weight_value = graph.args(root)
+    found = _weights(graph, weight_value)
+    padding, dilation = [int(p) for p in attrs.padding], int(attrs.dilation[0])
+    if found is None or any(padding) or str(attrs.data_layout) != "NCW":
+        return None
+    kind, weight, scale = found
+    n, tap_k, taps = weight.shape
+    groups, stride = int(attrs.groups), int(attrs.strides[0])
+    a_scale = 1.0
+    if kind == "s8":
+        quantized = _quantized_data(graph, data)
+        if quantized is None or tap_k % gemm.K_S8:
+            return None
+        data, a_scale = quantized
+    time, rows = static_shape(data)[2], static_shape(root)[2]
+    if time is None or rows is None:
+        return None
+    before: list[tuple[Var, Expr]] = []
+    data = _channels_last(graph, data, before)
+    channels = tap_k * groups
+    spec = gemm.Gemm(kind, rows, taps, tap_k, channels * dilation, channels * stride, channels * time, n, groups)
+    ordered = weight.reshape(groups, n // groups, tap_k, taps).transpose(0, 3, 2, 1)
+    column_scale = None if scale is None else np.broadcast_to(scale * a_scale, (n,))
+    return _Product(spec, data, ordered, column_scale, True, before)
+
+
+def _emit(graph: Graph, table: KernelTable, root: Var, product: _Product) -> None:
+    spec = product.spec
+    bias, residual, inverse, root, channels_first = _epilogue(graph, root, product)
+    spec = replace(
+        spec, bias=bias is not None, gelu=product.spec.gelu, residual=residual is not None, quantize=inverse is not None
+    )
+    weight = np.ascontiguousarray(product.weight)
+    packed = gemm.pack_s8(weight) if spec.weights == "s8" else gemm.pack_float(weight)
+    args: list[Expr] = [product.data, relax.const(packed.reshape(-1))]
+    if product.scale is not None:
+        args.append(relax.const(gemm.pad_columns(product.scale, spec.groups)))
+    if bias is not None:
+        args.append(relax.const(gemm.pad_columns(bias, spec.groups)))
+    if residual is not None:
+        args.append(residual)
+    if inverse is not None:
+        args.append(relax.const(np.array([inverse], np.float32)))
+    name = table.add(spec, gemm.build)
+    if not channels_first:
+        graph.rebind(root, call_kernel(name, args, root), product.before)
+        return
+    batch, channels, time = root.ty.shape
+    last = new_var("channels_last", [batch, time, channels], root.ty.dtype)
+    graph.value[last] = call_kernel(name, args, last)
+    graph.rebind(root, relax.op.permute_dims(last, [0, 2, 1]), [*product.before, (last, graph.value[last])])
+
+
+def _epilogue(graph: Graph, root: Var, product: _Product) -> tuple[np.ndarray | None, Expr | None, float | None, Var, bool]:
+    """Follows the product's only users. Returns bias, residual, 1 / output scale, the last variable absorbed, and whether that
+    one is still channels-first."""
+    spec = product.spec
+    bias: np.ndarray | None = None
+    residual: Expr | None = None
+    channels_first = product.conv
+    place = {b.var: i for i, b in enumerate(graph.bindings)}
+    while (user := graph.only_user(root)) is not None:
+        if channels_first and graph.is_op(user, "permute_dims") and [int(a) for a in graph.attrs(user).axes] == [0, 2, 1]:
+            channels_first = False
+        elif graph.is_op(user, "reshape") and residual is None and _same_columns(user, spec.n) and not product.conv:
+            pass
+        elif graph.is_op(user, "add"):
+            a, b = graph.args(user)
+            other = b if a == root else a
+            array = graph.constant(other)
+            if array is not None and bias is None and not spec.gelu and residual is None and array.size == spec.n:
+                bias = array.reshape(-1)
+            elif (
+                array is None
+                and residual is None
+                and not channels_first
+                and isinstance(other, relax.Var)
+                and other != root
+                and static_shape(other) == static_shape(root)
+                and spec.group_n % 4 == 0
+                and place.get(other, -1) < place[user]
+            ):
+                residual = other
+            else:
+                break
+        elif graph.is_op(user, "nn.gelu") and not spec.gelu and residual is None:
+            spec = product.spec = replace(spec, gelu=True)
+        elif graph.is_op(user, "quantize"):
+            scale, zero = graph.scalar(graph.args(user)[1]), graph.scalar(graph.args(user)[2])
+            if scale is None or zero != 0 or user.ty.dtype != "int8":
+                break
+            return bias, residual, 1.0 / scale, user, channels_first
+        else:
+            break
+        root = user
+    return bias, residual, None, root, channels_first
+
+
+def _same_columns(var: Var, n: int) -> bool:
+    """Whether a reshape keeps the last axis, so that rows stay rows."""
+    return static_shape(var)[-1] == n and len(static_shape(var)) >= 2

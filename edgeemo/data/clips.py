@@ -1,0 +1,90 @@
+"""Folders of clips: what is in them, by manifest where there is one."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeemo_runtime.audio import SUFFIXES
+from edgeemo_runtime.errors import EdgeEmoError
+
+from edgeemo.model.config import LABELS
+
+MANIFEST = "manifest.csv"
+LABEL_COLUMNS = ("label7", "label")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One audio file. ``label`` is an index into LABELS, or None where the owners' label is none of the seven."""
+
+    path: Path
+    label: int | None = None
+    split: str = ""
+    corpus: str = ""
+    speaker: str = ""
+
+
+def _folder(folder: str | Path) -> Path:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise EdgeEmoError(f"{folder}: no such folder; give one with WAV, FLAC or OGG clips in it")
+    return folder
+
+
+def find_clips(folder: str | Path) -> list[Clip]:
+    """Every clip of a folder, sorted by path: those its manifest.csv lists, or all audio files below it.
+
+    Raises EdgeEmoError if the folder is missing or holds no clip.
+    """
+    folder = _folder(folder)
+    if (folder / MANIFEST).is_file():
+        return read_manifest(folder)
+    clips = [Clip(p) for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES]
+    if not clips:
+        raise EdgeEmoError(f"{folder}: no audio in it ({', '.join(SUFFIXES)}) and no {MANIFEST}")
+    return clips
+
+
+def read_manifest(folder: str | Path, split: str | None = None) -> list[Clip]:
+    """The clips of ``folder/manifest.csv``, sorted by path. Columns: path, and label7 or label; split, corpus, speaker
+    where known. ``split`` keeps one split.
+
+    Raises EdgeEmoError naming the line of a missing file or an unknown label, or if nothing is left.
+    """
+    folder = _folder(folder)
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise EdgeEmoError(f"{manifest}: not there; labels come from it (columns path, label7, split, corpus, speaker)")
+    clips = []
+    with manifest.open(newline="", encoding="utf-8") as lines:
+        reader = csv.DictReader(lines)
+        columns = reader.fieldnames or []
+        label_column = next((c for c in LABEL_COLUMNS if c in columns), None)
+        if "path" not in columns or label_column is None:
+            raise EdgeEmoError(f"{manifest}: needs the columns path and label7 (or label); it has {', '.join(columns) or 'none'}")
+        if split is not None and "split" not in columns:
+            raise EdgeEmoError(f"{manifest}: has no column split, so there is no split {split!r}; leave --split out")
+        for row in reader:
+            if split is not None and row["split"] != split:
+                continue
+            name = (row[label_column] or "").strip()
+            if name and name not in LABELS:
+                raise EdgeEmoError(f"{manifest}:{reader.line_num}: label {name!r} is none of {', '.join(LABELS)}")
+            path = folder / (row["path"] or "")
+            if not path.is_file():
+                raise EdgeEmoError(f"{manifest}:{reader.line_num}: {path} is not there")
+            clips.append(
+                Clip(
+                    path,
+                    LABELS.index(name) if name else None,
+                    row.get("split") or "",
+                    row.get("corpus") or "",
+                    row.get("speaker") or "",
+                )
+            )
+    if not clips:
+        which = "lists no clip" if split is None else f"lists no clip of split {split!r}"
+        raise EdgeEmoError(f"{manifest}: {which}")
+    return sorted(clips, key=lambda c: str(c.path))

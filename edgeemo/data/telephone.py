@@ -1,0 +1,67 @@
+"""A telephone line in torch: what studio speech goes through before the model learns from it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def g711(x: Tensor, law: str) -> Tensor:
+    """Through G.711 and back: x float in [-1, 1], ``law`` "mu" or "a"; ITU-T G.711 in its continuous form, 8 bits."""
+    magnitude = x.abs().clamp(max=1.0)
+    if law == "mu":
+        code = torch.log1p(255.0 * magnitude) / math.log(256.0)
+        code = torch.round(code * 127.0) / 127.0
+        return x.sign() * (torch.pow(256.0, code) - 1.0) / 255.0
+    a, log_a = 87.6, 1.0 + math.log(87.6)
+    small = magnitude < 1.0 / a
+    code = torch.where(small, a * magnitude / log_a, (1.0 + torch.log((a * magnitude).clamp(min=1e-9))) / log_a)
+    code = torch.round(code * 127.0) / 127.0
+    back = torch.where(code < 1.0 / log_a, code * log_a / a, torch.exp(code * log_a - 1.0) / a)
+    return x.sign() * back
+
+
+def band_pass(x: Tensor, low: float, high: float, rate: int = 8000) -> Tensor:
+    """Zero-phase band-pass with raised-cosine edges (100 Hz and 200 Hz wide); x (B, samples)."""
+    n = x.shape[-1]
+    spectrum = torch.fft.rfft(x, n)
+    f = torch.linspace(0, rate / 2, spectrum.shape[-1])
+    rise = ((f - (low - 100.0)) / 100.0).clamp(0, 1)
+    fall = ((high + 200.0 - f) / 200.0).clamp(0, 1)
+    gain = 0.25 * (1 - torch.cos(math.pi * rise)) * (1 - torch.cos(math.pi * fall))
+    return torch.fft.irfft(spectrum * gain, n)
+
+
+def coloured_noise(shape: tuple[int, int], slope: float, generator: torch.Generator) -> Tensor:
+    """Noise of unit power whose spectrum falls as f ** -slope (0 white, 1 pink-like); float32 of ``shape``."""
+    white = torch.randn(shape, generator=generator)
+    spectrum = torch.fft.rfft(white)
+    f = torch.arange(spectrum.shape[-1], dtype=torch.float32).clamp(min=1.0)
+    noise = torch.fft.irfft(spectrum * f ** (-slope / 2), shape[-1])
+    return noise / noise.pow(2).mean(dim=-1, keepdim=True).sqrt()
+
+
+class TelephoneChannel:
+    """Random line per clip: level, noise, band-pass 300-3400 Hz, G.711. Levels are set before the companding."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def _uniform(self, n: int, low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n, 1, generator=self.generator)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (B, samples) float32 at 8 kHz, zero-padded tails allowed; a new tensor of the same shape."""
+        batch = x.shape[0]
+        rms = x.pow(2).sum(dim=1, keepdim=True).div((x != 0).sum(dim=1, keepdim=True).clamp(min=1)).sqrt()
+        x = x / rms.clamp(min=1e-6) * 10 ** (self._uniform(batch, -36.0, -16.0) / 20)
+        level = x.pow(2).mean(dim=1, keepdim=True).sqrt()
+        noise = coloured_noise((batch, x.shape[1]), float(self._uniform(1, 0.0, 1.5)), self.generator)
+        noisy = x + noise * level * 10 ** (-self._uniform(batch, 10.0, 45.0) / 20)
+        x = torch.where(self._uniform(batch, 0, 1) < 0.5, noisy, x)
+        narrow = band_pass(x, float(self._uniform(1, 200.0, 320.0)), float(self._uniform(1, 3200.0, 3600.0)))
+        x = torch.where(self._uniform(batch, 0, 1) < 0.6, narrow, x)
+        companded = torch.where(self._uniform(batch, 0, 1) < 0.5, g711(x, "mu"), g711(x, "a"))
+        return torch.where(self._uniform(batch, 0, 1) < 0.6, companded, x).clamp(-1.0, 1.0)

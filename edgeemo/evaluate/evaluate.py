@@ -1,0 +1,159 @@
+"""Clip-level scores through the streaming path, for any stage of the chain: checkpoint, ONNX or artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from edgeemo_runtime.artifact import load_artifact
+from edgeemo_runtime.audio import load_audio
+from edgeemo_runtime.engine import Engine
+from edgeemo_runtime.errors import EdgeEmoError
+
+from edgeemo.data.clips import Clip
+from edgeemo.evaluate.metrics import accuracy, confusion_matrix, jump_rate, macro_f1, per_class_f1
+
+BATCH = 16
+
+
+class StepModel(Protocol):
+    """A streaming model that eval can run: whole clips in, probabilities per step out."""
+
+    sample_rate: int
+    samples_per_step: int
+    labels: tuple[str, ...]
+
+    def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
+        """Clips (samples,) float32, each as a stream of its own; per clip (steps, labels) float32."""
+        ...
+
+
+class _Padded:
+    """Streams of different length side by side: padded with silence, answers beyond a clip's end dropped."""
+
+    sample_rate: int
+    samples_per_step: int
+    labels: tuple[str, ...]
+
+    def reset(self, batch: int) -> None:
+        raise NotImplementedError
+
+    def step(self, audio: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
+        size = self.samples_per_step
+        steps = [-(-len(a) // size) for a in audio]
+        padded = np.zeros((len(audio), max(steps), size), dtype=np.float32)
+        for row, a in enumerate(audio):
+            padded[row].reshape(-1)[: len(a)] = a
+        self.reset(len(audio))
+        answers = np.stack([self.step(padded[:, s]) for s in range(max(steps))], axis=1)
+        return [answers[row, :n] for row, n in enumerate(steps)]
+
+
+class TorchModel(_Padded):
+    def __init__(self, path: Path) -> None:
+        import torch
+
+        from edgeemo.model.checkpoint import load_checkpoint
+
+        self._torch, self._model = torch, load_checkpoint(path)
+        c = self._model.config
+        self.sample_rate, self.samples_per_step, self.labels = c.sample_rate, c.step_samples, c.labels
+
+    def reset(self, batch: int) -> None:
+        self._state = self._model.initial_state(batch)
+
+    def step(self, audio: np.ndarray) -> np.ndarray:
+        with self._torch.inference_mode():
+            probabilities, self._state = self._model(self._torch.from_numpy(audio.copy()), self._state)
+        return np.asarray(probabilities[:, 0].numpy())
+
+
+class OnnxModel(_Padded):
+    def __init__(self, path: Path) -> None:
+        from edgeemo.evaluate.onnx_stream import OnnxStream
+        from edgeemo.export.contract import read_contract
+        from edgeemo.export.load import load_onnx
+
+        model = load_onnx(path)
+        contract = read_contract(model, str(path))
+        if contract is None:
+            raise EdgeEmoError(f"{path}: has no stream contract, so audio cannot be streamed through it")
+        self._stream = OnnxStream(model, contract)
+        self.sample_rate, self.samples_per_step = contract.sample_rate, contract.samples_per_step
+        self.labels = contract.labels
+
+    def reset(self, batch: int) -> None:
+        self._stream.reset(batch)
+
+    def step(self, audio: np.ndarray) -> np.ndarray:
+        return self._stream.probabilities(audio)
+
+
+class ArtifactModel:
+    def __init__(self, path: Path) -> None:
+        self._engine = Engine(load_artifact(path), max_streams=BATCH)
+        e = self._engine
+        self.sample_rate, self.samples_per_step, self.labels = e.sample_rate, e.samples_per_step, e.labels
+
+    def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
+        streams = [self._engine.open() for _ in audio]
+        for stream, samples in zip(streams, audio, strict=True):
+            stream.push(samples)
+            stream.finish()
+        answers: dict[int, list[np.ndarray]] = {s.id: [] for s in streams}
+        while len(results := self._engine.step()):
+            for id_, p in zip(results.streams, results.probabilities, strict=True):
+                answers[int(id_)].append(p)
+        for stream in streams:
+            stream.close()
+        return [np.stack(answers[s.id]) for s in streams]
+
+
+def open_model(path: Path) -> StepModel:
+    """By suffix: .safetensors, .onnx or .edgeemo. Raises EdgeEmoError for any other."""
+    kinds: dict[str, Callable[[Path], StepModel]] = {
+        ".safetensors": TorchModel,
+        ".onnx": OnnxModel,
+        ".edgeemo": ArtifactModel,
+    }
+    if path.suffix not in kinds:
+        raise EdgeEmoError(f"{path}: eval takes {', '.join(kinds)}")
+    return kinds[path.suffix](path)
+
+
+def evaluate(model: StepModel, clips: list[Clip], progress: Callable[[int], None] = lambda n: None) -> dict[str, Any]:
+    """The report of `edgeemo eval`: a clip's answer is the mean of its step probabilities. Clips need labels."""
+    answers: list[np.ndarray] = []
+    for first in range(0, len(clips), BATCH):
+        group = clips[first : first + BATCH]
+        answers += model.run([load_audio(c.path, model.sample_rate) for c in group])
+        progress(len(group))
+    truth = np.array([c.label for c in clips])
+    answer = np.array([a.mean(axis=0).argmax() for a in answers])
+    classes = len(model.labels)
+    confusion = confusion_matrix(truth, answer, classes)
+    f1 = per_class_f1(confusion)
+    corpora = sorted({c.corpus for c in clips})
+    per_corpus = {}
+    for corpus in corpora:
+        mine = np.array([c.corpus == corpus for c in clips])
+        part = confusion_matrix(truth[mine], answer[mine], classes)
+        per_corpus[corpus or "all"] = {"clips": int(mine.sum()), "macro_f1": macro_f1(part), "accuracy": accuracy(part)}
+    return {
+        "clips": len(clips),
+        "macro_f1": macro_f1(confusion),
+        "accuracy": accuracy(confusion),
+        "per_class": {
+            name: {"f1": 0.0 if np.isnan(f1[i]) else float(f1[i]), "clips": int(confusion[i].sum())}
+            for i, name in enumerate(model.labels)
+        },
+        "per_corpus": per_corpus,
+        "confusion": confusion.tolist(),
+        "labels": list(model.labels),
+        "jump_rate": jump_rate([a.argmax(axis=1) for a in answers]),
+    }

@@ -1,0 +1,43 @@
+"""A step graph in ONNX Runtime with its states carried along: the reference that calibration, eval and parity tests run."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from edgeemo.export.contract import StreamContract
+
+
+class OnnxStream:
+    """A batch of streams through one ONNX step graph, on one thread so that sums have one order."""
+
+    def __init__(self, model: onnx.ModelProto, contract: StreamContract, extra_outputs: list[str] | None = None) -> None:
+        self.contract = contract
+        if extra_outputs:
+            model = copy.deepcopy(model)
+            there = {o.name for o in model.graph.output}
+            for name in extra_outputs:
+                if name not in there:
+                    model.graph.output.append(onnx.ValueInfoProto(name=name))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self.names = [o.name for o in self.session.get_outputs()]
+        self.states: dict[str, np.ndarray] = {}
+
+    def reset(self, batch: int) -> None:
+        self.states = {s.input: np.zeros((batch, *s.shape), dtype=s.dtype) for s in self.contract.states}
+
+    def step(self, audio: np.ndarray) -> dict[str, np.ndarray]:
+        """audio (batch, samples_per_step) float32; every output by name."""
+        outputs = self.session.run(None, {self.contract.audio: audio, **self.states})
+        values = dict(zip(self.names, outputs, strict=True))
+        self.states = {s.input: values[s.output] for s in self.contract.states}
+        return values
+
+    def probabilities(self, audio: np.ndarray) -> np.ndarray:
+        return self.step(audio)[self.contract.probabilities]

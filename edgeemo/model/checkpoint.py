@@ -1,0 +1,47 @@
+"""Checkpoints: float16 safetensors with the model's configuration in the metadata, float32 in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from edgeemo_runtime.errors import EdgeEmoError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from edgeemo.model.config import ModelConfig
+from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+
+DEFAULT_CHECKPOINT = Path(__file__).parent / "weights" / "cosyvoice_tiny.safetensors"
+
+
+def save_checkpoint(model: CosyVoiceTiny, path: str | Path) -> None:
+    """Writes float16 weights (half the size; the scores in the model card are of the file as written)."""
+    path = Path(path)
+    tensors = {
+        k: (v.detach().to(torch.float16) if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()
+    }
+    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, partial, metadata={"config": json.dumps(model.config.to_dict())})
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: str | Path = DEFAULT_CHECKPOINT) -> CosyVoiceTiny:
+    """The model in evaluation mode. Raises EdgeEmoError naming the file and what does not fit."""
+    path = Path(path)
+    if not path.is_file():
+        raise EdgeEmoError(f"{path}: no such checkpoint; train one with `edgeemo train`, or leave --checkpoint out")
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            metadata = tensors.metadata() or {}
+            stored = {k: tensors.get_tensor(k) for k in tensors.keys()}  # noqa: SIM118  not a dict
+        state = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in stored.items()}
+        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+        model = CosyVoiceTiny(config)
+        model.load_state_dict(state)
+    except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+        raise EdgeEmoError(f"{path}: not a CosyVoice-Tiny checkpoint of this version ({str(error).splitlines()[0]})") from error
+    return model.eval()

@@ -1,0 +1,76 @@
+"""Which nodes of an ONNX graph are layers with weights, and what a recipe does with each."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from edgeemo_runtime.errors import EdgeEmoError
+from onnx import numpy_helper
+
+# The spectrum spans nine orders of magnitude before its logarithm: int8 would leave nothing of quiet speech.
+DEFAULT_KEEP_FP32 = (r"^frontend\.",)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A MatMul, Gemm or Conv with constant weights. ``axis`` is the weights' output-channel axis."""
+
+    name: str
+    op: str
+    node: onnx.NodeProto
+    input: str
+    weight_name: str
+    weight: np.ndarray
+    axis: int
+    precision: str  # int8, fp16 or fp32
+
+    @property
+    def weight_bytes(self) -> int:
+        size = {"int8": 1, "fp16": 2, "fp32": 4}[self.precision]
+        channels = self.weight.shape[self.axis]
+        return self.weight.size * size + (4 * channels if self.precision == "int8" else 0)
+
+
+def _matcher(patterns: tuple[str, ...], option: str):  # type: ignore[no-untyped-def]
+    try:
+        compiled = [re.compile(p) for p in patterns]
+    except re.error as error:
+        raise EdgeEmoError(f"{option}: {error.pattern!r} is not a regular expression ({error})") from error
+    return lambda name: [p.pattern for p in compiled if p.search(name)]
+
+
+def find_layers(
+    model: onnx.ModelProto, keep_fp16: tuple[str, ...], keep_fp32: tuple[str, ...] = DEFAULT_KEEP_FP32
+) -> list[Layer]:
+    """The graph's layers in order, with the precision the patterns (regular expressions, searched in names) give them.
+
+    Raises EdgeEmoError if there is no layer, or a --keep-fp16 pattern matches none.
+    """
+    constants = {i.name: i for i in model.graph.initializer}
+    fp16, fp32 = _matcher(keep_fp16, "--keep-fp16"), _matcher(keep_fp32, "--keep-fp32")
+    used: set[str] = set()
+    layers = []
+    for node in model.graph.node:
+        if node.op_type not in ("MatMul", "Gemm", "Conv") or len(node.input) < 2 or node.input[1] not in constants:
+            continue
+        weight = numpy_helper.to_array(constants[node.input[1]])
+        if weight.dtype != np.float32 or weight.ndim < 2:
+            continue
+        axis = 0 if node.op_type == "Conv" or (node.op_type == "Gemm" and _attribute(node, "transB")) else weight.ndim - 1
+        hits = fp16(node.name)
+        used.update(hits)
+        precision = "fp16" if hits else "fp32" if fp32(node.name) else "int8"
+        layers.append(Layer(node.name, node.op_type, node, node.input[0], node.input[1], weight, axis, precision))
+    if not layers:
+        raise EdgeEmoError("the model has no MatMul, Gemm or Conv with constant float32 weights: there is nothing to quantize")
+    if missing := [p for p in keep_fp16 if p not in used]:
+        names = ", ".join(layer.name for layer in layers if layer.precision == "int8")
+        raise EdgeEmoError(f"--keep-fp16 {missing[0]}: no layer's name matches; the layers are {names}")
+    return layers
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> int:
+    return next((a.i for a in node.attribute if a.name == name), 0)

@@ -1,0 +1,66 @@
+"""What calibration remembers of a tensor: its range (first pass), then a histogram of absolute values (second pass)."""
+
+from __future__ import annotations
+
+import numpy as np
+from edgeemo_runtime.errors import EdgeEmoError
+
+from edgeemo.quantize.kl import BINS, kl_threshold_bins
+
+INT8_MAX = 127.0
+SMALLEST_SCALE = 1e-8  # of a tensor that is always zero: any positive scale is right, an infinite one is not
+
+
+class KLObserver:
+    """Observes one tensor in two passes and constant memory (2048 counts)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.largest = 0.0
+        self.histogram = np.zeros(BINS, dtype=np.int64)
+        self.values_seen = 0
+
+    def observe_range(self, values: np.ndarray) -> None:
+        """First pass. Raises EdgeEmoError naming the tensor if a value is not finite."""
+        if values.size == 0:
+            return
+        largest = float(np.abs(values).max())
+        if not np.isfinite(largest):
+            raise EdgeEmoError(
+                f"tensor {self.name} is not finite on the calibration clips; is the model trained and the audio sound?"
+            )
+        self.largest = max(self.largest, largest)
+
+    def observe_histogram(self, values: np.ndarray) -> None:
+        """Second pass, over the same values."""
+        if self.largest > 0 and values.size:
+            at = np.minimum((np.abs(values.ravel()) * (BINS / self.largest)).astype(np.int64), BINS - 1)
+            self.histogram += np.bincount(at, minlength=BINS)
+        self.values_seen += values.size
+
+    @property
+    def threshold(self) -> float:
+        return self.largest * kl_threshold_bins(self.histogram) / BINS
+
+    @property
+    def scale(self) -> float:
+        """Positive and finite for every tensor: threshold / 127."""
+        return max(self.threshold / INT8_MAX, SMALLEST_SCALE)
+
+
+def weight_scales(weight: np.ndarray, axis: int) -> np.ndarray:
+    """Per-channel symmetric scales (channels,) float32 along ``axis``: largest magnitude / 127, positive for a dead channel."""
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    return np.maximum(np.abs(weight).max(axis=others) / INT8_MAX, SMALLEST_SCALE).astype(np.float32)
+
+
+def quantize_weight(weight: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
+    """int8 in [-127, 127]: -128 is left out so that two products fit an int16 lane (compile/kernels/gemm.py)."""
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    return np.clip(np.rint(weight / scales.reshape(shape)), -INT8_MAX, INT8_MAX).astype(np.int8)
+
+
+def fake_quantize(values: np.ndarray, scale: float) -> np.ndarray:
+    """Through int8 and back, as QuantizeLinear and DequantizeLinear do."""
+    return (np.clip(np.rint(values / np.float32(scale)), -128, 127) * np.float32(scale)).astype(np.float32)

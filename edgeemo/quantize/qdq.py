@@ -1,0 +1,84 @@
+"""Writes the decisions into the graph: plain QDQ ONNX that ONNX Runtime runs and edgeemo compile fuses.
+
+    x -> QuantizeLinear -> DequantizeLinear -> MatMul <- DequantizeLinear <- int8 weight     (int8 layers)
+    x -> Conv <- Cast(float) <- float16 weight                                               (fp16 layers)
+
+One quantize/dequantize pair per activation, however many layers read it. Biases stay float32: they are added to the int32 sums
+after scaling, and cost nothing there.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeemo.quantize.layers import Layer
+from edgeemo.quantize.observers import quantize_weight, weight_scales
+
+
+def rewrite(model: onnx.ModelProto, layers: list[Layer], activation_scales: dict[str, float]) -> onnx.ModelProto:
+    """A quantized copy of ``model``; ``activation_scales`` holds the input scale of every int8 layer by tensor name."""
+    model = copy.deepcopy(model)
+    graph = model.graph
+    constants = {i.name: i for i in graph.initializer}
+    nodes = {n.name: n for n in graph.node}
+    before: dict[str, list[onnx.NodeProto]] = {}  # name of a node -> nodes to put in front of it
+    dequantized: dict[str, str] = {}
+    added: dict[str, onnx.TensorProto] = {"int8_zero": numpy_helper.from_array(np.int8(0), "int8_zero")}
+
+    for layer in layers:
+        node = nodes[layer.name]
+        front = before.setdefault(layer.name, [])
+        if layer.precision == "fp16":
+            half = f"{layer.weight_name}_fp16"
+            added[half] = numpy_helper.from_array(layer.weight.astype(np.float16), half)
+            front.append(
+                helper.make_node("Cast", [half], [f"{half}_cast"], name=f"{layer.name}.cast_weight", to=TensorProto.FLOAT)
+            )
+            node.input[1] = f"{half}_cast"
+        elif layer.precision == "int8":
+            if layer.input not in dequantized:
+                front.extend(_activation_pair(layer.input, activation_scales[layer.input], added))
+                dequantized[layer.input] = f"{layer.input}_dequantized"
+            node.input[0] = dequantized[layer.input]
+            node.input[1] = _int8_weight(layer, front, added)
+    dropped = {layer.weight_name for layer in layers if layer.precision != "fp32"}
+    kept = [c for name, c in constants.items() if name not in dropped]
+    ordered = [n for node in graph.node for n in (*before.get(node.name, []), node)]
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend([*kept, *added.values()])
+    graph.node.extend(ordered)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _activation_pair(tensor: str, scale: float, added: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
+    scale_name = f"{tensor}_scale"
+    added[scale_name] = numpy_helper.from_array(np.float32(scale), scale_name)
+    quantized, dequantized = f"{tensor}_quantized", f"{tensor}_dequantized"
+    return [
+        helper.make_node("QuantizeLinear", [tensor, scale_name, "int8_zero"], [quantized], name=f"{tensor}.quantize"),
+        helper.make_node("DequantizeLinear", [quantized, scale_name, "int8_zero"], [dequantized], name=f"{tensor}.dequantize"),
+    ]
+
+
+def _int8_weight(layer: Layer, front: list[onnx.NodeProto], added: dict[str, onnx.TensorProto]) -> str:
+    scales = weight_scales(layer.weight, layer.axis)
+    name = layer.weight_name
+    zeros = f"int8_zeros_{len(scales)}"
+    added[f"{name}_int8"] = numpy_helper.from_array(quantize_weight(layer.weight, scales, layer.axis), f"{name}_int8")
+    added[f"{name}_scale"] = numpy_helper.from_array(scales, f"{name}_scale")
+    added[zeros] = numpy_helper.from_array(np.zeros(len(scales), dtype=np.int8), zeros)
+    front.append(
+        helper.make_node(
+            "DequantizeLinear",
+            [f"{name}_int8", f"{name}_scale", zeros],
+            [f"{name}_dequantized"],
+            name=f"{layer.name}.dequantize_weight",
+            axis=layer.axis,
+        )
+    )
+    return f"{name}_dequantized"

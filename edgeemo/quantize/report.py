@@ -1,0 +1,84 @@
+"""What quantization did to each layer: scale, error against float with the layer's true inputs, size."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from edgeemo.quantize.calibrate import Calibration
+from edgeemo.quantize.layers import Layer
+from edgeemo.quantize.observers import fake_quantize, quantize_weight, weight_scales
+
+KEY = "edgeemo.quantization"  # metadata_props
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    name: str
+    op: str
+    precision: str
+    scale: float | None  # of the input; None where it stays float
+    clipped: float | None  # threshold / largest value seen; 1 clips nothing
+    sqnr_db: float | None  # 10 log10(|y|^2 / |y - y_quantized|^2)
+    bytes: int
+    float_bytes: int
+
+
+@dataclass(frozen=True)
+class QuantizationReport:
+    method: str
+    clips: int
+    steps: int
+    data_sha256: str
+    layers: tuple[LayerReport, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def sqnr_db(reference: np.ndarray, value: np.ndarray) -> float:
+    """Signal to quantization noise in dB, infinite for equal arrays, over float64 sums."""
+    noise = float(((reference.astype(np.float64) - value) ** 2).sum())
+    signal = float((reference.astype(np.float64) ** 2).sum())
+    return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
+
+
+def report_layers(layers: list[Layer], calibration: Calibration) -> tuple[LayerReport, ...]:
+    reports = []
+    for layer in layers:
+        observer = calibration.observers.get(layer.input)
+        values = calibration.samples.get(layer.input)
+        scale = clipped = error = None
+        if layer.precision == "int8" and observer is not None:
+            scale, clipped = observer.scale, observer.threshold / observer.largest if observer.largest else 1.0
+            scales = weight_scales(layer.weight, layer.axis)
+            shape = [-1 if i == layer.axis else 1 for i in range(layer.weight.ndim)]
+            weight = quantize_weight(layer.weight, scales, layer.axis) * scales.reshape(shape)
+            if values is not None:
+                error = sqnr_db(_run(layer, values, layer.weight), _run(layer, fake_quantize(values, scale), weight))
+        elif layer.precision == "fp16" and values is not None:
+            error = sqnr_db(_run(layer, values, layer.weight), _run(layer, values, layer.weight.astype(np.float16)))
+        reports.append(
+            LayerReport(layer.name, layer.op, layer.precision, scale, clipped, error, layer.weight_bytes, layer.weight.size * 4)
+        )
+    return tuple(reports)
+
+
+def _run(layer: Layer, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The layer alone (without bias) on given inputs, by the ONNX reference evaluator."""
+    node = onnx.NodeProto()
+    node.CopyFrom(layer.node)
+    del node.input[:], node.output[:]
+    node.input.extend(["x", "w"])
+    node.output.append("y")
+    values_in = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in ("x", "w")]
+    graph = helper.make_graph([node], "layer", values_in, [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    (y,) = ReferenceEvaluator(model).run(None, {"x": values, "w": weight.astype(np.float32)})
+    return np.asarray(y)

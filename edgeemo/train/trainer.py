@@ -1,0 +1,153 @@
+"""Training from labelled clips: telephone channel, SpecAugment, AdamW with one cycle, weight averaging, dev selection."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeemo.data.clips import read_manifest
+from edgeemo.data.corpus import Batch, Corpus
+from edgeemo.data.telephone import TelephoneChannel
+from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
+from edgeemo.model.checkpoint import save_checkpoint
+from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `edgeemo train` does; printed at the start and kept in the training report."""
+
+    epochs: int = 28
+    batch: int = 32
+    peak_lr: float = 3e-4
+    weight_decay: float = 0.02
+    label_smoothing: float = 0.1
+    clip_loss: float = 0.5  # weight of the clip loss beside the per-step loss
+    average: float = 0.997  # decay of the averaged weights, which are what is selected and saved
+    bands_masked: int = 10  # SpecAugment: up to so many bands, twice
+    frames_masked: int = 20  # and up to so many frames, twice
+    seed: int = 1
+
+
+def clip_log_probabilities(model: CosyVoiceTiny, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Log of the mean step probability (B, 7), step log-probabilities (B, S, 7), and the mask (B, S) of real steps."""
+    steps = features.shape[1] // model.config.frames_per_step
+    logits, _ = model.logits(features, model.initial_state(len(features)), steps)
+    log_p = torch.log_softmax(logits, dim=-1)
+    real = (torch.arange(steps) < batch.steps[:, None]).float()
+    mean = torch.logsumexp(log_p + real.log()[:, :, None], dim=1) - batch.steps.log()[:, None]
+    return mean, log_p, real
+
+
+def smoothed_nll(log_p: Tensor, target: Tensor, smoothing: float, weight: Tensor) -> Tensor:
+    """Label-smoothed negative log-likelihood per row, weighted by class; log_p (..., 7), target (...)."""
+    nll = -log_p.gather(-1, target[..., None])[..., 0]
+    return weight[target] * ((1 - smoothing) * nll - smoothing * log_p.mean(dim=-1))
+
+
+def mask_features(features: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tensor:
+    """SpecAugment (Park et al. 2019): per clip two band and two time masks."""
+    batch, frames, bands = features.shape
+    keep = torch.ones(batch, frames, bands)
+    for row in range(batch):
+        for _ in range(2):
+            width = int(rng.integers(recipe.bands_masked + 1))
+            start = int(rng.integers(bands - width + 1))
+            keep[row, :, start : start + width] = 0
+            width = int(rng.integers(min(recipe.frames_masked, frames) + 1))
+            start = int(rng.integers(frames - width + 1))
+            keep[row, start : start + width] = 0
+    return features * keep  # features are standardised: zero is the mean
+
+
+def evaluate(model: CosyVoiceTiny, corpus: Corpus, size: int = 64) -> float:
+    """Macro-F1 of the mean step probability per clip."""
+    model.eval()
+    answer = np.empty(len(corpus.clips), dtype=np.int64)
+    with torch.inference_mode():
+        for batch, index in corpus.batches(size):
+            steps = batch.pcm.shape[1] // corpus.step_samples
+            features, _ = model.features(batch.pcm, model.initial_state(len(batch.pcm)), steps)
+            answer[index] = clip_log_probabilities(model, features, batch)[0].argmax(dim=1).numpy()
+    return macro_f1(confusion_matrix(corpus.label, answer, len(model.config.labels)))
+
+
+def train(folder: Path, out: Path, recipe: Recipe, threads: int) -> dict[str, object]:
+    """Trains on the split ``train`` of ``folder``, keeps the best averaged weights on ``dev``, writes them to ``out``.
+
+    Same folder, recipe and thread count give the same weights. Returns the report: recipe, dev scores per epoch, best.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng(recipe.seed)
+    model = CosyVoiceTiny()
+    c = model.config
+    print(f"recipe: {recipe}", file=sys.stderr)
+    train_set = Corpus(read_manifest(folder, "train"), c.sample_rate, c.step_samples)
+    dev_set = Corpus(read_manifest(folder, "dev"), c.sample_rate, c.step_samples)
+    print(f"clips: {len(train_set.clips)} train, {len(dev_set.clips)} dev", file=sys.stderr)
+    with torch.no_grad():  # the statistics of the bands over a few hundred clips, longest and shortest among them
+        parts = [model.features(b.pcm, model.initial_state(len(b.pcm)), b.pcm.shape[1] // c.step_samples)[0]
+                 for n, (b, _) in enumerate(train_set.batches(recipe.batch)) if n % 8 == 4]  # fmt: skip
+        model.frontend.set_statistics(torch.cat([p.reshape(-1, c.bands) for p in parts]))
+    counts = np.bincount(train_set.label, minlength=len(c.labels))
+    weight = torch.tensor((counts.max() / np.maximum(counts, 1)) ** 0.5, dtype=torch.float32)
+    weight /= (weight * torch.tensor(counts)).sum() / counts.sum()
+    channel = TelephoneChannel(recipe.seed)
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=recipe.peak_lr,
+        betas=(0.9, 0.98),
+    )
+    per_epoch = -(-len(train_set.clips) // recipe.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.peak_lr, total_steps=per_epoch * recipe.epochs, pct_start=0.08, cycle_momentum=False
+    )
+    averaged = copy.deepcopy(model)
+    best, scores = -1.0, []
+    for epoch in range(recipe.epochs):
+        model.train()
+        began, total = time.monotonic(), 0.0
+        for batch, _ in train_set.batches(recipe.batch, rng):
+            steps = batch.pcm.shape[1] // c.step_samples
+            features, _ = model.features(channel(batch.pcm), model.initial_state(len(batch.pcm)), steps)
+            mean, log_p, real = clip_log_probabilities(model, mask_features(features, recipe, rng), batch)
+            clip_loss = smoothed_nll(mean, batch.label, recipe.label_smoothing, weight).mean()
+            targets = batch.label[:, None].expand(-1, steps)
+            step_loss = (smoothed_nll(log_p, targets, recipe.label_smoothing, weight) * real).sum() / real.sum()
+            loss = step_loss + recipe.clip_loss * clip_loss
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach())
+            # A short memory at first: averaging in the random start would only slow the beginning.
+            decay = min(recipe.average, (1 + schedule.last_epoch) / (10 + schedule.last_epoch))
+            with torch.no_grad():
+                for a, p in zip(averaged.parameters(), model.parameters(), strict=True):
+                    a.lerp_(p, 1 - decay)
+                for mine, theirs in zip(averaged.buffers(), model.buffers(), strict=True):
+                    mine.copy_(theirs)
+        score = evaluate(averaged, dev_set)
+        scores.append(round(score, 4))
+        mark = ""
+        if score > best:
+            best, mark = score, " *"
+            save_checkpoint(averaged, out)
+        took = time.monotonic() - began
+        print(
+            f"epoch {epoch + 1:3}/{recipe.epochs}  loss {total / per_epoch:.3f}  dev macro-F1 {score:.4f}{mark}  {took:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+    return {"recipe": asdict(recipe), "dev_macro_f1": scores, "best_dev_macro_f1": round(best, 4), "checkpoint": str(out)}

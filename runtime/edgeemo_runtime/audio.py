@@ -1,0 +1,67 @@
+"""Audio files to mono float32 at the model's rate. Needs the extra ``edgeemo-runtime[files]`` (soundfile, soxr)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from edgeemo_runtime.errors import EdgeEmoError
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".aiff", ".au")
+
+
+def _need_files_extra() -> None:
+    try:
+        import soundfile  # noqa: F401
+        import soxr  # noqa: F401
+    except ImportError as error:
+        raise EdgeEmoError(
+            f"reading audio files needs {error.name}: pip install 'edgeemo-runtime[files]' (raw PCM on stdin needs nothing)"
+        ) from error
+
+
+def check_samples(samples: np.ndarray, name: str) -> None:
+    """Raises EdgeEmoError naming ``name`` if the samples are none, or not all finite."""
+    if samples.size == 0:
+        raise EdgeEmoError(f"{name}: holds no samples; give a clip with audio in it")
+    if not np.isfinite(samples).all():
+        first = int(np.flatnonzero(~np.isfinite(samples.reshape(samples.shape[0], -1)).all(axis=1))[0])
+        raise EdgeEmoError(f"{name}: sample {first} is NaN or infinite; write the file again from its source")
+
+
+def load_audio(path: str | Path, rate: int) -> np.ndarray:
+    """Reads WAV, FLAC, OGG (whatever libsndfile reads) at any rate, mono or more.
+
+    Returns float32 (samples,) in [-1, 1] at ``rate`` Hz; channels are averaged, rates converted by soxr (HQ).
+    Raises EdgeEmoError naming the file if it is missing, not audio, empty, or not finite.
+    """
+    _need_files_extra()
+    import soundfile
+    import soxr
+
+    path = Path(path)
+    if not path.is_file():
+        raise EdgeEmoError(f"{path}: no such file")
+    try:
+        samples, source_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise EdgeEmoError(f"{path}: not an audio file that libsndfile reads ({str(error).rsplit(': ', 1)[-1]})") from error
+    check_samples(samples, str(path))
+    mono = samples.mean(axis=1)
+    if source_rate != rate:
+        mono = soxr.resample(mono, source_rate, rate)
+    check_samples(mono, str(path))
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def stream_resampler(rate: int, to: int) -> Callable[[np.ndarray, bool], np.ndarray]:
+    """A function (samples float32, last) -> samples at ``to`` Hz that carries its filter from chunk to chunk."""
+    if rate == to:
+        return lambda samples, last: samples
+    _need_files_extra()
+    import soxr
+
+    stream = soxr.ResampleStream(rate, to, 1, dtype="float32")
+    return lambda samples, last: stream.resample_chunk(samples, last=last)

@@ -1,0 +1,71 @@
+"""Audio rings of all streams as one array, so that a batch is gathered without a loop in Python."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class AudioRings:
+    """One ring per slot: audio waiting for its step, and behind it the last ``history`` samples already taken.
+
+    Positions count samples since a slot was cleared and never wrap (int64); the place in the ring is their remainder.
+    """
+
+    def __init__(self, slots: int, step: int, history: int) -> None:
+        self.step, self.history = step, history
+        self._samples = np.zeros((slots, _capacity(history + 2 * step)), dtype=np.float32)
+        self._written = np.zeros(slots, dtype=np.int64)
+        self._taken = np.zeros(slots, dtype=np.int64)
+        self._offsets = np.arange(step)
+
+    @property
+    def capacity(self) -> int:
+        return self._samples.shape[1]
+
+    def waiting(self, slot: int) -> int:
+        """Samples pushed and not taken."""
+        return int(self._written[slot] - self._taken[slot])
+
+    def push(self, slot: int, samples: np.ndarray) -> None:
+        """Appends float32 samples of any number; the rings grow when one stream falls far behind."""
+        need = self.history + self.waiting(slot) + len(samples)
+        if need > self.capacity:
+            self._grow(need)
+        at = int(self._written[slot]) % self.capacity
+        first = min(len(samples), self.capacity - at)
+        self._samples[slot, at : at + first] = samples[:first]
+        self._samples[slot, : len(samples) - first] = samples[first:]
+        self._written[slot] += len(samples)
+
+    def ready(self) -> np.ndarray:
+        """Slots with at least one whole step waiting, ascending."""
+        return np.flatnonzero(self._written - self._taken >= self.step)
+
+    def take(self, slots: np.ndarray, out: np.ndarray) -> None:
+        """Moves the next step of each slot into ``out`` (len(slots), step)."""
+        at = (self._taken[slots, None] + self._offsets) % self.capacity
+        out[:] = self._samples[slots[:, None], at]
+        self._taken[slots] += self.step
+
+    def recent(self, slot: int) -> np.ndarray:
+        """Up to ``history`` of the samples taken last, in order."""
+        taken = int(self._taken[slot])
+        at = np.arange(max(0, taken - self.history), taken) % self.capacity
+        return self._samples[slot, at]
+
+    def clear(self, slot: int) -> None:
+        self._samples[slot] = 0
+        self._written[slot] = self._taken[slot] = 0
+
+    def _grow(self, need: int) -> None:
+        old = self._samples
+        new = np.zeros((len(old), _capacity(need)), dtype=np.float32)
+        for slot in range(len(old)):
+            first = max(0, int(self._taken[slot]) - self.history)
+            positions = np.arange(first, int(self._written[slot]))
+            new[slot, positions % new.shape[1]] = old[slot, positions % old.shape[1]]
+        self._samples = new
+
+
+def _capacity(samples: int) -> int:
+    return 1 << (samples - 1).bit_length()
