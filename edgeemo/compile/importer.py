@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import tvm
 from edgeemo_runtime.errors import EdgeEmoError
+from onnx import TensorProto, helper, numpy_helper
 from tvm import relax, tirx
 from tvm.relax.frontend.onnx import from_onnx
 
@@ -33,14 +36,20 @@ def import_onnx(model: onnx.ModelProto, source: str) -> Imported:
         dims = value.type.tensor_type.shape.dim
         if not dims or any(d.dim_param or not d.dim_value for d in dims[1:]):
             raise EdgeEmoError(f"{source}: {value.name}: only the first dimension (the batch) may be symbolic")
+    model, halves = _half_weights_as_inputs(model)
     try:
         mod = from_onnx(model, keep_params_in_input=False)
     except Exception as error:  # TVM raises its own types for what it does not import
         raise EdgeEmoError(f"{source}: TVM's ONNX importer refused it: {str(error).strip().splitlines()[-1][:300]}") from error
+    # By position: the importer rewrites names that are no identifiers.
+    by_onnx_name = dict(zip((i.name for i in model.graph.input), mod[MAIN].params, strict=True))
+    values = {by_onnx_name[n].name: tvm.runtime.tensor(a) for n, a in halves.items()}
+    mod = relax.transform.BindParams(MAIN, values)(mod)
     mod = relax.transform.DecomposeOpsForInference()(mod)
     mod = relax.transform.DeadCodeElimination([MAIN])(mod)
     graph = Graph(mod)
-    params = {p.name: p for p in graph.func.params}
+    names_in = [i.name for i in model.graph.input if i.name not in halves]
+    params = dict(zip(names_in, graph.func.params, strict=True))
     states = StatePlan({s.name: s.shape for s in contract.states} if contract else {})
     states.params = {params[i]: s.name for i, s in state_inputs.items()}
     states.rings = {params[i] for i, s in state_inputs.items() if s.update == "ring"}
@@ -59,6 +68,27 @@ def import_onnx(model: onnx.ModelProto, source: str) -> Imported:
         mod,
         contract,
         states,
-        [i.name for i in model.graph.input if i.name in params and i.name not in state_inputs],
+        [params[n].name for n in names_in if n not in state_inputs],
         [n for n in names if n not in state_outputs],
     )
+
+
+def _half_weights_as_inputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A copy of the model whose float16 initializers are inputs, and their values by input name.
+
+    TVM's importer evaluates Cast(constant) on the spot: float16 weights would come out as float32 ones, twice the size.
+    """
+    halves = [i for i in model.graph.initializer if i.data_type == TensorProto.FLOAT16]
+    if not halves:
+        return model, {}
+    model = copy.deepcopy(model)
+    renamed = {h.name: f"half_weight_{n}" for n, h in enumerate(halves)}
+    kept = [i for i in model.graph.initializer if i.name not in renamed]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+    for half in halves:
+        model.graph.input.append(helper.make_tensor_value_info(renamed[half.name], TensorProto.FLOAT16, half.dims))
+    return model, {renamed[h.name]: numpy_helper.to_array(h) for h in halves}

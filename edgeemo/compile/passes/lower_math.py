@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -82,8 +83,9 @@ LOWERED: dict[str, Callable[[Expr], Expr]] = {
 }
 
 
+@cache
 def register() -> None:
-    """Makes TVM's LowerIntrin use these on the llvm target. It may be called again; the last registration holds."""
+    """Makes TVM's LowerIntrin use these on the llvm target. TVM refuses a second registration, hence the cache."""
     for name, polynomial in LOWERED.items():
 
         def rule(call: Any, polynomial: Callable[[Expr], Expr] = polynomial) -> Any:

@@ -1,0 +1,97 @@
+"""The artifact for the board, on an emulated Cortex-A72 with nothing installed but the runtime wheel and what it declares."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeemo.compile.link import link_shared
+from edgeemo.compile.targets import load_target
+from edgeemo.evaluate.evaluate import ArtifactModel, OnnxModel
+from tests.aarch64 import board
+from tests.conftest import speech
+
+pytestmark = [pytest.mark.slow, pytest.mark.qemu, pytest.mark.skipif(not board.available(), reason=board.REASON)]
+STEPS = 30
+
+
+def on_board(artifact: Path, call: np.ndarray) -> np.ndarray:
+    """Probabilities (steps, 7) of a call given as raw PCM on stdin to edgeemo-run."""
+    pcm = np.round(call * 32768).astype("<i2").tobytes()
+    done = board.run(["-m", "edgeemo_runtime.cli", str(artifact), "-", "--json"], stdin=pcm)
+    assert done.returncode == 0, done.stderr.decode()
+    return np.array([list(json.loads(line)["probabilities"].values()) for line in done.stdout.splitlines()])
+
+
+def test_board_equals_host_and_onnx_runtime(
+    board_artifact: Path, host_artifacts: dict[str, Path], files: dict[str, Path]
+) -> None:
+    """The same bounds as on the host (tests/compile/test_parity.py), for the same reasons; and the same label for the clip."""
+    for clip in (0, 66, 140):
+        call = (np.round(speech(clip, STEPS) * 32768).astype(np.int16) / np.float32(32768)).astype(np.float32)
+        got = on_board(board_artifact, call)
+        for reference in (ArtifactModel(host_artifacts["int8"]), OnnxModel(files["int8"])):
+            (expected,) = reference.run([call])
+            assert got.shape == expected.shape
+            assert np.abs(got - expected).max() <= 0.02
+            assert np.abs(got - expected).mean() <= 0.004
+            assert got.mean(axis=0).argmax() == expected.mean(axis=0).argmax()
+
+
+def test_nothing_but_declared_dependencies_is_there() -> None:
+    code = "import edgeemo_runtime, sys; print([m for m in ('torch', 'onnx', 'tvm', 'soundfile') if m in sys.modules])"
+    done = board.run(["-c", code])
+    assert done.stdout.decode().strip() == "[]", done.stderr.decode()
+    for absent in ("torch", "onnx", "tvm", "soundfile"):
+        assert board.run(["-c", f"import {absent}"]).returncode != 0
+
+
+def test_files_without_the_extra_say_what_to_install(board_artifact: Path, tmp_path: Path) -> None:
+    done = board.run(["-m", "edgeemo_runtime.cli", str(board_artifact), str(tmp_path / "a.wav")])
+    assert done.returncode == 1
+    assert b"pip install 'edgeemo-runtime[files]'" in done.stderr
+
+
+KERNEL_ON_BOARD = """
+import sys, numpy as np, tvm_ffi
+run = tvm_ffi.load_module(sys.argv[1])["run"]
+with np.load(sys.argv[2]) as data:
+    arrays = [data[f"x{i}"] for i in range(len(data.files) - 1)]
+    batch = int(data["batch"])
+def aligned(a):
+    raw = np.zeros(a.nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    out = raw[start:start + a.nbytes].view(a.dtype)
+    out[:] = a.ravel()
+    return out
+copies = [aligned(a) for a in arrays]
+run(batch, *[tvm_ffi.from_dlpack(c) for c in copies])
+np.save(sys.argv[3], copies[-1])
+"""
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_neon_int8_product_is_exact(tmp_path: Path, index: int) -> None:
+    """SMULL + SMLAL2 + SADALP against int64 sums, extremes included, over shapes that do not fit the tiles."""
+    import tvm
+
+    from edgeemo.compile.kernels import gemm
+    from tests.compile.test_kernels import CASES, inputs, with_caller
+
+    case, batch = CASES[index], 5
+    spec, a, w, expected = inputs(case, batch, np.random.default_rng(index), integer=True)
+    out = np.zeros((batch, case.rows, case.n), dtype=np.float32)
+    arrays = [a, gemm.pack_s8(w), gemm.pad_columns(np.ones(case.n), case.groups), out]
+    target = load_target("aarch64-neon")
+    module = tvm.tirx.build(with_caller(gemm.build(spec, neon=True), arrays), target=target.tvm_target())
+    module.write_to_file(str(tmp_path / "k.o"), "o")
+    link_shared(tmp_path / "k.o", tmp_path / "k.so", target)
+    np.savez(tmp_path / "in.npz", batch=batch, **{f"x{i}": x for i, x in enumerate(arrays)})
+    (tmp_path / "run.py").write_text(KERNEL_ON_BOARD)
+    done = board.script(tmp_path / "run.py", str(tmp_path / "k.so"), str(tmp_path / "in.npz"), str(tmp_path / "out.npy"))
+    assert done.returncode == 0, done.stderr.decode()
+    got = np.load(tmp_path / "out.npy").reshape(expected.shape)
+    np.testing.assert_array_equal(got.astype(np.int64), expected)

@@ -1,0 +1,209 @@
+"""Kernels alone, on this machine: against numpy, exactly for integers, over shapes that do not fit the tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+import tvm_ffi
+from edgeemo_runtime.engine import aligned_zeros
+from tvm import ir
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from edgeemo.compile.kernels import gemm, norm
+from edgeemo.compile.kernels.builder import kernel
+from edgeemo.compile.kernels.gemm import Gemm
+from edgeemo.compile.kernels.math import exp4, gelu4
+from edgeemo.compile.passes import lower_math
+from edgeemo.compile.targets import load_target
+
+
+def with_caller(function: Any, arrays: list[np.ndarray]) -> tvm.IRModule:
+    """A module with a private kernel and a public ``run(batch, arrays...)`` that calls it."""
+    symbol = ir.GlobalVar("kernel")
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("run")
+        n = T.arg("n", T.int64())
+        buffers = [T.arg(f"x{i}", T.buffer((max(1, a.size),), str(a.dtype))) for i, a in enumerate(arrays)]
+        args = [T.Cast("int32", n), *(b.access_ptr("rw") for b in buffers)]
+        T.evaluate(ir.Call(symbol, args, ret_ty=ir.PrimType("int32")))
+    return tvm.IRModule({symbol: function, ir.GlobalVar("run"): builder.get()})
+
+
+def call(function: Any, batch: int, arrays: list[np.ndarray]) -> None:
+    """Runs a kernel on this machine; the arrays hold what it wrote."""
+    built = tvm.tirx.build(with_caller(function, arrays), target=load_target("host").tvm_target())
+    aligned = []
+    for a in arrays:
+        copy = aligned_zeros((max(1, a.size),), a.dtype)
+        copy[: a.size] = a.ravel()
+        aligned.append(copy)
+    built["run"](batch, *[tvm_ffi.from_dlpack(a) for a in aligned])
+    for a, c in zip(arrays, aligned, strict=True):
+        a.ravel()[...] = c[: a.size]
+
+
+@dataclass
+class Case:
+    rows: int
+    taps: int
+    tap_k: int
+    n: int
+    groups: int = 1
+    stride: int = 1
+
+
+def inputs(case: Case, batch: int, rng: np.random.Generator, integer: bool) -> tuple[Gemm, np.ndarray, np.ndarray, np.ndarray]:
+    """(spec without epilogue, a (batch, time, channels), w (groups, taps, tap_k, group_n), float64 or int64 result)."""
+    channels = case.tap_k * case.groups
+    time = (case.rows - 1) * case.stride + case.taps
+    if integer:
+        a = rng.integers(-128, 128, (batch, time, channels)).astype(np.int8)
+        w = rng.integers(-127, 128, (case.groups, case.taps, case.tap_k, case.n // case.groups)).astype(np.int8)
+        a.ravel()[:64], w.ravel()[:64] = -128, 127  # the corner that would overflow an int16 pair sum
+        exact: Any = np.int64
+    else:
+        a = rng.standard_normal((batch, time, channels)).astype(np.float32)
+        w = rng.standard_normal((case.groups, case.taps, case.tap_k, case.n // case.groups)).astype(np.float32)
+        exact = np.float64
+    out = np.zeros((batch, case.rows, case.groups, case.n // case.groups), dtype=exact)
+    for tap in range(case.taps):
+        rows = a[:, tap : tap + (case.rows - 1) * case.stride + 1 : case.stride].reshape(batch, case.rows, case.groups, -1)
+        out += np.einsum("brgk,gkn->brgn", rows.astype(exact), w[:, tap].astype(exact))
+    kind = "s8" if integer else "f32"
+    spec = Gemm(kind, case.rows, case.taps, case.tap_k, channels, channels * case.stride, channels * time, case.n, case.groups)
+    return spec, a, w, out.reshape(batch, case.rows, case.n)
+
+
+CASES = [
+    Case(1, 1, 16, 4),
+    Case(3, 1, 32, 8),
+    Case(1, 1, 64, 7),  # columns that fill no tile
+    Case(5, 1, 16, 20),
+    Case(7, 3, 16, 12, stride=2),
+    Case(3, 3, 32, 16, groups=2),
+]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_int8_product_is_exact(case: Case, batch: int) -> None:
+    rng = np.random.default_rng(1)
+    spec, a, w, expected = inputs(case, batch, rng, integer=True)
+    out = np.zeros((batch, case.rows, case.n), dtype=np.float32)
+    scale = gemm.pad_columns(np.ones(case.n), case.groups)
+    call(gemm.build(spec, neon=False), batch, [a, gemm.pack_s8(w), scale, out])
+    np.testing.assert_array_equal(out.astype(np.int64), expected)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("case", [*CASES, Case(12, 1, 13, 18)], ids=str)
+def test_float_product(case: Case, half: bool) -> None:
+    rng = np.random.default_rng(2)
+    spec, a, w, expected = inputs(case, 3, rng, integer=False)
+    if half:
+        w16 = w.astype(np.float16)
+        spec = Gemm(**{**spec.__dict__, "weights": "f16"})
+        expected = expected + inputs(case, 3, np.random.default_rng(2), integer=False)[3] * 0
+        packed, tolerance = gemm.pack_float(w16), 2e-2
+    else:
+        packed, tolerance = gemm.pack_float(w), 1e-4
+    out = np.zeros((3, case.rows, case.n), dtype=np.float32)
+    call(gemm.build(spec, neon=False), 3, [a, packed, out])
+    assert np.abs(out - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
+
+
+def test_epilogue_does_bias_gelu_residual_and_requantizes_like_onnx() -> None:
+    from math import erf
+
+    rng = np.random.default_rng(3)
+    case, batch = Case(3, 1, 32, 8), 4
+    spec, a, w, exact = inputs(case, batch, rng, integer=True)
+    spec = Gemm(**{**spec.__dict__, "bias": True, "gelu": True, "residual": True, "quantize": True})
+    scale = rng.uniform(1e-4, 3e-4, 8).astype(np.float32)
+    bias, residual = rng.standard_normal(8).astype(np.float32), rng.standard_normal((batch, 3, 8)).astype(np.float32)
+    out_scale = np.float32(0.02)
+    out = np.zeros((batch, 3, 8), dtype=np.int8)
+    arrays = [a, gemm.pack_s8(w), scale, bias, residual, np.array([1 / out_scale], np.float32), out]
+    call(gemm.build(spec, neon=False), batch, arrays)
+    x = exact * scale + bias
+    y = x * 0.5 * (1 + np.vectorize(erf)(x / np.sqrt(2))) + residual
+    expected = np.clip(np.rint(y / out_scale), -128, 127)
+    assert np.abs(out - expected).max() <= 1  # a value on the edge of two levels may go either way
+    assert (out != expected).mean() < 0.05
+
+
+def test_weights_that_would_not_be_exact_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiples of 16"):
+        gemm.pack_s8(np.zeros((1, 1, 24, 4), np.int8))
+    with pytest.raises(ValueError, match=r"\[-127, 127\]"):
+        gemm.pack_s8(np.full((1, 1, 16, 4), -128, np.int8))
+
+
+@pytest.mark.parametrize("width", [4, 20, 256])
+def test_layer_norm(width: int) -> None:
+    rng = np.random.default_rng(4)
+    x = (rng.standard_normal((5, 2, width)) * 3 + 10).astype(np.float32)
+    gamma, beta = rng.standard_normal(width).astype(np.float32), rng.standard_normal(width).astype(np.float32)
+    out = np.zeros_like(x)
+    call(norm.build_layer_norm(norm.LayerNorm(2, width, 1e-5), neon=False), 5, [x, gamma, beta, out])
+    x64 = x.astype(np.float64)
+    expected = (x64 - x64.mean(-1, keepdims=True)) / np.sqrt(x64.var(-1, keepdims=True) + 1e-5) * gamma + beta
+    np.testing.assert_allclose(out, expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [1, 6, 64])
+def test_quantize_rounds_half_to_even_and_saturates(size: int) -> None:
+    x = np.resize(np.array([0.5, 1.5, 2.5, -0.5, -1.5, 1e9, -1e9, 126.6], np.float32), (3, size))
+    out = np.zeros((3, size), dtype=np.int8)
+    call(norm.build_quantize(norm.Quantize(size), neon=False), 3, [x, np.ones(1, np.float32), out])
+    np.testing.assert_array_equal(out, np.clip(np.rint(x), -128, 127))
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "low", "high", "tolerance"), [("exp", exp4, -80, 80, 4e-7), ("gelu", gelu4, -8, 8, 3e-4)]
+)
+def test_vector_polynomials(name: str, function: Any, low: float, high: float, tolerance: float) -> None:
+    from math import erf
+
+    x = np.linspace(low, high, 4096, dtype=np.float32)
+    out = np.zeros_like(x)
+    with kernel(name, neon=False) as (b, batch):
+        source, target = b.pointers({"x": "float32", "y": "float32"}).values()
+        with T.serial(0, batch) as i:
+            b.store(target, function(b, b.load(source, i * 4)), i * 4)
+    call(b.result, 1024, [x, out])
+    x64 = x.astype(np.float64)
+    if name == "exp":
+        assert np.abs(out / np.exp(x64) - 1).max() < tolerance
+    else:
+        assert np.abs(out - x64 * 0.5 * (1 + np.vectorize(erf)(x64 / np.sqrt(2)))).max() < tolerance
+
+
+@pytest.mark.parametrize(
+    ("name", "reference", "low", "high", "tolerance"),
+    [
+        ("exp", np.exp, -20, 20, 1e-6),
+        ("log", np.log, 1e-6, 50, 2e-6),
+        ("tanh", np.tanh, -6, 6, 1e-6),
+        ("sigmoid", lambda v: 1 / (1 + np.exp(-v)), -10, 10, 1e-6),
+        ("erf", None, -4, 4, 7e-5),
+    ],
+)
+def test_stock_operators_use_no_libm(name: str, reference: Any, low: float, high: float, tolerance: float) -> None:
+    from math import erf
+
+    lower_math.register()
+    x = np.linspace(low, high, 1000, dtype=np.float32)
+    out = np.zeros_like(x)
+    with kernel(name, neon=False) as (b, batch):
+        source, target = b.pointers({"x": "float32", "y": "float32"}).values()
+        with T.serial(0, batch) as i:
+            b.store(target, getattr(T, name)(source[i]), i, 1)
+    call(b.result, len(x), [x, out])
+    expected = (reference or np.vectorize(erf))(x.astype(np.float64))
+    assert np.abs(out - expected).max() <= tolerance * max(1.0, np.abs(expected).max())

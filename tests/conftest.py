@@ -1,0 +1,73 @@
+"""Things many tests share: small clips, the exported and compiled model (made once a session), the real corpus where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from edgeemo.compile.compiler import compile_onnx
+from edgeemo.compile.targets import load_target
+from edgeemo.data.clips import find_clips
+from edgeemo.export.onnx_step import export_step
+from edgeemo.model.checkpoint import load_checkpoint
+from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+from edgeemo.quantize.quantizer import quantize_model
+
+ROOT = Path(__file__).parents[1]
+CALIBRATION = ROOT / "calibration"
+CORPUS = ROOT.parent / "shared" / "data" / "emotion"
+
+torch.set_num_threads(1)
+
+
+def speech(clip: int, steps: int) -> np.ndarray:
+    """``steps`` steps of a calibration clip, repeated if it is shorter; float32."""
+    from edgeemo_runtime.audio import load_audio
+
+    audio = load_audio(find_clips(CALIBRATION)[clip].path, 8000)
+    return np.resize(audio, steps * 1280)
+
+
+@pytest.fixture(scope="session")
+def model() -> CosyVoiceTiny:
+    """The committed checkpoint."""
+    return load_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def float_onnx(model: CosyVoiceTiny) -> onnx.ModelProto:
+    return export_step(model)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory, float_onnx: onnx.ModelProto) -> dict[str, Path]:
+    """emotion.onnx, emotion-int8.onnx, and emotion-fp16.onnx (emotion convolution kept in FP16)."""
+    folder = tmp_path_factory.mktemp("models")
+    clips = find_clips(CALIBRATION)[::10]
+    paths = {"float": folder / "emotion.onnx", "int8": folder / "emotion-int8.onnx", "fp16": folder / "emotion-fp16.onnx"}
+    onnx.save(float_onnx, paths["float"])
+    onnx.save(quantize_model(float_onnx, "float", clips)[0], paths["int8"])
+    onnx.save(quantize_model(float_onnx, "float", clips, keep_fp16=("emotion_conv",))[0], paths["fp16"])
+    return paths
+
+
+@pytest.fixture(scope="session")
+def host_artifacts(files: dict[str, Path]) -> dict[str, Path]:
+    """Artifacts of all three for this machine."""
+    made = {}
+    for name, path in files.items():
+        made[name] = path.with_suffix(".host.edgeemo")
+        made[name].write_bytes(compile_onnx(path, load_target("host")).archive)
+    return made
+
+
+@pytest.fixture(scope="session")
+def board_artifact(files: dict[str, Path]) -> Path:
+    """The INT8 artifact for aarch64-neon."""
+    path = files["int8"].with_suffix(".aarch64.edgeemo")
+    path.write_bytes(compile_onnx(files["int8"], load_target("aarch64-neon")).archive)
+    return path

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from edgeemo_runtime.errors import EdgeEmoError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from edgeemo.quantize.observers import KLObserver, fake_quantize, quantize_weight, weight_scales
+
+finite = st.floats(-1e4, 1e4, width=32)
+
+
+def observe(*parts: np.ndarray) -> KLObserver:
+    observer = KLObserver("x")
+    for part in parts:
+        observer.observe_range(part)
+    for part in parts:
+        observer.observe_histogram(part)
+    return observer
+
+
+@settings(deadline=None, max_examples=30)
+@given(arrays(np.float32, st.integers(1, 200), elements=finite))
+def test_scale_is_positive_finite_and_no_larger_than_min_max(values: np.ndarray) -> None:
+    scale = observe(values).scale
+    assert np.isfinite(scale)
+    assert scale > 0
+    assert scale <= max(np.abs(values).max() / 127, 1e-8) * (1 + 1e-6)
+
+
+@settings(deadline=None, max_examples=20)
+@given(arrays(np.float32, 60, elements=finite), st.integers(1, 59))
+def test_how_data_is_cut_does_not_matter(values: np.ndarray, cut: int) -> None:
+    assert observe(values).scale == observe(values[:cut], values[cut:]).scale == observe(values[cut:], values[:cut]).scale
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_not_finite_is_an_error_naming_the_tensor(bad: float) -> None:
+    with pytest.raises(EdgeEmoError, match="tensor x"):
+        observe(np.array([1.0, bad], dtype=np.float32))
+
+
+@given(arrays(np.float32, (6, 8), elements=finite))
+def test_weights_fit_int8_and_are_close(weight: np.ndarray) -> None:
+    scales = weight_scales(weight, axis=1)
+    q = quantize_weight(weight, scales, axis=1)
+    assert q.min() >= -127
+    assert (scales > 0).all()
+    assert np.isfinite(scales).all()
+    assert np.abs(q * scales - weight).max() <= scales.max() * 0.5001 + 1e-9
+
+
+def test_a_dead_channel_has_a_finite_scale() -> None:
+    weight = np.zeros((4, 3), dtype=np.float32)
+    weight[:, 0] = 1.0
+    assert (quantize_weight(weight, weight_scales(weight, 1), 1)[:, 1:] == 0).all()
+
+
+@given(arrays(np.float32, 50, elements=st.floats(-3, 3, width=32)), st.floats(1e-3, 0.1))
+def test_fake_quantize_is_what_onnx_does(values: np.ndarray, scale: float) -> None:
+    from onnx import TensorProto, helper
+    from onnx.reference import ReferenceEvaluator
+
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "qdq",
+        [info("x", TensorProto.FLOAT, [50]), info("s", TensorProto.FLOAT, []), info("z", TensorProto.INT8, [])],
+        [info("y", TensorProto.FLOAT, [50])],
+    )
+    s = np.float32(scale)
+    (y,) = ReferenceEvaluator(helper.make_model(graph)).run(None, {"x": values, "s": s, "z": np.int8(0)})
+    np.testing.assert_array_equal(y, fake_quantize(values, scale))

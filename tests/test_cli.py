@@ -1,0 +1,149 @@
+"""The verbs as a user types them: what they write, what they print, and what they say to a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+from click.testing import CliRunner, Result
+
+from edgeemo.cli import main
+from tests.conftest import CALIBRATION
+
+pytestmark = pytest.mark.slow
+
+
+def edgeemo(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def refused(result: Result, *words: str) -> None:
+    """Exit code 1, the message as the last line of stderr (progress may stand before it), nothing on stdout."""
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    message = result.stderr.splitlines()[-1]
+    assert message.startswith("edgeemo: ")
+    for word in words:
+        assert word in message
+
+
+@pytest.fixture(scope="module")
+def few_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    for path in sorted((CALIBRATION / "clips").glob("*_000.flac")):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_export_prints_sizes_from_code(tmp_path: Path) -> None:
+    result = edgeemo("export", "--out", tmp_path / "m.onnx", "--json")
+    facts = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert 22 < facts["fp32_megabytes"] < 24
+    assert facts["macs_per_step"] <= 12.3e6
+    assert (tmp_path / "m.onnx").stat().st_size == facts["bytes"]
+
+
+def test_quantize_compile_eval_chain(files: dict[str, Path], few_clips: Path, tmp_path: Path) -> None:
+    quantized, artifact = tmp_path / "q.onnx", tmp_path / "q.edgeemo"
+    report = json.loads(edgeemo("quantize", files["float"], "--calib", few_clips, "--out", quantized, "--json").stdout)
+    assert report["clips"] == 7
+    facts = json.loads(edgeemo("compile", quantized, "--target", "host", "--out", artifact, "--json").stdout)
+    assert facts["products_left_to_stock"] == []
+    assert facts["bytes"] <= 6.5e6
+    scores = {}
+    for model in (files["float"], quantized, artifact):
+        document = json.loads(edgeemo("eval", model, "--data", CALIBRATION, "--json").stdout)
+        keys = ["clips", "macro_f1", "accuracy", "per_class", "per_corpus", "confusion", "labels", "jump_rate", "model", "split"]
+        assert set(keys) <= set(document)
+        assert document["clips"] == 200 == sum(map(sum, document["confusion"]))
+        scores[model.suffix + model.stem] = document["accuracy"]
+    assert max(scores.values()) - min(scores.values()) <= 0.08
+
+
+def test_debug_dump_has_every_stage(files: dict[str, Path], tmp_path: Path) -> None:
+    dump = tmp_path / "dump"
+    result = edgeemo("compile", files["fp16"], "--out", tmp_path / "a.edgeemo", "--debug-dump", dump)
+    assert result.exit_code == 0
+    names = sorted(p.name for p in dump.iterdir())
+    assert names == ["0_imported.relax", "1_fused.relax", "2_lowered.relax", "3_step.tir", "4_step.s"]
+    assembly = (dump / "4_step.s").read_text()
+    for instruction in ("smull\t", "smlal2\t", "sadalp\t", "fmla\t", "fcvtl\t"):
+        assert instruction in assembly
+
+
+def test_an_output_is_not_written_over(files: dict[str, Path], few_clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "precious.onnx"
+    out.write_text("precious")
+    refused(edgeemo("quantize", files["float"], "--calib", few_clips, "--out", out), "precious.onnx", "--force")
+    assert out.read_text() == "precious"
+
+
+def test_mistakes_about_calibration(files: dict[str, Path], few_clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "q.onnx"
+
+    def quantize(folder: Path) -> Result:
+        return edgeemo("quantize", files["float"], "--calib", folder, "--out", out)
+
+    refused(quantize(tmp_path / "nowhere"), "nowhere", "no such folder")
+    (tmp_path / "empty").mkdir()
+    refused(quantize(tmp_path / "empty"), "no audio in it")
+    for name, content, words in (
+        ("text", None, "not an audio file"),
+        ("none", np.zeros(0, np.float32), "no samples"),
+        ("nan", np.array([0, np.nan], np.float32), "NaN"),
+        ("silent", np.zeros(8000, np.float32), "silent"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        if content is None:
+            (folder / "a.wav").write_text("not audio")
+        else:
+            soundfile.write(folder / "a.wav", content, 8000, subtype="FLOAT")
+        refused(quantize(folder), words)
+    assert not out.exists()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_stereo_44100_calibrates(files: dict[str, Path], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "a.wav", rng.standard_normal((44100, 2)) * 0.1, 44100)
+    assert edgeemo("quantize", files["float"], "--calib", tmp_path, "--out", tmp_path / "q.onnx").exit_code == 0
+
+
+def test_mistakes_about_models(files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "a.edgeemo"
+    refused(edgeemo("compile", tmp_path / "no.onnx", "--out", out), "no.onnx", "no such file")
+    (tmp_path / "text.onnx").write_text("not a model")
+    refused(edgeemo("compile", tmp_path / "text.onnx", "--out", out), "text.onnx", "not a valid ONNX model")
+    bare = onnx.load(files["float"])
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    info = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 4]) for n in "xy"]
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", info[:1], info[1:])), tmp_path / "bare.onnx")
+    refused(edgeemo("compile", tmp_path / "bare.onnx", "--out", out), "bare.onnx", "holds no weights")
+    refused(edgeemo("quantize", tmp_path / "bare.onnx", "--out", out), "bare.onnx", "holds no weights")
+    refused(edgeemo("compile", files["float"], "--target", "z80", "--out", out), "z80", "aarch64-neon, host")
+    refused(edgeemo("eval", tmp_path / "model.tflite"), ".safetensors, .onnx, .edgeemo")
+    assert not out.exists()
+    del bare
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/version").exists(), reason="nothing is unwritable")
+def test_unwritable_output(files: dict[str, Path]) -> None:
+    refused(edgeemo("compile", files["float"], "--out", "/proc/a.edgeemo"), "/proc/a.edgeemo", "cannot be written")
+    refused(edgeemo("export", "--out", "/proc"), "/proc", "is a folder")
+
+
+def test_usage_errors_exit_2() -> None:
+    assert edgeemo("quantize", "--clips", "0").exit_code == 2
+    assert edgeemo("nonsense").exit_code == 2
+
+
+def test_targets_lists_boards() -> None:
+    document = json.loads(edgeemo("targets", "--json").stdout)
+    assert [t["name"] for t in document["targets"]] == ["aarch64-neon", "host"]
