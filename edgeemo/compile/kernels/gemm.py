@@ -16,6 +16,7 @@ Weights are packed so that a micro-kernel reads them front to back (pack_s8, pac
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,8 @@ COLUMNS_S8 = 4
 K_S8 = 16
 COLUMNS_FLOAT = 16
 ROWS = 4
+BLOCK_BYTES = 16 * 1024  # half of L1 for a block of weights; the other half for the rows passing by
+WEIGHT_BYTES = {"s8": 1, "f16": 2, "f32": 4}
 WEIGHT_DTYPES = {"s8": "int8", "f16": "float16", "f32": "float32"}
 
 
@@ -90,10 +93,10 @@ def pack_s8(w: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(tiles.transpose(0, 4, 1, 2, 5, 3))
 
 
-def column_tiles(n: int) -> list[tuple[int, int]]:
-    """(first column, width) of the float kernels' tiles: 16 wide, then one of what is left rounded up to 4."""
-    whole = n // COLUMNS_FLOAT * COLUMNS_FLOAT
-    tiles = [(start, COLUMNS_FLOAT) for start in range(0, whole, COLUMNS_FLOAT)]
+def column_tiles(n: int, width: int) -> list[tuple[int, int]]:
+    """(first column, width) of a kernel's tiles: as wide as given, then one of what is left rounded up to 4."""
+    whole = n // width * width
+    tiles = [(start, width) for start in range(0, whole, width)]
     return [*tiles, (whole, round_up(n - whole, 4))] if n > whole else tiles
 
 
@@ -102,7 +105,7 @@ def pack_float(w: np.ndarray) -> np.ndarray:
     groups, taps, tap_k, n = w.shape
     flat = np.zeros((groups, taps * tap_k, round_up(n, 4)), dtype=w.dtype)
     flat[..., :n] = w.reshape(groups, taps * tap_k, n)
-    runs = [flat[g, :, start : start + width].ravel() for g in range(groups) for start, width in column_tiles(n)]
+    runs = [flat[g, :, start : start + width].ravel() for g in range(groups) for start, width in column_tiles(n, COLUMNS_FLOAT)]
     return np.concatenate(runs)
 
 
@@ -133,44 +136,46 @@ class _Emitter:
     # -- loops -----------------------------------------------------------------------------------------------------------
     def body(self, batch: Expr) -> None:
         spec = self.spec
+        k = spec.taps * spec.tap_k
+        width = COLUMNS_S8 if spec.weights == "s8" else COLUMNS_FLOAT
         for group in range(spec.groups):
-            if spec.weights == "s8":
-                tiles = round_up(spec.group_n, COLUMNS_S8) // COLUMNS_S8
-                run = spec.taps * spec.tap_k * COLUMNS_S8
-                whole = tiles if spec.group_n % COLUMNS_S8 == 0 else tiles - 1
-                if whole:
-                    with T.serial(0, whole) as tile:
-                        self._all_rows(batch, group, tile * COLUMNS_S8, COLUMNS_S8, (group * tiles + tile) * run)
-                if whole < tiles:
-                    self._all_rows(batch, group, whole * COLUMNS_S8, COLUMNS_S8, (group * tiles + whole) * run)
-            else:
-                k = spec.taps * spec.tap_k
-                base = group * round_up(spec.group_n, 4) * k
-                whole = spec.group_n // COLUMNS_FLOAT
-                if whole:
-                    with T.serial(0, whole) as tile:
-                        self._all_rows(batch, group, tile * COLUMNS_FLOAT, COLUMNS_FLOAT, base + tile * (COLUMNS_FLOAT * k))
-                for start, width in column_tiles(spec.group_n)[whole:]:
-                    self._all_rows(batch, group, start, width, base + start * k)
+            base = group * round_up(spec.group_n, 4) * k
+            whole = spec.group_n // width
+            if whole:
+                self._column_blocks(batch, group, whole, width, base)
+            for start, rest in column_tiles(spec.group_n, width)[whole:]:
+                for rows in self._row_tiles(batch):
+                    self._tile(rows, group, start, rest, base + start * k)
 
-    def _all_rows(self, batch: Expr, group: int, column: Expr, width: int, w_at: Expr) -> None:
+    def _column_blocks(self, batch: Expr, group: int, tiles: int, width: int, base: int) -> None:
+        """Column tiles in blocks whose weights stay in L1 while the rows pass by: without, every column tile reads all rows of a
+        anew, and those do not fit L1 beside it (24 rows of 1024 are 24 KiB)."""
+        tile_bytes = self.spec.taps * self.spec.tap_k * width * WEIGHT_BYTES[self.spec.weights]
+        fitting = max(1, BLOCK_BYTES // tile_bytes)
+        block = max(d for d in range(1, tiles + 1) if tiles % d == 0 and d <= fitting)
+        run = self.spec.taps * self.spec.tap_k * width
+        with T.serial(0, tiles // block) as outer:
+            for rows in self._row_tiles(batch):
+                with T.serial(0, block) as inner:
+                    tile = self.b.bind(outer * block + inner)
+                    self._tile(rows, group, tile * width, width, base + tile * run)
+
+    def _row_tiles(self, batch: Expr) -> Iterator[list[tuple[Expr, Expr]]]:
+        """Within loops over all rows, yields tiles of up to 4 as (output row, first element of a)."""
         spec = self.spec
         if spec.flat:
-            height = 3 if spec.rows % 3 == 0 and spec.rows % 4 else ROWS
-            total = batch * spec.rows
-            with T.serial(0, total // height) as tile:
-                first = tile * height
-                self._tile([(first + i, (first + i) * spec.row_stride) for i in range(height)], group, column, width, w_at)
-            if spec.rows % height:
-                with T.serial(0, total % height) as i:
-                    row = total // height * height + i
-                    self._tile([(row, row * spec.row_stride)], group, column, width, w_at)
+            total = self.b.bind(batch * spec.rows)
+            with T.serial(0, total // ROWS) as tile:
+                yield [(tile * ROWS + i, (tile * ROWS + i) * spec.row_stride) for i in range(ROWS)]
+            for left in range(1, ROWS):  # a tile of its own for every remainder: row by row would cost three times as much
+                with T.If(total % ROWS == left), T.Then():
+                    first = self.b.bind(total // ROWS * ROWS)
+                    yield [(first + i, (first + i) * spec.row_stride) for i in range(left)]
             return
         with T.serial(0, batch) as stream:
             for first in range(0, spec.rows, ROWS):
                 rows = range(first, min(first + ROWS, spec.rows))
-                at = [(stream * spec.rows + j, stream * spec.stream_stride + j * spec.row_stride) for j in rows]
-                self._tile(at, group, column, width, w_at)
+                yield [(stream * spec.rows + j, stream * spec.stream_stride + j * spec.row_stride) for j in rows]
 
     def _tile(self, rows: list[tuple[Expr, Expr]], group: int, column: Expr, width: int, w_at: Expr) -> None:
         """One tile: ``rows`` are (output row, first element of a); ``column`` counts within the group."""
