@@ -16,21 +16,21 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
 	@echo "== environment in $(VENV)/ (the first time: a few minutes)"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	$(PIP) -e "runtime[files]" -e ".[dev]"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	@$(PIP) -e "runtime[files]" -e ".[dev]"
 	@touch $@
 
 run: install
 	@echo "== export: torch -> ONNX"
-	$(BIN)/edgeemo export --force
+	@$(BIN)/edgeemo export --force
 	@echo "== quantize: ONNX -> INT8, KL thresholds over calibration/"
-	$(BIN)/edgeemo quantize --calib calibration/ --force
+	@$(BIN)/edgeemo quantize --calib calibration/ --force
 	@echo "== compile: INT8 ONNX -> artifacts for this machine and for aarch64-neon"
-	$(BIN)/edgeemo compile --target host --force
-	$(BIN)/edgeemo compile --target aarch64-neon --force
+	@$(BIN)/edgeemo compile --target host --force
+	@$(BIN)/edgeemo compile --target aarch64-neon --force
 	@echo "== run: sample clips through the artifact for this machine"
-	$(BIN)/edgeemo-run build/emotion-host.edgeemo --summary $(sort $(wildcard calibration/clips/*_000.flac))
+	@$(BIN)/edgeemo-run build/emotion-host.edgeemo --summary $(sort $(wildcard calibration/clips/*_000.flac))
 
 lint: install
 	$(BIN)/ruff check .

@@ -86,4 +86,5 @@ class Arena:
         return at
 
     def release(self, offset: int) -> None:
-        del self._live[offset]
+        """Frees what lies at ``offset``; a tensor with several names may be released by each."""
+        self._live.pop(offset, None)

@@ -154,7 +154,7 @@ class _Builder:
             parts = tensor if isinstance(tensor, list) else [tensor]
             if self.last_use.get(var, -1) == at and id(tensor) not in kept:
                 for part in parts:
-                    if part.place == "arena" and part.offset in self.arena._live:
+                    if part.place == "arena":
                         self.arena.release(part.offset)
 
     def _finish(self, result: list[tuple[str, Var]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,18 +31,20 @@ class StepModel(Protocol):
         ...
 
 
-class _Padded:
+class _Padded(ABC):
     """Streams of different length side by side: padded with silence, answers beyond a clip's end dropped."""
 
     sample_rate: int
     samples_per_step: int
     labels: tuple[str, ...]
 
+    @abstractmethod
     def reset(self, batch: int) -> None:
-        raise NotImplementedError
+        """Begins ``batch`` streams anew."""
 
+    @abstractmethod
     def step(self, audio: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """audio (batch, samples_per_step) float32 to probabilities (batch, labels)."""
 
     def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
         size = self.samples_per_step

@@ -77,7 +77,7 @@ class FilterbankFrontend(nn.Module):
     bin_of: Tensor
     band_mean: Tensor
     band_gain: Tensor
-    frozen: Tensor | None
+    filterbank: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class FilterbankFrontend(nn.Module):
         # softplus keeps the learned filters non-negative; its inverse starts them at mel (floor 1e-4, -80 dB).
         start = mel.clamp(min=1e-4)
         self.filters = nn.Parameter(start + torch.log(-torch.expm1(-start)))
-        self.register_buffer("frozen", None, persistent=False)
+        self.register_buffer("filterbank", None, persistent=False)
         # Standardises each band; set once from training speech (set_statistics), part of the checkpoint.
         self.register_buffer("band_mean", torch.full((config.bands,), -3.0))
         self.register_buffer("band_gain", torch.full((config.bands,), 1.0 / 3.0))
@@ -101,7 +101,7 @@ class FilterbankFrontend(nn.Module):
 
     def freeze(self) -> None:
         """Computes the filterbank once, so that an exported step holds it as a constant. Training ends here."""
-        self.frozen = self.weights().detach()
+        self.filterbank = self.weights().detach()
 
     @property
     def history(self) -> int:
@@ -111,8 +111,8 @@ class FilterbankFrontend(nn.Module):
 
     def weights(self) -> Tensor:
         """Non-negative filterbank on the 144 values of the split DFT: (144, bands)."""
-        if self.frozen is not None:
-            return self.frozen
+        if self.filterbank is not None:
+            return self.filterbank
         bank = nn.functional.softplus(self.filters)
         return bank[self.bin_of] * self.bin_once
 

@@ -1,8 +1,8 @@
 """The chain gives one answer: torch = ONNX Runtime (float); QDQ in ONNX Runtime = host artifact.
 
 How close, and why. Float: 1e-4 (order of sums, polynomial GELU and exp). INT8: the products of integers are exact on both
-sides; what differs is float32 between them (GELU and exp polynomials to 1e-4, x * (1 / scale) for x / scale), which moves an activation that
-lies on the edge of two levels by one level. Over a call that stays under 0.02 of probability and 0.004 in the mean.
+sides; what differs is float32 between them (GELU and exp polynomials to 1e-4, x * (1 / scale) for x / scale), which moves an
+activation on the edge of two levels by one level. Over a call that stays under 0.02 of probability, 0.004 in the mean.
 """
 
 from __future__ import annotations

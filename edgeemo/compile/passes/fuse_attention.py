@@ -137,8 +137,9 @@ def _tokens(graph: Graph, value: Expr, axes: list[int], states: StatePlan) -> _T
         if len(parts) != 2 or parts[0] not in states.rings:
             return None
         state, rows = parts
-        following = [u for u in graph.users[_concat(graph, state)] if u is not None]
-        if not any(u == states.next_of[state] for u in following):
+        # The kernel is the only one to see the window: anyone else would find the ring already written over.
+        concat = next(u for u in graph.users[state] if u is not None and graph.is_op(u, "concat"))
+        if len(graph.users[state]) != 1 or set(graph.users[concat]) != {graph.args(value)[0], states.next_of[state]}:
             return None
     part = graph.value.get(rows)
     if not isinstance(part, relax.TupleGetItem) or not graph.is_op(part.tuple_value, "split"):
@@ -146,10 +147,6 @@ def _tokens(graph: Graph, value: Expr, axes: list[int], states: StatePlan) -> _T
     source = graph.args(part.tuple_value)[0]
     shape = static_shape(rows)
     return _Tokens(source, int(part.index) * (shape[2] or 0), shape[1] or 0, state)
-
-
-def _concat(graph: Graph, state: Var) -> Var:
-    return next(u for u in graph.users[state] if u is not None and graph.is_op(u, "concat"))
 
 
 def _biases(graph: Graph, biases: list[Expr], shape: tuple[int, int, int]) -> tuple[Expr | None, Expr | None] | None:
