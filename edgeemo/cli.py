@@ -60,17 +60,29 @@ def main() -> None:
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with manifest.csv and splits train and dev.")
 @click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs [default: the recipe's].")
 @click.option("--seed", type=int, default=None, help="Random seed [default: the recipe's].")
+@click.option(
+    "--init", type=click.Path(path_type=Path), default=None, help="Checkpoint to continue from [default: from scratch]."
+)
 @click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads; part of what makes a run repeatable.")
 @output_options("build/cosyvoice_tiny.safetensors")
 @user_errors
-def train(data: Path, epochs: int | None, seed: int | None, threads: int, out: Path | None, force: bool, as_json: bool) -> None:
-    """Train CosyVoice-Tiny from scratch; keeps the weights that are best on the dev split."""
+def train(
+    data: Path,
+    epochs: int | None,
+    seed: int | None,
+    init: Path | None,
+    threads: int,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Train CosyVoice-Tiny; keeps the weights that are best on the dev split."""
     from edgeemo.train.trainer import Recipe
     from edgeemo.train.trainer import train as run
 
     target = check_output(out or BUILD / "cosyvoice_tiny.safetensors", force)
     given = {k: v for k, v in {"epochs": epochs, "seed": seed}.items() if v is not None}
-    report = run(data, target, Recipe(**given), threads)
+    report = run(data, target, Recipe(**given), threads, init)
     if as_json:
         print_json(report)
     else:

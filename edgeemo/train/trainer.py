@@ -16,7 +16,7 @@ from edgeemo.data.clips import read_manifest
 from edgeemo.data.corpus import Batch, Corpus
 from edgeemo.data.telephone import TelephoneChannel
 from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
-from edgeemo.model.checkpoint import save_checkpoint
+from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 
 
@@ -79,25 +79,33 @@ def evaluate(model: CosyVoiceTiny, corpus: Corpus, size: int = 64) -> float:
     return macro_f1(confusion_matrix(corpus.label, answer, len(model.config.labels)))
 
 
-def train(folder: Path, out: Path, recipe: Recipe, threads: int) -> dict[str, object]:
+def _set_statistics(model: CosyVoiceTiny, corpus: Corpus, size: int) -> None:
+    """Standardises the bands over every eighth batch: a few hundred clips of all lengths."""
+    c = model.config
+    sample = list(corpus.batches(size))
+    sample = sample[min(4, len(sample) - 1) :: 8]
+    with torch.no_grad():
+        parts = [model.features(b.pcm, model.initial_state(len(b.pcm)), b.pcm.shape[1] // c.step_samples)[0] for b, _ in sample]
+        model.frontend.set_statistics(torch.cat([p.reshape(-1, c.bands) for p in parts]))
+
+
+def train(folder: Path, out: Path, recipe: Recipe, threads: int, init: Path | None = None) -> dict[str, object]:
     """Trains on the split ``train`` of ``folder``, keeps the best averaged weights on ``dev``, writes them to ``out``.
 
-    Same folder, recipe and thread count give the same weights. Returns the report: recipe, dev scores per epoch, best.
+    ``init`` continues from a checkpoint: its weights and band statistics, a new cycle of the learning rate. Same folder, recipe,
+    start and thread count give the same weights. Returns the report: recipe, dev scores per epoch, best.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
-    model = CosyVoiceTiny()
+    model = CosyVoiceTiny() if init is None else load_checkpoint(init)
     c = model.config
     print(f"recipe: {recipe}", file=sys.stderr)
     train_set = Corpus(read_manifest(folder, "train"), c.sample_rate, c.step_samples)
     dev_set = Corpus(read_manifest(folder, "dev"), c.sample_rate, c.step_samples)
     print(f"clips: {len(train_set.clips)} train, {len(dev_set.clips)} dev", file=sys.stderr)
-    with torch.no_grad():  # every eighth batch: a few hundred clips of all lengths
-        sample = list(train_set.batches(recipe.batch))
-        sample = sample[min(4, len(sample) - 1) :: 8]
-        parts = [model.features(b.pcm, model.initial_state(len(b.pcm)), b.pcm.shape[1] // c.step_samples)[0] for b, _ in sample]
-        model.frontend.set_statistics(torch.cat([p.reshape(-1, c.bands) for p in parts]))
+    if init is None:
+        _set_statistics(model, train_set, recipe.batch)
     counts = np.bincount(train_set.label, minlength=len(c.labels))
     weight = torch.tensor((counts.max() / np.maximum(counts, 1)) ** 0.5, dtype=torch.float32)
     weight /= (weight * torch.tensor(counts)).sum() / counts.sum()
