@@ -18,7 +18,8 @@ def _need_files_extra() -> None:
         import soxr  # noqa: F401
     except ImportError as error:
         raise EdgeEmoError(
-            f"reading audio files needs {error.name}: pip install 'edgeemo-runtime[files]' (raw PCM on stdin needs nothing)"
+            f"audio files and other sample rates need {error.name}: pip install soundfile soxr (the extra edgeemo-runtime[files]); "
+            "raw PCM on stdin at the model's rate needs neither"
         ) from error
 
 
