@@ -46,7 +46,9 @@ def coloured_noise(shape: tuple[int, int], slope: float, generator: torch.Genera
 class TelephoneChannel:
     """Random line per clip: level, noise, band-pass 300-3400 Hz, G.711. Levels are set before the companding."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, share: float) -> None:
+        """``share`` of the clips goes through each of noise, band-pass and companding, independently."""
+        self.share = share
         self.generator = torch.Generator().manual_seed(seed)
 
     def _uniform(self, n: int, low: float, high: float) -> Tensor:
@@ -60,8 +62,8 @@ class TelephoneChannel:
         level = x.pow(2).mean(dim=1, keepdim=True).sqrt()
         noise = coloured_noise((batch, x.shape[1]), float(self._uniform(1, 0.0, 1.5)), self.generator)
         noisy = x + noise * level * 10 ** (-self._uniform(batch, 10.0, 45.0) / 20)
-        x = torch.where(self._uniform(batch, 0, 1) < 0.3, noisy, x)
+        x = torch.where(self._uniform(batch, 0, 1) < self.share, noisy, x)
         narrow = band_pass(x, float(self._uniform(1, 200.0, 320.0)), float(self._uniform(1, 3200.0, 3600.0)))
-        x = torch.where(self._uniform(batch, 0, 1) < 0.3, narrow, x)
+        x = torch.where(self._uniform(batch, 0, 1) < self.share, narrow, x)
         companded = torch.where(self._uniform(batch, 0, 1) < 0.5, g711(x, "mu"), g711(x, "a"))
-        return torch.where(self._uniform(batch, 0, 1) < 0.3, companded, x).clamp(-1.0, 1.0)
+        return torch.where(self._uniform(batch, 0, 1) < self.share, companded, x).clamp(-1.0, 1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,33 +30,18 @@ class StepModel(Protocol):
         ...
 
 
-class _Padded(ABC):
-    """Streams of different length side by side: padded with silence, answers beyond a clip's end dropped."""
-
-    sample_rate: int
-    samples_per_step: int
-    labels: tuple[str, ...]
-
-    @abstractmethod
-    def reset(self, batch: int) -> None:
-        """Begins ``batch`` streams anew."""
-
-    @abstractmethod
-    def step(self, audio: np.ndarray) -> np.ndarray:
-        """audio (batch, samples_per_step) float32 to probabilities (batch, labels)."""
-
-    def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
-        size = self.samples_per_step
-        steps = [-(-len(a) // size) for a in audio]
-        padded = np.zeros((len(audio), max(steps), size), dtype=np.float32)
-        for row, a in enumerate(audio):
-            padded[row].reshape(-1)[: len(a)] = a
-        self.reset(len(audio))
-        answers = np.stack([self.step(padded[:, s]) for s in range(max(steps))], axis=1)
-        return [answers[row, :n] for row, n in enumerate(steps)]
+def _pad(audio: list[np.ndarray], size: int) -> tuple[np.ndarray, list[int]]:
+    """Clips side by side, filled up with silence: (clips, most steps, size) float32, and the steps each clip has."""
+    steps = [-(-len(a) // size) for a in audio]
+    padded = np.zeros((len(audio), max(steps), size), dtype=np.float32)
+    for row, a in enumerate(audio):
+        padded[row].reshape(-1)[: len(a)] = a
+    return padded, steps
 
 
-class TorchModel(_Padded):
+class TorchModel:
+    """All steps of a clip in one call: the model's definition gives the same answers as step by step, much sooner."""
+
     def __init__(self, path: Path) -> None:
         import torch
 
@@ -67,16 +51,17 @@ class TorchModel(_Padded):
         c = self._model.config
         self.sample_rate, self.samples_per_step, self.labels = c.sample_rate, c.step_samples, c.labels
 
-    def reset(self, batch: int) -> None:
-        self._state = self._model.initial_state(batch)
-
-    def step(self, audio: np.ndarray) -> np.ndarray:
+    def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
+        padded, steps = _pad(audio, self.samples_per_step)
         with self._torch.inference_mode():
-            probabilities, self._state = self._model(self._torch.from_numpy(audio.copy()), self._state)
-        return np.asarray(probabilities[:, 0].numpy())
+            pcm = self._torch.from_numpy(padded.reshape(len(audio), -1))
+            answers, _ = self._model(pcm, self._model.initial_state(len(audio)), padded.shape[1])
+        return [answers[row, :n].numpy() for row, n in enumerate(steps)]
 
 
-class OnnxModel(_Padded):
+class OnnxModel:
+    """Step by step in ONNX Runtime; answers beyond a clip's end are dropped."""
+
     def __init__(self, path: Path) -> None:
         from edgeemo.evaluate.onnx_stream import OnnxStream
         from edgeemo.export.contract import read_contract
@@ -90,11 +75,11 @@ class OnnxModel(_Padded):
         self.sample_rate, self.samples_per_step = contract.sample_rate, contract.samples_per_step
         self.labels = contract.labels
 
-    def reset(self, batch: int) -> None:
-        self._stream.reset(batch)
-
-    def step(self, audio: np.ndarray) -> np.ndarray:
-        return self._stream.probabilities(audio)
+    def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
+        padded, steps = _pad(audio, self.samples_per_step)
+        self._stream.reset(len(audio))
+        answers = np.stack([self._stream.probabilities(padded[:, s]) for s in range(max(steps))], axis=1)
+        return [answers[row, :n] for row, n in enumerate(steps)]
 
 
 class ArtifactModel:

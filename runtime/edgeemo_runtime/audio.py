@@ -18,7 +18,7 @@ def _need_files_extra() -> None:
         import soxr  # noqa: F401
     except ImportError as error:
         raise EdgeEmoError(
-            f"audio files and other sample rates need {error.name}: pip install soundfile soxr (the extra edgeemo-runtime[files]); "
+            f"audio files and other rates need {error.name}: pip install soundfile soxr (the extra edgeemo-runtime[files]); "
             "raw PCM on stdin at the model's rate needs neither"
         ) from error
 

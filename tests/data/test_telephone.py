@@ -33,7 +33,7 @@ def test_band_pass_keeps_the_middle_and_drops_the_edges() -> None:
 
 def test_channel_is_repeatable_and_in_range() -> None:
     x = torch.randn(4, 8000) * 0.1
-    a, b = TelephoneChannel(5)(x), TelephoneChannel(5)(x)
+    a, b = TelephoneChannel(5, 0.5)(x), TelephoneChannel(5, 0.5)(x)
     assert torch.equal(a, b)
     assert a.abs().max() <= 1.0
     assert not torch.equal(a, x)
