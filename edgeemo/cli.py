@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import sys
@@ -61,7 +60,6 @@ def main() -> None:
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with manifest.csv and splits train and dev.")
 @click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs [default: the recipe's].")
 @click.option("--seed", type=int, default=None, help="Random seed [default: the recipe's].")
-@click.option("--recipe", type=click.Choice(["scratch", "finetune"]), default="scratch", help="finetune goes with --init.")
 @click.option(
     "--init", type=click.Path(path_type=Path), default=None, help="Checkpoint to continue from [default: from scratch]."
 )
@@ -72,7 +70,6 @@ def train(
     data: Path,
     epochs: int | None,
     seed: int | None,
-    recipe: str,
     init: Path | None,
     threads: int,
     out: Path | None,
@@ -80,12 +77,12 @@ def train(
     as_json: bool,
 ) -> None:
     """Train CosyVoice-Tiny; keeps the weights that are best on the dev split."""
-    from edgeemo.train.trainer import RECIPES
+    from edgeemo.train.trainer import Recipe
     from edgeemo.train.trainer import train as run
 
     target = check_output(out or BUILD / "cosyvoice_tiny.safetensors", force)
     given = {k: v for k, v in {"epochs": epochs, "seed": seed}.items() if v is not None}
-    report = run(data, target, dataclasses.replace(RECIPES[recipe], **given), threads, init)
+    report = run(data, target, Recipe(**given), threads, init)
     if as_json:
         print_json(report)
     else:

@@ -37,13 +37,6 @@ class Recipe:
     seed: int = 1
 
 
-# A second, short cycle from a trained checkpoint takes the distortion that hinders learning from scratch.
-RECIPES = {
-    "scratch": Recipe(),
-    "finetune": Recipe(epochs=5, peak_lr=1.2e-4, bands_masked=10, frames_masked=16, line=0.5, seed=3),
-}
-
-
 def clip_log_probabilities(model: CosyVoiceTiny, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Log of the mean step probability (B, 7), step log-probabilities (B, S, 7), and the mask (B, S) of real steps."""
     steps = features.shape[1] // model.config.frames_per_step
