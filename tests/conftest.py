@@ -71,3 +71,8 @@ def board_artifact(files: dict[str, Path]) -> Path:
     path = files["int8"].with_suffix(".aarch64.edgeemo")
     path.write_bytes(compile_onnx(files["int8"], load_target("aarch64-neon")).archive)
     return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: a mistake they find should not wait for exports and compiles."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
