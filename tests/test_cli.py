@@ -121,7 +121,6 @@ def test_mistakes_about_models(files: dict[str, Path], tmp_path: Path) -> None:
     refused(edgeemo("compile", tmp_path / "no.onnx", "--out", out), "no.onnx", "no such file")
     (tmp_path / "text.onnx").write_text("not a model")
     refused(edgeemo("compile", tmp_path / "text.onnx", "--out", out), "text.onnx", "not a valid ONNX model")
-    bare = onnx.load(files["float"])
     node = onnx.helper.make_node("Relu", ["x"], ["y"])
     info = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 4]) for n in "xy"]
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", info[:1], info[1:])), tmp_path / "bare.onnx")
@@ -130,7 +129,6 @@ def test_mistakes_about_models(files: dict[str, Path], tmp_path: Path) -> None:
     refused(edgeemo("compile", files["float"], "--target", "z80", "--out", out), "z80", "aarch64-neon, host")
     refused(edgeemo("eval", tmp_path / "model.tflite"), ".safetensors, .onnx, .edgeemo")
     assert not out.exists()
-    del bare
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/version").exists(), reason="nothing is unwritable")

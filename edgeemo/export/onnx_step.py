@@ -41,9 +41,7 @@ def stream_contract(model: CosyVoiceTiny) -> StreamContract:
     states = tuple(
         State(name, name, f"{name}_next", shape, "float32", update) for name, (shape, update) in model.state_spec().items()
     )
-    hop_samples = c.step_samples // c.frames_per_step
     ring_samples = c.ring_frames * c.step_samples // c.frames_per_step
-    assert ring_samples >= c.ring_frames * hop_samples
     return StreamContract(c.sample_rate, c.step_samples, c.ring_frames, ring_samples, c.labels, AUDIO, PROBABILITIES, states)
 
 
