@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ import numpy as np
 import onnx
 import tvm
 from edgeemo_runtime.artifact import SCHEMA
+from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo import __version__
 from edgeemo.compile.importer import Imported, import_onnx
 from edgeemo.compile.kernels.attention import Attention
 from edgeemo.compile.kernels.gemm import Gemm
 from edgeemo.compile.link import link_shared
-from edgeemo.compile.lower import lower
+from edgeemo.compile.lower import Dump, lower
 from edgeemo.compile.package import pack_artifact
 from edgeemo.compile.step import Step
 from edgeemo.compile.targets import BoardTarget
@@ -44,13 +46,9 @@ def compile_onnx(path: str | Path, target: BoardTarget, dump_folder: Path | None
     """Raises EdgeEmoError naming the file, node or operator that does not compile."""
     model = load_onnx(str(path))
     imported = import_onnx(model, str(path))
-    texts: dict[str, str] = {}
-    step, table, left = lower(imported, target.neon, lambda name, text: texts.update({name: text}))
-    library, assembly = _build(step, target, dump_folder is not None)
-    if dump_folder is not None:
-        dump_folder.mkdir(parents=True, exist_ok=True)
-        for name, text in {**texts, "4_step.s": assembly}.items():
-            (dump_folder / name).write_text(text)
+    dump = _dumper(dump_folder)
+    step, table, left = lower(imported, target.neon, dump)
+    library = _build(step, target, dump)
     manifest = _manifest(Path(path), model, imported, step, target)
     specs = [table.specs[c] for c in step.calls if c in table.specs]
     manifest["macs_per_step"] = sum(s.macs for s in specs if isinstance(s, Gemm | Attention))
@@ -60,15 +58,30 @@ def compile_onnx(path: str | Path, target: BoardTarget, dump_folder: Path | None
     return Compiled(pack_artifact(manifest, library, step.weights), manifest, counts, left)
 
 
-def _build(step: Step, target: BoardTarget, assembly: bool) -> tuple[bytes, str]:
+def _dumper(folder: Path | None) -> Dump:
+    """Writes each stage as it is made, so that a stage that fails leaves those before it to look at."""
+    if folder is None:
+        return lambda name, text: None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgeEmoError(f"{folder}: cannot be made ({error.strerror}); --debug-dump names a folder") from error
+
+    def write(name: str, text: Callable[[], str]) -> None:
+        (folder / name).write_text(text())
+
+    return write
+
+
+def _build(step: Step, target: BoardTarget, dump: Dump) -> bytes:
     with tempfile.TemporaryDirectory(prefix="edgeemo-") as folder:
         objects, library = Path(folder, "step.o"), Path(folder, "step.so")
         module = tvm.tirx.build(step.mod, target=target.tvm_target())
         module.write_to_file(str(objects), "o")
-        text = module.inspect_source("asm") if assembly else ""
+        dump("4_step.s", lambda: module.inspect_source("asm"))
         link_shared(objects, library, target)
         verify_library(library, target)
-        return library.read_bytes(), text
+        return library.read_bytes()
 
 
 def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step, target: BoardTarget) -> dict[str, Any]:

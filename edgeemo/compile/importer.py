@@ -34,7 +34,9 @@ def import_onnx(model: onnx.ModelProto, source: str) -> Imported:
     state_outputs = {s.output: s for s in contract.states} if contract else {}
     for value in (*model.graph.input, *model.graph.output):
         dims = value.type.tensor_type.shape.dim
-        if not dims or any(d.dim_param or not d.dim_value for d in dims[1:]):
+        if not dims or not dims[0].dim_param:
+            raise EdgeEmoError(f"{source}: {value.name}: the first dimension must be the batch, and symbolic; export it that way")
+        if any(d.dim_param or not d.dim_value for d in dims[1:]):
             raise EdgeEmoError(f"{source}: {value.name}: only the first dimension (the batch) may be symbolic")
     model, halves = _half_weights_as_inputs(model)
     try:
@@ -53,11 +55,8 @@ def import_onnx(model: onnx.ModelProto, source: str) -> Imported:
     states = StatePlan({s.name: s.shape for s in contract.states} if contract else {})
     states.params = {params[i]: s.name for i, s in state_inputs.items()}
     states.rings = {params[i] for i, s in state_inputs.items() if s.update == "ring"}
-    body = graph.func.body.body
-    result = graph.value.get(body, body)
-    fields = list(result.fields) if isinstance(result, relax.Tuple) else [body]
     names = [o.name for o in model.graph.output]
-    by_name = dict(zip(names, fields, strict=True))
+    by_name = dict(zip(names, graph.results(), strict=True))
     states.next_of = {params[s.input]: by_name[o] for o, s in state_outputs.items()}
     batch = next(d for p in params.values() for d in p.ty.shape if isinstance(d, tirx.Var))
     states.slots = relax.Var("slots", relax.TensorType([batch], "int32"))

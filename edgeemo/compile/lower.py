@@ -11,24 +11,24 @@ from edgeemo.compile.passes import fuse_attention, fuse_gemm, fuse_norm, stock
 from edgeemo.compile.passes.graph import Graph, KernelTable
 from edgeemo.compile.step import Step, build_step
 
-Dump = Callable[[str, str], None]  # name, text
+Dump = Callable[[str, Callable[[], str]], None]  # name, and a function making the text: printing a module takes a second
 
 
 def lower(model: Imported, neon: bool, dump: Dump) -> tuple[Step, KernelTable, list[str]]:
     """Returns the step, the kernels it uses, and a line for each product left to TVM's stock operators."""
     table = KernelTable()
-    dump("0_imported.relax", model.mod.script(show_meta=False))
+    dump("0_imported.relax", lambda: model.mod.script(show_meta=False))
     graph = Graph(model.mod)
     in_place = fuse_attention.run(graph, table, model.states)
     left = fuse_gemm.run(graph, table)
     fuse_norm.run(graph, table)
     fuse_norm.run_quantize(graph, table)
     mod = graph.finish(_results(graph, model, in_place))
-    dump("1_fused.relax", mod.script(show_meta=False))
+    dump("1_fused.relax", lambda: mod.script(show_meta=False))
     mod = stock.run(mod)
-    dump("2_lowered.relax", mod.script(show_meta=False))
+    dump("2_lowered.relax", lambda: mod.script(show_meta=False))
     step = build_step(mod, table, model.states, model.inputs, model.outputs, neon)
-    dump("3_step.tir", step.mod.script(show_meta=False))
+    dump("3_step.tir", lambda: step.mod.script(show_meta=False))
     return step, table, left
 
 
@@ -37,10 +37,8 @@ def _results(graph: Graph, model: Imported, in_place: list) -> relax.Tuple:
     states = model.states
     kept_in_place = {states.params[p] for p in in_place}
     states.copied = set(states.shapes) - kept_in_place
-    body = graph.func.body.body
-    fields = list(graph.value[body].fields) if body in graph.value else [body]
     dropped = {states.next_of[p] for p in in_place}
-    kept = [f for f in fields if f not in dropped]
+    kept = [f for f in graph.results() if f not in dropped]
     order = {f: n for n, f in ((states.params[p], v) for p, v in states.next_of.items())}
     outputs = [f for f in kept if f not in order]
     stored = sorted((f for f in kept if f in order), key=lambda f: list(states.shapes).index(order[f]))

@@ -88,11 +88,8 @@ class _Builder:
         self._finish(result)
 
     def _result(self) -> list[tuple[str, Var]]:
-        body = self.graph.func.body.body
-        value = self.graph.value.get(body, body)
-        fields = list(value.fields) if isinstance(value, relax.Tuple) else [body]
         stored = [n for n in self.states.shapes if n in self.states.copied]
-        return list(zip([*self.output_names, *stored], fields, strict=True))
+        return list(zip([*self.output_names, *stored], self.graph.results(), strict=True))
 
     def _aliases(self) -> dict[Var, Var]:
         """Reshapes, and variables bound to variables, are the tensor they come from."""

@@ -18,7 +18,6 @@ class KLObserver:
         self.name = name
         self.largest = 0.0
         self.histogram = np.zeros(BINS, dtype=np.int64)
-        self.values_seen = 0
 
     def observe_range(self, values: np.ndarray) -> None:
         """First pass. Raises EdgeEmoError naming the tensor if a value is not finite."""
@@ -36,7 +35,6 @@ class KLObserver:
         if self.largest > 0 and values.size:
             at = np.minimum((np.abs(values.ravel()) * (BINS / self.largest)).astype(np.int64), BINS - 1)
             self.histogram += np.bincount(at, minlength=BINS)
-        self.values_seen += values.size
 
     @property
     def threshold(self) -> float:

@@ -87,11 +87,11 @@ class Graph:
         users = self.users.get(var, [])
         return users[0] if len(users) == 1 else None
 
-    def through(self, value: Expr, *names: str) -> Expr:
-        """Walks back through operators that only rename or reshape."""
-        while isinstance(value, relax.Var) and any(self.is_op(value, n) for n in names):
-            value = self.args(value)[0]
-        return value
+    def results(self) -> list[Expr]:
+        """What the function returns, one entry per result, whether it returns a tuple or a tensor."""
+        body = self.func.body.body
+        value = self.value.get(body, body)
+        return list(value.fields) if isinstance(value, relax.Tuple) else [body]
 
     # -- changing --------------------------------------------------------------------------------------------------------
     def rebind(self, root: Var, value: Expr, before: list[tuple[Var, Expr]] | None = None) -> None:
