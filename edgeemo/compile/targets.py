@@ -28,7 +28,6 @@ class BoardTarget:
     linker: str
     disassembler: str
     forbidden: dict[str, str]
-    cache: dict[str, int]
     kernels: dict[str, str]
 
     @property
