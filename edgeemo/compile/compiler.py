@@ -21,8 +21,9 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo import __version__
 from edgeemo.compile.importer import Imported, import_onnx
 from edgeemo.compile.kernels.attention import Attention
+from edgeemo.compile.kernels.attention_s8 import AttentionInt8
 from edgeemo.compile.kernels.gemm import Gemm
-from edgeemo.compile.link import link_shared
+from edgeemo.compile.link import assemble, link_shared, mark_calls
 from edgeemo.compile.lower import Dump, lower
 from edgeemo.compile.package import pack_artifact
 from edgeemo.compile.step import Step
@@ -51,7 +52,8 @@ def compile_onnx(path: str | Path, target: BoardTarget, dump_folder: Path | None
     library = _build(step, target, dump)
     manifest = _manifest(Path(path), model, imported, step, target)
     specs = [table.specs[c] for c in step.calls if c in table.specs]
-    manifest["macs_per_step"] = sum(s.macs for s in specs if isinstance(s, Gemm | Attention))
+    manifest["int8_macs_per_step"] = sum(s.macs for s in specs if isinstance(s, Gemm) and s.weights == "s8")
+    manifest["macs_per_step"] = sum(s.macs for s in specs if isinstance(s, Gemm | Attention | AttentionInt8))
     counts: dict[str, int] = {}
     for name in step.calls:
         counts[name] = counts.get(name, 0) + 1
@@ -77,8 +79,13 @@ def _build(step: Step, target: BoardTarget, dump: Dump) -> bytes:
     with tempfile.TemporaryDirectory(prefix="edgeemo-") as folder:
         objects, library = Path(folder, "step.o"), Path(folder, "step.so")
         module = tvm.tirx.build(step.mod, target=target.tvm_target())
-        module.write_to_file(str(objects), "o")
-        dump("4_step.s", lambda: module.inspect_source("asm"))
+        assembly = module.inspect_source("asm")
+        if target.neon:
+            assembly = mark_calls(assembly, step.calls)
+            assemble(assembly, objects, target)
+        else:
+            module.write_to_file(str(objects), "o")
+        dump("4_step.s", lambda: assembly)
         link_shared(objects, library, target)
         verify_library(library, target)
         return library.read_bytes()

@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from edgeemo_runtime.errors import EdgeEmoError
 
+from edgeemo.compile.step import call_of_mark
 from edgeemo.compile.targets import BoardTarget
 
 
+def mark_calls(assembly: str, calls: list[str]) -> str:
+    """The step's assembly without fences, and with a symbol where each kernel's code begins, for profiles (edgeemo bench).
+
+    LLVM keeps some kernels as functions and works others into the step; for those a hint instruction stands at the call
+    (compile/step.py), which becomes a local symbol ``partNNN_<kernel>``. LLVM may copy a call: numbers count places.
+    """
+    count = 0
+
+    def symbol(match: re.Match[str]) -> str:
+        nonlocal count
+        count += 1
+        name = f"part{count:03}_{calls[call_of_mark(int(match[1], 0), len(calls))]}"
+        return f"\t.type\t{name},@function\n{name}:"
+
+    assembly = re.sub(r"^\tcsdb$\n?", "", assembly, flags=re.M)
+    assembly = re.sub(r"^\thint\t#(\w+)$", symbol, assembly, flags=re.M)
+    return assembly.replace(".L_internal_", "kernel_")
+
+
+def assemble(assembly: str, objects: Path, target: BoardTarget) -> None:
+    """Assembly to an object file, by the clang in ziglang. Its only input is text that LLVM has just written."""
+    source = objects.with_suffix(".s")
+    source.write_text(assembly)
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", f"{target.machine}-linux-gnu", "-c", "-o"]
+    done = subprocess.run([*command, str(objects), str(source)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EdgeEmoError(f"assembling for {target.name} failed: {done.stderr.strip()[:500] or 'is ziglang installed?'}")
+
+
 def link_shared(objects: Path, library: Path, target: BoardTarget) -> None:
-    """Links one object file to ``library``, stripped; undefined symbols are the loader's (compile/verify.py checks them)."""
-    command = [sys.executable, "-m", "ziglang", "ld.lld", "-m", target.linker, "-shared", "-s", "--gc-sections", "-o"]
+    """Links one object file to ``library``. Its symbols stay (7 kB), so that a profile can name kernels; undefined ones are the
+    loader's (compile/verify.py checks them)."""
+    command = [sys.executable, "-m", "ziglang", "ld.lld", "-m", target.linker, "-shared", "--strip-debug", "--gc-sections", "-o"]
     done = subprocess.run([*command, str(library), str(objects)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise EdgeEmoError(f"linking for {target.name} failed: {done.stderr.strip()[:500] or 'is ziglang installed?'}")

@@ -16,19 +16,18 @@ def align(size: int) -> int:
 
 
 class StatePlan:
-    """One row per slot: a clock (int32), then every state at a multiple of 64 bytes. All states are float32.
+    """One row per slot: a clock (int32), then every state at a multiple of 64 bytes: float32, or what the kernel that
+    keeps it in place makes of it (resize).
 
     ``rings`` are the parameters that may stay in place; ``next_of`` maps a state's parameter to the variable of its next value.
     """
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
         self.shapes = shapes
+        self.sizes = {name: int(np.prod(shape)) * 4 for name, shape in shapes.items()}  # bytes
         self.offset: dict[str, int] = {}
-        at = ALIGN  # the clock has the first line
-        for name, shape in shapes.items():
-            self.offset[name] = at
-            at += align(int(np.prod(shape)) * 4)
-        self.bytes = at
+        self.bytes = 0
+        self._place()
         self.period = 1
         self.params: dict[Any, str] = {}
         self.rings: set[Any] = set()
@@ -36,6 +35,18 @@ class StatePlan:
         self.slots: Any = None
         self.clock: Any = None
         self.copied: set[str] = set(shapes)  # states not updated in place
+
+    def _place(self) -> None:
+        at = ALIGN  # the clock has the first line
+        for name, size in self.sizes.items():
+            self.offset[name] = at
+            at += align(size)
+        self.bytes = at
+
+    def resize(self, name: str, size: int) -> None:
+        """Gives a state that a kernel keeps in its own layout ``size`` bytes. Moves the others: before any stride is used."""
+        self.sizes[name] = size
+        self._place()
 
     @property
     def stride(self) -> int:
@@ -52,7 +63,7 @@ class StatePlan:
 
 @dataclass
 class WeightBlob:
-    """Constants packed one after another, equal ones once."""
+    """Constants packed one after another, equal ones once. Kernels load weights ahead: ``finish`` leaves them room at the end."""
 
     data: bytearray = field(default_factory=bytearray)
     _at: dict[bytes, int] = field(default_factory=dict)
@@ -65,6 +76,9 @@ class WeightBlob:
             self._at[key] = len(self.data)
             self.data += raw + bytes(align(len(raw)) - len(raw))
         return self._at[key]
+
+    def finish(self) -> bytes:
+        return bytes(self.data) + bytes(ALIGN * 2)
 
 
 class Arena:

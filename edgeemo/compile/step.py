@@ -22,8 +22,19 @@ from edgeemo.compile.passes.graph import Graph, KernelTable
 from edgeemo.compile.plan import Arena, StatePlan, WeightBlob
 
 STEP = "step"
+FIRST_HINT, HINTS = 48, 80  # hint instructions that no core gives a meaning; compile/link.py turns them into symbols
 Expr = Any
 Var = Any
+
+
+def mark_of_call(number: int, calls: int) -> int:
+    """The hint in front of a call; neighbours share one where there are more calls than hints."""
+    return FIRST_HINT + number * HINTS // max(calls, HINTS)
+
+
+def call_of_mark(hint: int, calls: int) -> int:
+    """The first call with that hint."""
+    return -(-(hint - FIRST_HINT) * max(calls, HINTS) // HINTS)
 
 
 @dataclass
@@ -178,10 +189,10 @@ class _Builder:
                 functions[name] = self.table.builders[name](neon)
         symbols = {name: ir.GlobalVar(name) for name in functions}
         mod = tvm.IRModule({symbols[n]: f for n, f in functions.items()})
-        mod[STEP] = self._step_function(symbols)
-        return Step(mod, bytes(self.weights.data), self.arena.peak, [name for name, _ in self.calls])
+        mod[STEP] = self._step_function(symbols, neon)
+        return Step(mod, self.weights.finish(), self.arena.peak, [name for name, _ in self.calls])
 
-    def _step_function(self, symbols: dict[str, ir.GlobalVar]) -> tirx.PrimFunc:
+    def _step_function(self, symbols: dict[str, ir.GlobalVar], neon: bool) -> tirx.PrimFunc:
         params = {p.name: p for p in self.graph.func.params}
         outputs = [v for name, v in self._result() if name in self.output_names]
         with IRBuilder() as builder, T.prim_func(s_tir=True):
@@ -218,7 +229,10 @@ class _Builder:
                     return weights.access_ptr("rw", offset=t.offset)
                 return arena.access_ptr("rw", offset=batch * t.offset)
 
-            for name, tensors in self.calls:
+            for number, (name, tensors) in enumerate(self.calls):
+                if neon:
+                    hint = mark_of_call(number, len(self.calls))
+                    T.evaluate(T.call_llvm_intrin("void", "llvm.aarch64.hint", T.uint32(hint)))
                 args = [T.Cast("int32", batch), *(pointer(t) for t in tensors)]
                 T.evaluate(ir.Call(symbols[name], args, ret_ty=ir.PrimType("int32")))
         return builder.get()

@@ -13,15 +13,27 @@ from torch import Tensor
 from edgeemo.data.clips import Clip
 
 CROP_S = 2.88  # 18 steps; random, so that a batch of any clips is little padding
+SPEEDS = (0.9, 1.1)
 
 
 @dataclass
 class Batch:
-    """pcm (B, S * 1280) float32, zero-padded; steps (B,) int64, the steps with audio in them; label (B,) int64."""
+    """pcm (B, S * 1280) float32, zero-padded; steps (B,) int64, the steps with audio in them; label (B,) int64.
+
+    From a teacher, where there is one: states (B, 3 S, width) and soft labels (B, 7), float32.
+    """
 
     pcm: Tensor
     steps: Tensor
     label: Tensor
+    states: Tensor | None = None
+    soft: Tensor | None = None
+
+
+def change_speed(audio: np.ndarray, speed: float) -> np.ndarray:
+    """Time and pitch by ``speed``, linear interpolation; float32 (samples / speed,)."""
+    at = np.arange(0, len(audio) - 1, speed, dtype=np.float32)
+    return np.interp(at, np.arange(len(audio)), audio).astype(np.float32)
 
 
 class Corpus:
@@ -55,6 +67,4 @@ class Corpus:
         if len(audio) > longest:
             start = int(rng.integers(len(audio) - longest))
             audio = audio[start : start + longest]
-        speed = rng.uniform(0.9, 1.1)
-        at = np.arange(0, len(audio) - 1, speed, dtype=np.float32)
-        return np.interp(at, np.arange(len(audio)), audio).astype(np.float32)[: int(CROP_S * self.rate)]
+        return change_speed(audio, rng.uniform(*SPEEDS))[: int(CROP_S * self.rate)]

@@ -21,9 +21,11 @@ class ModelConfig:
     window: int = 200  # samples, 25 ms Hann
     n_fft: int = 256
     bands: int = 64  # filterbank channels
+    filter_floor: float = 0.0  # weight of bins outside a band's triangle; 0 leaves them out for good, and their products
     d_model: int = 256
     heads: int = 4
-    ffn: int = 1024
+    local_ffn: int = 256  # hidden width per token, three to a step
+    global_ffn: int = 1792  # and per step-token, one to a step: where parameters cost least
     blocks: int = 3
     emotion_groups: int = 2
     local_past: int = 3  # tokens seen before the step: 3 + 3 = 6 tokens, 320 ms

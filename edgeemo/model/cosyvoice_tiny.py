@@ -23,7 +23,8 @@ class CosyVoiceTiny(nn.Module):
         self.subsample = Subsample(c.bands, c.d_model)
         self.emotion_conv = EmotionConv(c.d_model, c.emotion_groups, c.emotion_lookback)
         self.blocks = nn.ModuleList(
-            DualPathBlock(c.d_model, c.heads, c.ffn, c.local_past, c.tokens_per_step, c.global_past) for _ in range(c.blocks)
+            DualPathBlock(c.d_model, c.heads, (c.local_ffn, c.global_ffn), (c.local_past, c.global_past), c.tokens_per_step)
+            for _ in range(c.blocks)
         )
         self.head = EmotionHead(c.d_model, c.heads, c.head_past, c.tokens_per_step, len(c.labels))
         # A residual branch starts small (GPT-2): at full size the pre-norm stack did not leave chance level at lr 8e-4.

@@ -35,8 +35,12 @@ def chunk_causal(bias: Tensor, new: int, steps: int) -> Tensor:
     return full
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int) -> Tensor:
-    """Multi-head attention: q (N, nq, d), k and v (N, nk, d), bias broadcastable to (N, heads, nq, nk); gives (N, nq, d)."""
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int, pool: Tensor | None = None) -> Tensor:
+    """Multi-head attention: q (N, nq, d), k and v (N, nk, d), bias broadcastable to (N, heads, nq, nk); gives (N, nq, d).
+
+    With ``pool`` (N, 1, nq, 1), weights that sum to 1, the weighted mean over queries instead, (N, 1, d). The mean is taken of
+    the attention weights, before the values: one row is multiplied with them instead of nq.
+    """
     nq, nk, d = q.shape[1], k.shape[1], q.shape[2]
     width = d // heads
 
@@ -44,7 +48,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int) -> Tensor:
         return x.reshape(-1, n, heads, width).transpose(1, 2)
 
     scores = split(q, nq) @ split(k, nk).transpose(2, 3) * width**-0.5 + bias
-    return (torch.softmax(scores, dim=-1) @ split(v, nk)).transpose(1, 2).reshape(-1, nq, d)
+    weights = torch.softmax(scores, dim=-1)
+    if pool is not None:
+        weights, nq = (weights * pool).sum(dim=2, keepdim=True), 1
+    return (weights @ split(v, nk)).transpose(1, 2).reshape(-1, nq, d)
 
 
 class FeedForward(nn.Module):
@@ -126,14 +133,15 @@ class Subsample(nn.Module):
 class DualPathBlock(nn.Module):
     """A local layer over tokens, a global layer over step-tokens; pooled tokens go up, the step-token comes back down."""
 
-    def __init__(self, d: int, heads: int, ffn: int, local_past: int, tokens: int, global_past: int) -> None:
+    def __init__(self, d: int, heads: int, ffn: tuple[int, int], past: tuple[int, int], tokens: int) -> None:
+        """``ffn`` and ``past`` are (local, global): hidden widths, and tokens or step-tokens seen before the step."""
         super().__init__()
         self.tokens = tokens
-        self.local_attention = CachedAttention(d, heads, local_past, tokens)
-        self.local_ffn = FeedForward(d, ffn)
+        self.local_attention = CachedAttention(d, heads, past[0], tokens)
+        self.local_ffn = FeedForward(d, ffn[0])
         self.up_norm, self.up = nn.LayerNorm(d), nn.Linear(d, d)
-        self.global_attention = CachedAttention(d, heads, global_past, 1)
-        self.global_ffn = FeedForward(d, ffn)
+        self.global_attention = CachedAttention(d, heads, past[1], 1)
+        self.global_ffn = FeedForward(d, ffn[1])
         self.down_norm, self.down = nn.LayerNorm(d), nn.Linear(d, d)
 
     def forward(
@@ -156,7 +164,7 @@ class DualPathBlock(nn.Module):
 class EmotionHead(nn.Module):
     """4-head attention over the last 640 ms, length mask, mean pool, classes: P(c|X) = softmax_c(1/T sum_t w_c . h_t).
 
-    The mean commutes with the output projection and with w_c, so both run once per step instead of once per token.
+    The mean commutes with the values, the output projection and w_c, so all run once per step instead of once per token.
     """
 
     def __init__(self, d: int, heads: int, past: int, new: int, classes: int) -> None:
@@ -177,6 +185,6 @@ class EmotionHead(nn.Module):
         new = torch.split(self.qkv(self.norm(x)), d, dim=2)
         seen = [torch.cat([p, n], dim=1) for p, n in zip(past, new, strict=True)]
         q, k, v = (windows(s, size, self.new, steps) for s in seen)
-        y = attend(q, k, v, mask, self.heads)
-        pooled = (y * valid).sum(dim=1) / valid.sum(dim=1)
-        return self.classifier(self.dropout(self.out(pooled))), [s[:, -self.past :] for s in seen]
+        pool = (valid / valid.sum(dim=1, keepdim=True)).reshape(-1, 1, size, 1)
+        pooled = attend(q, k, v, mask, self.heads, pool)
+        return self.classifier(self.dropout(self.out(pooled.reshape(-1, d)))), [s[:, -self.past :] for s in seen]

@@ -13,7 +13,6 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo.data.clips import Clip
 from edgeemo.evaluate.onnx_stream import OnnxStream
 from edgeemo.export.contract import StreamContract
-from edgeemo.quantize.layers import Layer
 from edgeemo.quantize.observers import KLObserver
 
 STREAMS = 16  # clips run side by side
@@ -34,10 +33,10 @@ class Calibration:
 
 
 def calibrate(
-    model: onnx.ModelProto, contract: StreamContract, layers: list[Layer], clips: list[Clip], progress: Progress
+    model: onnx.ModelProto, contract: StreamContract, tensors: list[str], clips: list[Clip], progress: Progress
 ) -> Calibration:
-    """Observes every int8 layer's input over ``clips`` (read twice, never all in memory). ``progress`` gets clips done."""
-    tensors = list(dict.fromkeys(layer.input for layer in layers))
+    """Observes ``tensors`` over ``clips`` (read twice, never all in memory). ``progress`` gets clips done."""
+    tensors = list(dict.fromkeys(tensors))
     observers = {t: KLObserver(t) for t in tensors}
     stream = OnnxStream(model, contract, extra_outputs=tensors)
     steps = 0

@@ -34,6 +34,53 @@ class Layer:
         return self.weight.size * size + (4 * channels if self.precision == "int8" else 0)
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Queries, keys or values that a product of two activations reads, before a cache holds them: int8 or fp32."""
+
+    name: str
+    input: str
+    precision: str
+
+
+def find_tokens(model: onnx.ModelProto, rings: set[str], kept: tuple[str, ...]) -> list[Tokens]:
+    """The tensors between projections and attention: what a MatMul of activations reads through nothing but reshapes,
+    transposes and a cache (``rings``: graph inputs that are kept in place), back to a Split.
+
+    Quantized there, caches hold int8 values, and the products are int8 products. ``kept`` are names' regular expressions to leave
+    in float; an attention is left whole.
+    """
+    constants = {i.name for i in model.graph.initializer}
+    producer = {o: n for n in model.graph.node for o in n.output}
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for tensor in node.input:
+            consumers.setdefault(tensor, []).append(node)
+
+    def origin(tensor: str) -> str | None:
+        moved = False
+        while (node := producer.get(tensor)) is not None:
+            if node.op_type in ("Transpose", "Reshape"):
+                tensor, moved = node.input[0], True
+            elif node.op_type == "Concat" and len(node.input) == 2 and node.input[0] in rings:
+                tensor = node.input[1]
+            else:
+                return tensor if moved and node.op_type == "Split" and len(consumers[tensor]) == 1 else None
+        return None
+
+    keep = _matcher(kept, "--keep-fp16")
+    found: dict[str, list[Tokens]] = {}
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and not constants & set(node.input):
+            for tensor in filter(None, (origin(t) for t in node.input)):
+                split = producer[tensor]
+                part = list(split.output).index(tensor)
+                name = f"{node.name.rsplit('.', 1)[0]}.{'qkv'[part] if len(split.output) == 3 else part}"
+                found.setdefault(split.name, []).append(Tokens(name, tensor, "fp32" if keep(name) else "int8"))
+    whole = (group for group in found.values() if all(t.precision == "int8" for t in group))
+    return [t for group in whole for t in sorted(group, key=lambda t: t.input)]
+
+
 def _matcher(patterns: tuple[str, ...], option: str):  # type: ignore[no-untyped-def]
     try:
         compiled = [re.compile(p) for p in patterns]

@@ -2,6 +2,7 @@
 
     x -> QuantizeLinear -> DequantizeLinear -> MatMul <- DequantizeLinear <- int8 weight     (int8 layers)
     x -> Conv <- Cast(float) <- float16 weight                                               (fp16 layers)
+    split(qkv) -> QuantizeLinear -> DequantizeLinear -> Concat with the cache -> attention   (caches then hold int8 values)
 
 One quantize/dequantize pair per activation, however many layers read it. Biases stay float32: they are added to the int32 sums
 after scaling, and cost nothing there.
@@ -15,12 +16,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeemo.quantize.layers import Layer
+from edgeemo.quantize.layers import Layer, Tokens
 from edgeemo.quantize.observers import quantize_weight, weight_scales
 
 
-def rewrite(model: onnx.ModelProto, layers: list[Layer], activation_scales: dict[str, float]) -> onnx.ModelProto:
-    """A quantized copy of ``model``; ``activation_scales`` holds the input scale of every int8 layer by tensor name."""
+def rewrite(
+    model: onnx.ModelProto, layers: list[Layer], tokens: list[Tokens], activation_scales: dict[str, float]
+) -> onnx.ModelProto:
+    """A quantized copy of ``model``; ``activation_scales`` holds the scale of every int8 layer's input, and of every one of
+    ``tokens``, by tensor name."""
     model = copy.deepcopy(model)
     graph = model.graph
     constants = {i.name: i for i in graph.initializer}
@@ -45,6 +49,10 @@ def rewrite(model: onnx.ModelProto, layers: list[Layer], activation_scales: dict
                 dequantized[layer.input] = f"{layer.input}_dequantized"
             node.input[0] = dequantized[layer.input]
             node.input[1] = _int8_weight(layer, front, added)
+    for part in tokens:
+        (reader,) = (n for n in graph.node if part.input in n.input)
+        before.setdefault(reader.name, []).extend(_activation_pair(part.input, activation_scales[part.input], added))
+        reader.input[list(reader.input).index(part.input)] = f"{part.input}_dequantized"
     dropped = {layer.weight_name for layer in layers if layer.precision != "fp32"}
     kept = [c for name, c in constants.items() if name not in dropped]
     ordered = [n for node in graph.node for n in (*before.get(node.name, []), node)]

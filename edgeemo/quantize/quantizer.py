@@ -12,9 +12,9 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo.data.clips import Clip
 from edgeemo.export.contract import read_contract
 from edgeemo.quantize.calibrate import calibrate
-from edgeemo.quantize.layers import DEFAULT_KEEP_FP32, find_layers
+from edgeemo.quantize.layers import DEFAULT_KEEP_FP32, find_layers, find_tokens
 from edgeemo.quantize.qdq import rewrite
-from edgeemo.quantize.report import KEY, QuantizationReport, report_layers
+from edgeemo.quantize.report import KEY, QuantizationReport, report_layers, report_tokens
 
 
 def quantize_model(
@@ -33,11 +33,13 @@ def quantize_model(
     if contract is None:
         raise EdgeEmoError(f"{source}: has no stream contract, so clips cannot be fed to it; `edgeemo export` writes one")
     layers = find_layers(model, keep_fp16, keep_fp32)
-    observed = [layer for layer in layers if layer.precision != "fp32"]
+    tokens = find_tokens(model, {s.input for s in contract.states if s.update == "ring"}, keep_fp16 + keep_fp32)
+    observed = [layer.input for layer in layers if layer.precision != "fp32"] + [t.input for t in tokens]
     calibration = calibrate(model, contract, observed, clips, progress)
     scales = {name: observer.scale for name, observer in calibration.observers.items()}
-    quantized = rewrite(model, layers, scales)
-    report = QuantizationReport("kl", calibration.clips, calibration.steps, hash_clips(clips), report_layers(layers, calibration))
+    quantized = rewrite(model, layers, tokens, scales)
+    reports = report_layers(layers, calibration) + report_tokens(tokens, calibration)
+    report = QuantizationReport("kl", calibration.clips, calibration.steps, hash_clips(clips), reports)
     onnx.helper.set_model_props(quantized, {**{p.key: p.value for p in model.metadata_props}, KEY: report.to_json()})
     return quantized, report
 

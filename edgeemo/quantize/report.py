@@ -12,7 +12,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from edgeemo.quantize.calibrate import Calibration
-from edgeemo.quantize.layers import Layer
+from edgeemo.quantize.layers import Layer, Tokens
 from edgeemo.quantize.observers import fake_quantize, quantize_weight, weight_scales
 
 KEY = "edgeemo.quantization"  # metadata_props
@@ -67,6 +67,17 @@ def report_layers(layers: list[Layer], calibration: Calibration) -> tuple[LayerR
         reports.append(
             LayerReport(layer.name, layer.op, layer.precision, scale, clipped, error, layer.weight_bytes, layer.weight.size * 4)
         )
+    return tuple(reports)
+
+
+def report_tokens(tokens: list[Tokens], calibration: Calibration) -> tuple[LayerReport, ...]:
+    """Queries, keys and values: the error is of the tensor itself."""
+    reports = []
+    for part in tokens:
+        observer, values = calibration.observers[part.input], calibration.samples[part.input]
+        clipped = observer.threshold / observer.largest if observer.largest else 1.0
+        error = sqnr_db(values, fake_quantize(values, observer.scale))
+        reports.append(LayerReport(part.name, "Tokens", "int8", observer.scale, clipped, error, 0, 0))
     return tuple(reports)
 
 

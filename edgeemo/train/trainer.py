@@ -12,12 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgeemo.console import progress_bar
 from edgeemo.data.clips import read_manifest
 from edgeemo.data.corpus import Batch, Corpus
 from edgeemo.data.telephone import TelephoneChannel
 from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
 from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+from edgeemo.model.whisper import WhisperEncoder
+from edgeemo.train.teacher import Lessons
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class Recipe:
     frames_masked: int = 10  # and up to so many frames, twice
     line: float = 0.3  # share of clips through each part of the telephone line
     seed: int = 1
+    # With a teacher (train/teacher.py), as measured in docs/training-log.md:
+    teacher_layers: tuple[int, ...] = (2, 4)  # followed by the student's last blocks
+    copies: int = 3  # of every clip, at other speeds
+    state_loss: float = 2.0  # weight of the L1 distance to the teacher's states
+    soft_loss: float = 1.0  # weight of the divergence from the teacher's soft labels
 
 
 def clip_log_probabilities(model: CosyVoiceTiny, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,6 +59,26 @@ def smoothed_nll(log_p: Tensor, target: Tensor, smoothing: float, weight: Tensor
     """Label-smoothed negative log-likelihood per row, weighted by class; log_p (..., 7), target (...)."""
     nll = -log_p.gather(-1, target[..., None])[..., 0]
     return weight[target] * ((1 - smoothing) * nll - smoothing * log_p.mean(dim=-1))
+
+
+class Student:
+    """The model beside its teacher: linear maps from the tokens after its last blocks to the teacher's states."""
+
+    def __init__(self, model: CosyVoiceTiny, layers: int, width: int) -> None:
+        self.maps = torch.nn.ModuleList(torch.nn.Linear(model.config.d_model, width // layers) for _ in range(layers))
+        self.tokens: list[Tensor] = [torch.empty(0)] * layers
+        for i, block in enumerate(list(model.blocks)[-layers:]):
+            block.register_forward_hook(lambda _, __, out, i=i: self.tokens.__setitem__(i, out[0]))
+
+    def loss(self, batch: Batch, mean: Tensor, real: Tensor, recipe: Recipe) -> Tensor:
+        """After a forward pass: L1 to the teacher's states over real tokens, and the divergence of the clip's mean probability
+        from the soft labels."""
+        assert batch.states is not None and batch.soft is not None
+        answer = torch.cat([f(x) for f, x in zip(self.maps, self.tokens, strict=True)], dim=2)
+        mask = real.repeat_interleave(answer.shape[1] // real.shape[1], dim=1)
+        distance = ((answer - batch.states).abs().mean(dim=2) * mask).sum() / mask.sum()
+        divergence = torch.nn.functional.kl_div(mean, batch.soft, reduction="batchmean")
+        return recipe.state_loss * distance + recipe.soft_loss * divergence
 
 
 def mask_features(features: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tensor:
@@ -90,9 +118,12 @@ def _set_statistics(model: CosyVoiceTiny, corpus: Corpus, size: int) -> None:
         model.frontend.set_statistics(torch.cat([p.reshape(-1, c.bands) for p in parts]))
 
 
-def train(folder: Path, out: Path, recipe: Recipe, threads: int, init: Path | None = None) -> dict[str, object]:
+def train(
+    folder: Path, out: Path, recipe: Recipe, threads: int, init: Path | None = None, teacher: WhisperEncoder | None = None
+) -> dict[str, object]:
     """Trains on the split ``train`` of ``folder``, keeps the best averaged weights on ``dev``, writes them to ``out``.
 
+    With a ``teacher`` the student also follows its hidden states and soft labels (distillation).
     ``init`` continues from a checkpoint: its weights and band statistics, a new cycle of the learning rate. Same folder, recipe,
     start and thread count give the same weights. Returns the report: recipe, dev scores per epoch, best.
     """
@@ -107,6 +138,13 @@ def train(folder: Path, out: Path, recipe: Recipe, threads: int, init: Path | No
     print(f"clips: {len(train_set.clips)} train, {len(dev_set.clips)} dev", file=sys.stderr)
     if init is None:
         _set_statistics(model, train_set, recipe.batch)
+    averaged = copy.deepcopy(model)
+    lessons: Corpus | Lessons = train_set
+    student = None
+    if teacher is not None:
+        with progress_bar("teacher listens", recipe.copies * len(train_set.clips)) as advance:
+            lessons = Lessons(train_set, teacher, recipe.teacher_layers, recipe.copies, c, rng, advance)
+        student = Student(model, len(recipe.teacher_layers), lessons.copies[0][0].states.shape[1])
     counts = np.bincount(train_set.label, minlength=len(c.labels))
     weight = torch.tensor((counts.max() / np.maximum(counts, 1)) ** 0.5, dtype=torch.float32)
     weight /= (weight * torch.tensor(counts)).sum() / counts.sum()
@@ -115,6 +153,7 @@ def train(folder: Path, out: Path, recipe: Recipe, threads: int, init: Path | No
     is_decayed = {n: p.ndim >= 2 and "filters" not in n for n, p in model.named_parameters()}
     decayed = [p for n, p in model.named_parameters() if is_decayed[n]]
     others = [p for n, p in model.named_parameters() if not is_decayed[n]]
+    others += list(student.maps.parameters()) if student else []
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=recipe.peak_lr,
@@ -124,12 +163,11 @@ def train(folder: Path, out: Path, recipe: Recipe, threads: int, init: Path | No
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.peak_lr, total_steps=per_epoch * recipe.epochs, pct_start=0.08, cycle_momentum=False
     )
-    averaged = copy.deepcopy(model)
     best, scores = -1.0, []
     for epoch in range(recipe.epochs):
         model.train()
         began, total = time.monotonic(), 0.0
-        for batch, _ in train_set.batches(recipe.batch, rng):
+        for batch, _ in lessons.batches(recipe.batch, rng):
             steps = batch.pcm.shape[1] // c.step_samples
             features, _ = model.features(channel(batch.pcm), model.initial_state(len(batch.pcm)), steps)
             mean, log_p, real = clip_log_probabilities(model, mask_features(features, recipe, rng), batch)
@@ -137,6 +175,8 @@ def train(folder: Path, out: Path, recipe: Recipe, threads: int, init: Path | No
             targets = batch.label[:, None].expand(-1, steps)
             step_loss = (smoothed_nll(log_p, targets, recipe.label_smoothing, weight) * real).sum() / real.sum()
             loss = step_loss + recipe.clip_loss * clip_loss
+            if student is not None:
+                loss = loss + student.loss(batch, mean, real, recipe)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

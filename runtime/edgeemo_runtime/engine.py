@@ -206,8 +206,8 @@ class Engine:
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros at a multiple of 64 bytes, which compiled code takes for granted."""
+    """Zeros at a multiple of 64 bytes, with as many after them that may be read: compiled code takes both for granted."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + ALIGNMENT, dtype=np.uint8)
+    raw = np.zeros(size + 2 * ALIGNMENT, dtype=np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size].view(dtype).reshape(shape)

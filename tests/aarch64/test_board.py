@@ -36,8 +36,8 @@ def test_board_equals_host_and_onnx_runtime(
         for reference in (ArtifactModel(host_artifacts["int8"]), OnnxModel(files["int8"])):
             (expected,) = reference.run([call])
             assert got.shape == expected.shape
-            assert np.abs(got - expected).max() <= 0.01
-            assert np.abs(got - expected).mean() <= 0.001
+            assert np.abs(got - expected).max() <= 0.03
+            assert np.abs(got - expected).mean() <= 0.003
             assert got.mean(axis=0).argmax() == expected.mean(axis=0).argmax()
 
 

@@ -15,6 +15,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels import gemm, norm
+from edgeemo.compile.kernels.attention_s8 import OVER_READ, WEIGHT_ONE, AttentionInt8
+from edgeemo.compile.kernels.attention_s8 import build as build_attention_int8
 from edgeemo.compile.kernels.builder import kernel
 from edgeemo.compile.kernels.gemm import Gemm
 from edgeemo.compile.kernels.math import exp4, gelu4
@@ -206,3 +208,98 @@ def test_stock_operators_use_no_libm(name: str, reference: Any, low: float, high
     call(b.result, len(x), [x, out])
     expected = (reference or np.vectorize(erf))(x.astype(np.float64))
     assert np.abs(out - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
+
+
+def test_product_that_leaves_out_what_is_zero() -> None:
+    """A banded matrix, as a filterbank is: only the k that a column tile has weights at are multiplied."""
+    rng = np.random.default_rng(5)
+    w = np.zeros((90, 40), np.float32)
+    for column in range(40):
+        w[2 * column : 2 * column + 5, column] = rng.standard_normal(5)
+    found = gemm.sparse_rows(w)
+    assert found is not None
+    counts, index, packed = found
+    assert sum(counts) < 120  # of 3 x 90
+    a = rng.standard_normal((3, 5, 90)).astype(np.float32)
+    out = np.zeros((3, 5, 40), np.float32)
+    call(gemm.build(Gemm("f32", 5, 1, 90, 0, 90, 450, 40, kept=counts), neon=False), 3, [a, packed, index, out])
+    np.testing.assert_allclose(out, a.astype(np.float64) @ w, rtol=1e-4, atol=1e-5)
+    assert gemm.sparse_rows(rng.standard_normal((90, 40)).astype(np.float32)) is None
+
+
+def test_product_of_a_transposed_operand_reads_it_by_strides() -> None:
+    rng = np.random.default_rng(6)
+    a, w = rng.standard_normal((2, 3, 13, 16)).astype(np.float32), rng.standard_normal((1, 1, 13, 18)).astype(np.float32)
+    spec = Gemm("f32", 48, 13, 1, 16, 1, 3 * 208, 18, block=16, block_stride=208)
+    out = np.zeros((2, 3, 16, 18), np.float32)
+    call(gemm.build(spec, neon=False), 2, [a, gemm.pack_float(w), out])
+    np.testing.assert_allclose(out, a.swapaxes(2, 3).astype(np.float64) @ w[0, 0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_product_in_many_groups(batch: int) -> None:
+    case = Case(4, 16, 2, 36, groups=9)
+    spec, a, w, expected = inputs(case, batch, np.random.default_rng(7), integer=False)
+    out = np.zeros((batch, case.rows, case.n), np.float32)
+    call(gemm.build(spec, neon=False), batch, [a, gemm.pack_float(w), out])
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+
+
+def attention_reference(
+    spec: AttentionInt8, window: dict[str, np.ndarray], extra: dict[str, np.ndarray], factor: float
+) -> np.ndarray:
+    """(rows, d) of one stream in float64 from its int8 window, oldest token first."""
+
+    def split(x: np.ndarray) -> np.ndarray:
+        return x.reshape(len(x), spec.heads, spec.width).swapaxes(0, 1).astype(np.float64)
+
+    scores = split(window["q"]) @ split(window["k"]).swapaxes(1, 2) * factor + extra["mask"] + extra.get("distance", 0.0)
+    p = np.exp(scores - scores.max(axis=2, keepdims=True))
+    p /= p.sum(axis=2, keepdims=True)
+    if spec.pooled:
+        p = (p * extra["pool"][None, :, None]).sum(axis=1, keepdims=True)
+    return (p @ split(window["v"])).swapaxes(0, 1).reshape(-1, spec.heads * spec.width)
+
+
+@pytest.mark.parametrize(("new", "past", "cached", "pooled"), [(3, 3, False, False), (1, 24, False, False), (3, 9, True, True)])
+def test_int8_attention_over_a_turning_ring(new: int, past: int, cached: bool, pooled: bool) -> None:
+    """Step after step against the plain formula, until every ring has gone round, on two of three slots, extremes included."""
+    rng = np.random.default_rng(8)
+    heads, width, keys = 2, 32, past + new
+    d, queries = heads * width, past + new if cached else new
+    ring = keys * d + OVER_READ * width
+    count = 3 if cached else 2
+    stride = 16 + -(-ring // 4) * count
+    spec = AttentionInt8(
+        heads, width, new, past, cached, 3 * d, 0, d, 2 * d, True, not cached, pooled, state_stride=stride, quantize=False
+    )
+    distance = rng.standard_normal((heads, queries, keys)).astype(np.float32)
+    slots, factor = np.array([2, 0], np.int32), 1e-3
+    state = np.zeros((3, stride), np.float32)
+    history: list[list[np.ndarray]] = [[np.zeros((keys, 3 * d), np.int8)] for _ in slots]
+    function = build_attention_int8(spec, neon=False)
+    for step in range(keys // new + 2):
+        tokens = rng.integers(-128, 128, (2, new, 3 * d)).astype(np.int8)
+        tokens[0, 0, :40] = -128
+        state.view(np.int32)[slots, 0] = step
+        mask = np.where(np.arange(keys) >= keys - new * (step + 1), 0.0, -1e4).astype(np.float32)
+        pool = ((mask == 0) / (mask == 0).sum()).astype(np.float32)
+        out = np.zeros((2, 1 if pooled else new, d), np.float32)
+        rings = state.view(np.int8).reshape(3, -1)
+        # Every pointer parameter is its own array here: one for the clock, one per ring, all views of the same rows when called.
+        clock = state.view(np.int32).copy()
+        parts = [np.roll(rings, -(64 + i * (stride - 16) // count * 4), axis=1).copy() for i in range(count)]
+        arrays = [slots, clock, tokens, *parts, np.stack([mask, mask])]
+        arrays += [] if cached else [np.concatenate([distance] * 2, axis=2)]
+        arrays += [np.stack([pool, pool])] if pooled else []
+        call(function, 2, [*arrays, np.array([factor, 1 / WEIGHT_ONE], np.float32), out])
+        size = (stride - 16) // count * 4
+        for i in range(count):
+            rings[:, 64 + i * size : 64 + (i + 1) * size] = parts[i][:, :size]
+        for n in range(2):
+            history[n].append(tokens[n])
+            seen = np.concatenate(history[n])[-keys:]
+            window = {"q": seen[:, :d] if cached else tokens[n][:, :d], "k": seen[:, d : 2 * d], "v": seen[:, 2 * d :]}
+            extra = {"mask": mask, "pool": pool} | ({} if cached else {"distance": distance})
+            expected = attention_reference(spec, window, extra, factor)
+            np.testing.assert_allclose(out[n], expected, atol=128 * keys / WEIGHT_ONE)

@@ -37,6 +37,27 @@ def test_weights_are_symmetric_int8_per_channel(int8: onnx.ModelProto) -> None:
         assert not zero.any()
 
 
+def test_caches_hold_quantized_tokens(int8: onnx.ModelProto) -> None:
+    """What a ring state takes in has been through int8: the compiled ring can then hold the bytes."""
+    contract = read_contract(int8, "m")
+    assert contract is not None
+    producer = {o: n for n in int8.graph.node for o in n.output}
+    rings = {s.input for s in contract.states if s.update == "ring"}
+    joins = [n for n in int8.graph.node if n.op_type == "Concat" and n.input[0] in rings]
+    assert len(joins) == len(rings) == 15
+    for join in joins:
+        dequantize = producer[join.input[1]]
+        assert dequantize.op_type == "DequantizeLinear"
+        assert producer[dequantize.input[0]].op_type == "QuantizeLinear"
+
+
+def test_attention_kept_in_float_stays_whole(float_onnx: onnx.ModelProto) -> None:
+    _, report = quantize_model(float_onnx, "m", find_clips(CALIBRATION)[:2], keep_fp16=(r"head\.",))
+    tokens = [r.name for r in report.layers if r.op == "Tokens"]
+    assert len(tokens) == 18
+    assert not any(name.startswith("head.") for name in tokens)
+
+
 def test_file_is_small(files: dict[str, Path]) -> None:
     assert files["int8"].stat().st_size <= 6.8e6
 
@@ -68,9 +89,10 @@ def test_report_names_every_layer(float_onnx: onnx.ModelProto) -> None:
     _, report = quantize_model(float_onnx, "m", find_clips(CALIBRATION)[::40], keep_fp16=("emotion_conv",))
     by_name = {r.name: r for r in report.layers}
     assert by_name["emotion_conv.conv"].precision == "fp16"
-    assert by_name["frontend.row_dft"].precision == "fp32"
+    assert by_name["frontend.outer_dft"].precision == "fp32"
     int8 = [r for r in report.layers if r.precision == "int8"]
-    assert len(int8) == 35
+    assert [r.op for r in int8].count("Tokens") == 21  # queries, keys and values of seven attentions
+    assert len(int8) == 35 + 21
     assert all(r.sqnr_db is not None and r.sqnr_db > 10 for r in int8)
     assert all(r.scale is not None and r.scale > 0 for r in int8)
 

@@ -52,7 +52,9 @@ def test_json_lines_from_every_rate_agree(artifact: Path, tmp_path: Path) -> Non
         results.setdefault(document["call"], []).append(np.array(list(document["probabilities"].values())))
     means = [np.mean(results[str(p)], axis=0) for p in paths]
     assert all(len(results[str(p)]) == 12 for p in paths)
-    assert all(np.abs(m - means[0]).max() < 0.06 for m in means)
+    # A resampler rounds off the last hundreds of hertz under 4 kHz, which moves the highest bands.
+    assert all(np.abs(m - means[0]).max() < 0.1 for m in means)
+    assert all(np.abs(m - means[1]).max() < 0.04 for m in means[2:])
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])

@@ -33,21 +33,36 @@ class Attention:
     scale: float
     mask: bool  # (batch, keys) float32, added to every head and query
     distance: bool  # (heads, queries, keys) float32 constant, added to every stream
+    pooled: bool  # (batch, queries) float32 weights: the weighted mean over queries is the one row that comes out
     state_stride: int  # float32 words from one slot's states to the next
     quantize: bool = False
 
     @property
     def name(self) -> str:
-        queries = "_cached_queries" if self.cached_queries else ""
-        return f"attention_h{self.heads}_new{self.new}_past{self.past}{queries}{'_quantize' if self.quantize else ''}"
+        tail = "".join(f"_{t}" for t in ("cached_queries", "pooled", "quantize") if getattr(self, t))
+        return f"attention_f32_h{self.heads}_new{self.new}_past{self.past}{tail}"
 
     @property
     def macs(self) -> int:
-        return 2 * self.queries * (self.past + self.new) * self.heads * self.width
+        return (self.queries + (1 if self.pooled else self.queries)) * (self.past + self.new) * self.heads * self.width
 
     @property
     def queries(self) -> int:
         return self.new + (self.past if self.cached_queries else 0)
+
+
+def softmax_exponentials(b: Builder, scores: Expr, padded: int) -> Expr:
+    """Turns ``padded`` scores into exp(score - max) where they are; returns 1 / their sum as a float32x4."""
+    top = b.load(scores, 0)
+    for j in range(4, padded, 4):
+        top = b.bind(b.maximum(top, b.load(scores, j)))
+    top = b.bind(T.Broadcast(b.bind(b.max4(top)), 4))
+    total = b.bind(b.splat(0.0))
+    for j in range(0, padded, 4):
+        p = exp4(b, b.load(scores, j) - top)
+        b.store(scores, p, j)
+        total = b.bind(total + p)
+    return b.bind(b.splat(T.float32(1.0) / b.sum4(total)))
 
 
 class _Emitter:
@@ -58,11 +73,14 @@ class _Emitter:
         dtypes |= {"q_ring": "float32"} if spec.cached_queries else {}
         dtypes |= {"mask": "float32"} if spec.mask else {}
         dtypes |= {"distance": "float32"} if spec.distance else {}
+        dtypes |= {"pooled": "float32"} if spec.pooled else {}
         dtypes |= {"out_inverse_scale": "float32", "out": "int8"} if spec.quantize else {"out": "float32"}
         pointers = b.pointers(dtypes)
         self.slots, self.clock, self.tokens, self.out = (pointers[n] for n in ("slots", "clock", "tokens", "out"))
         self.rings = {which: pointers[f"{which}_ring"] for which in "kvq" if f"{which}_ring" in pointers}
-        self.mask, self.distance, self.inverse = (pointers.get(n) for n in ("mask", "distance", "out_inverse_scale"))
+        self.pool: Expr = pointers.get("pooled")
+        self.mask, self.distance = (pointers.get(n) for n in ("mask", "distance"))
+        self.inverse = pointers.get("out_inverse_scale")
         self.column = {"q": spec.q_at, "k": spec.k_at, "v": spec.v_at}
 
     def body(self, batch: Expr) -> None:
@@ -72,13 +90,22 @@ class _Emitter:
             slot = b.bind(self.slots[stream])
             self.state = b.bind(slot * spec.state_stride)
             self.oldest = b.bind(self.clock[self.state] * spec.new % spec.past)
-            self.scores = b.scratch(-(-(spec.past + spec.new) // 4) * 4)
+            self.padded = -(-(spec.past + spec.new) // 4) * 4
+            self.scores = b.scratch(self.padded)
+            self.mean = b.scratch(self.padded) if spec.pooled else None
             with T.serial(0, spec.heads) as head:
+                if spec.pooled:
+                    for j in range(0, self.padded, 4):
+                        b.store(self.mean, b.splat(0.0), j)
                 if spec.cached_queries:
                     with T.serial(0, spec.past) as i:
                         self._query(self.rings["q"], self._ring_at(i) + head * spec.width, head, i)
                 with T.serial(0, spec.new) as i:
                     self._query(self.tokens, self._token_at("q", i) + head * spec.width, head, spec.queries - spec.new + i)
+                if spec.pooled:
+                    for j in range(0, self.padded, 4):
+                        b.store(self.scores, b.load(self.mean, j), j)
+                    self._values(head, b.splat(1.0), b.bind(stream * self.d + head * spec.width))
             self._write_rings()
 
     def _ring_at(self, age: Expr) -> Expr:
@@ -119,10 +146,19 @@ class _Emitter:
             b.store(self.scores, value, j, 1)
 
         self._each_key("k", head, score)
-        padded = -(-keys // 4) * 4
-        for j in range(keys, padded):
+        for j in range(keys, self.padded):
             b.store(self.scores, T.float32(LOWEST), j, 1)
-        inverse_sum = self._softmax(padded)
+        inverse_sum = softmax_exponentials(b, self.scores, self.padded)
+        if not spec.pooled:
+            self._values(head, inverse_sum, b.bind((self.stream * spec.queries + i) * self.d + head * spec.width))
+            return
+        factor = b.bind(inverse_sum * T.Broadcast(self.pool[self.stream * spec.queries + i], 4))
+        for j in range(0, self.padded, 4):
+            b.store(self.mean, b.fma(b.load(self.scores, j), factor, b.load(self.mean, j)), j)
+
+    def _values(self, head: Expr, factor: Expr, out_at: Expr) -> None:
+        """The window's values, weighted by the scores and summed, times ``factor``, to one row of one head."""
+        spec, b = self.spec, self.b
         y = b.scratch(spec.width)
         for v in range(self.vectors):
             b.store(y, b.splat(0.0), 4 * v)
@@ -133,26 +169,12 @@ class _Emitter:
                 b.store(y, b.fma(p, b.load(buffer, word + 4 * v), y[T.Ramp(4 * v, 1, 4)]), 4 * v)
 
         self._each_key("v", head, accumulate)
-        factor = inverse_sum if self.inverse is None else b.bind(inverse_sum * T.Broadcast(self.inverse[0], 4))
-        out_at = b.bind((self.stream * spec.queries + i) * self.d + head * spec.width)
-        for v in range(self.vectors):
-            value = b.load(y, 4 * v) * factor
-            b.store(self.out, value if self.inverse is None else b.to_int8(value), out_at + 4 * v)
-
-    def _softmax(self, padded: int) -> Expr:
-        """Turns the scores into exp(score - max); returns 1 / their sum as a float32x4."""
-        b = self.b
-        top = b.load(self.scores, 0)
-        for j in range(4, padded, 4):
-            top = b.bind(b.maximum(top, b.load(self.scores, j)))
-        a, c, d, e = (T.Shuffle([top], [lane]) for lane in range(4))
-        top = b.bind(T.Broadcast(T.max(T.max(a, c), T.max(d, e)), 4))
-        total = b.bind(b.splat(0.0))
-        for j in range(0, padded, 4):
-            p = exp4(b, b.load(self.scores, j) - top)
-            b.store(self.scores, p, j)
-            total = b.bind(total + p)
-        return b.bind(b.splat(T.float32(1.0) / b.sum4(total)))
+        if self.inverse is not None:
+            factor = b.bind(factor * T.Broadcast(self.inverse[0], 4))
+        step = 4 if self.inverse is not None and self.vectors % 4 == 0 else 1
+        for v in range(0, self.vectors, step):
+            values = [b.bind(b.load(y, 4 * (v + i)) * factor) for i in range(step)]
+            b.store(self.out, values[0] if self.inverse is None else b.to_int8(values), out_at + 4 * v, 4 * step)
 
     def _write_rings(self) -> None:
         b = self.b
@@ -166,7 +188,8 @@ class _Emitter:
 
 
 def build(spec: Attention, neon: bool):  # type: ignore[no-untyped-def]
-    """The kernel: (batch, slots, clock, tokens, k_ring, v_ring, [q_ring], [mask], [distance], [out_inverse_scale], out)."""
+    """The kernel: (batch, slots, clock, tokens, k_ring, v_ring, [q_ring], [mask], [distance], [pool weights],
+    [out_inverse_scale], out)."""
     with kernel(spec.name, neon) as (b, batch):
         _Emitter(spec, b).body(batch)
     return b.result

@@ -16,6 +16,7 @@ from tvm.ir import PrimType
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+FENCE_HINT = 20  # CSDB: the one hint that LLVM's AArch64 scheduler does not move code across
 FLAT = 1 << 30  # a flat view of a pointer needs some extent; nothing checks it
 Expr = Any  # tvm.ir.Expr; TVM ships no stubs
 
@@ -30,8 +31,13 @@ class Builder:
     # -- parameters and memory -------------------------------------------------------------------------------------------
     def pointers(self, dtypes: dict[str, str]) -> dict[str, Expr]:
         """The kernel's pointer parameters, in order, as flat buffers. Called once, first: TVM takes no parameter after a body."""
-        arguments = {name: T.arg(name, T.handle(dtype)) for name, dtype in dtypes.items()}
-        return {name: T.decl_buffer((FLAT,), dtype, data=arguments[name]) for name, dtype in dtypes.items()}
+        self.arguments = {name: T.arg(name, T.handle(dtype)) for name, dtype in dtypes.items()}
+        return {name: self.view(name, dtype) for name, dtype in dtypes.items()}
+
+    def view(self, name: str, dtype: str) -> Expr:
+        """A pointer parameter as a flat buffer of any type. Four int8 lanes are best stored as one int32: LLVM takes vectors of
+        four bytes apart lane by lane."""
+        return T.decl_buffer((FLAT,), dtype, data=self.arguments[name])
 
     def scratch(self, size: int, dtype: str = "float32") -> Expr:
         return T.alloc_buffer((size,), dtype)
@@ -44,6 +50,11 @@ class Builder:
 
     def bind(self, value: Expr) -> Expr:
         return T.Bind(value)
+
+    def fence(self) -> None:
+        """Nothing is scheduled across it. The mark (CSDB) is taken out of the assembly again, compile/link.py."""
+        if self.neon:
+            T.evaluate(T.call_llvm_intrin("void", "llvm.aarch64.hint", T.uint32(FENCE_HINT)))
 
     # -- values ----------------------------------------------------------------------------------------------------------
     def splat(self, value: Expr | float, lanes: int = 4) -> Expr:
@@ -70,19 +81,81 @@ class Builder:
     def minimum(self, a: Expr, b: Expr, lanes: int = 4) -> Expr:
         return self.intrinsic(f"float32x{lanes}", f"llvm.minnum.v{lanes}f32", a, b)
 
+    def quarter(self, vector: Expr, part: int) -> Expr:
+        """Four lanes of an int8x16 as int16x4, by way of int16x8: AArch64 widens once and multiplies by halves."""
+        half = self.intrinsic("int8x8", "llvm.vector.extract.v8i8.v16i8", vector, T.int64(part // 2 * 8))
+        wide = self.cast(half, "int16x8")
+        return self.intrinsic("int16x4", "llvm.vector.extract.v4i16.v8i16", wide, T.int64(part % 2 * 4))
+
+    def dot16(self, sums: Expr, x: Expr, y: Expr) -> Expr:
+        """int32x4 plus the products of two int8x16, four to a lane; exact for every int8, -128 included."""
+        for start in (0, 8):
+            a, c = (self.intrinsic("int8x8", "llvm.vector.extract.v8i8.v16i8", v, T.int64(start)) for v in (x, y))
+            if self.neon:
+                product = self.intrinsic("int16x8", "llvm.aarch64.neon.smull.v8i16", a, c)
+                sums = self.bind(sums + self.intrinsic("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", product))
+            else:
+                product = self.bind(self.cast(self.cast(a, "int16x8") * self.cast(c, "int16x8"), "int32x8"))
+                parts = (self.intrinsic("int32x4", "llvm.vector.extract.v4i32.v8i32", product, T.int64(i)) for i in (0, 4))
+                sums = self.bind(sums + next(parts) + next(parts))
+        return sums
+
+    def sums_of(self, vectors: list[Expr]) -> Expr:
+        """The sums of four int32x4 as one."""
+        if self.neon:
+            pair = lambda x, y: self.bind(self.intrinsic("int32x4", "llvm.aarch64.neon.addp.v4i32", x, y))  # noqa: E731
+            return pair(pair(vectors[0], vectors[1]), pair(vectors[2], vectors[3]))
+        return self.bind(T.Shuffle([self.intrinsic("int32", "llvm.vector.reduce.add.v4i32", v) for v in vectors], [0, 1, 2, 3]))
+
+    def words(self, vector: Expr) -> list[Expr]:
+        """An int8 vector as one int32 for every four lanes."""
+        lanes = {4: "int32", 8: "int32x2", 16: "int32x4"}
+        count = int(vector.ty.dtype.lanes) if hasattr(vector.ty.dtype, "lanes") else int(str(vector.ty.dtype).rpartition("x")[2])
+        whole = self.bind(T.reinterpret(lanes[count], vector))
+        return [whole] if count == 4 else [T.Shuffle([whole], [i]) for i in range(count // 4)]
+
+    def round_to_int32(self, value: Expr) -> Expr:
+        """float32x4 to int32x4, half to even."""
+        if self.neon:
+            return self.bind(self.intrinsic("int32x4", "llvm.aarch64.neon.fcvtns.v4i32.v4f32", value))
+        return self.bind(self.cast(self.intrinsic("float32x4", "llvm.roundeven.v4f32", value), "int32x4"))
+
     def sum4(self, vector: Expr) -> Expr:
         """Sum of a float32x4, pairwise, in a fixed order."""
+        if self.neon:
+            pairs = self.bind(self.intrinsic("float32x4", "llvm.aarch64.neon.faddp.v4f32", vector, vector))
+            return T.Shuffle([self.bind(self.intrinsic("float32x4", "llvm.aarch64.neon.faddp.v4f32", pairs, pairs))], [0])
         a, b, c, d = (T.Shuffle([vector], [i]) for i in range(4))
         return (a + b) + (c + d)
 
-    def to_int8(self, value: Expr) -> Expr:
-        """float32x4 in quantized units to int8x4: round half to even, saturate, as ONNX QuantizeLinear does."""
-        clamped = self.minimum(self.maximum(value, self.splat(-128.0)), self.splat(127.0))
+    def max4(self, vector: Expr) -> Expr:
+        """Largest of a float32x4."""
         if self.neon:
-            rounded = self.intrinsic("int32x4", "llvm.aarch64.neon.fcvtns.v4i32.v4f32", clamped)
-        else:
-            rounded = self.cast(self.intrinsic("float32x4", "llvm.roundeven.v4f32", clamped), "int32x4")
-        return self.cast(rounded, "int8x4")
+            return self.intrinsic("float32", "llvm.aarch64.neon.fmaxnmv.f32.v4f32", vector)
+        a, b, c, d = (T.Shuffle([vector], [i]) for i in range(4))
+        return T.max(T.max(a, c), T.max(b, d))
+
+    def to_int8(self, values: list[Expr]) -> Expr:
+        """float32x4 vectors in quantized units, 1, 2 or 4 of them, to one int8 vector: round half to even, saturate, as ONNX
+        QuantizeLinear does."""
+        lanes = 4 * len(values)
+        if not self.neon:
+            result = [self._to_int8_portable(v) for v in values]
+            return result[0] if lanes == 4 else self.bind(T.Shuffle(result, list(range(lanes))))
+        # FCVTNS saturates at int32, SQXTN at int16 and int8: together they are the clamp.
+        wide = [self.round_to_int32(v) for v in values]
+        halves = [self.bind(self.intrinsic("int16x4", "llvm.aarch64.neon.sqxtn.v4i16", v)) for v in wide]
+        if lanes == 4:
+            halves *= 2  # SQXTN narrows eight
+        pairs = [self.bind(T.Shuffle(halves[i : i + 2], list(range(8)))) for i in range(0, len(halves), 2)]
+        bytes_ = [self.bind(self.intrinsic("int8x8", "llvm.aarch64.neon.sqxtn.v8i8", v)) for v in pairs]
+        if lanes == 16:
+            return self.bind(T.Shuffle(bytes_, list(range(16))))
+        return bytes_[0] if lanes == 8 else self.bind(T.Shuffle(bytes_, [0, 1, 2, 3]))
+
+    def _to_int8_portable(self, value: Expr) -> Expr:
+        clamped = self.minimum(self.maximum(value, self.splat(-128.0)), self.splat(127.0))
+        return self.bind(self.cast(self.round_to_int32(clamped), "int8x4"))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import kernel
+from edgeemo.compile.kernels.builder import Expr, kernel
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Quantize:
 
 
 def build_layer_norm(spec: LayerNorm, neon: bool):  # type: ignore[no-untyped-def]
-    """The kernel: (batch, x, gamma, beta, [out_inverse_scale], out). Two passes: mean, then variance of the differences."""
+    """The kernel: (batch, x, gamma, beta, out). To int8, gamma and beta are those divided by the output's scale.
+
+    Two passes: mean, then variance of the differences.
+    """
     with kernel(spec.name, neon) as (b, batch):
         dtypes = {"x": "float32", "gamma": "float32", "beta": "float32"}
-        dtypes |= {"out_inverse_scale": "float32", "out": "int8"} if spec.quantize else {"out": "float32"}
-        at_pointer = b.pointers(dtypes)
-        x, gamma, beta, out = (at_pointer[n] for n in ("x", "gamma", "beta", "out"))
-        inverse = at_pointer.get("out_inverse_scale")
+        dtypes["out"] = "int8" if spec.quantize else "float32"
+        x, gamma, beta, out = b.pointers(dtypes).values()
         vectors = spec.width // 4
         lanes = 4 if vectors % 4 == 0 else 1  # independent sums hide the latency of the additions
-        scale = b.bind(T.Broadcast(inverse[0], 4)) if inverse is not None else None
         with T.serial(0, batch * spec.rows) as row:
             at = b.bind(row * spec.width)
             sums = b.scratch(4 * lanes)
@@ -68,10 +68,19 @@ def build_layer_norm(spec: LayerNorm, neon: bool):  # type: ignore[no-untyped-de
                     b.store(sums, b.fma(part, part, sums[T.Ramp(4 * i, 1, 4)]), 4 * i)
             root = b.intrinsic("float32", "llvm.sqrt.f32", total() + T.float32(spec.epsilon))
             inverse_std = b.bind(b.splat(b.bind(T.float32(1.0) / root)))
-            with T.serial(0, vectors) as v:
-                normal = (b.load(x, at + v * 4) - mean) * inverse_std
-                y = b.fma(normal, b.load(gamma, v * 4), b.load(beta, v * 4))
-                b.store(out, y if scale is None else b.to_int8(y * scale), at + v * 4)
+            shift = b.bind(b.splat(0.0) - mean * inverse_std)
+
+            def one(v: Expr) -> Expr:
+                normal = b.bind(b.fma(b.load(x, at + v * 4), inverse_std, shift))
+                return b.bind(b.fma(normal, b.load(gamma, v * 4), b.load(beta, v * 4)))
+
+            with T.serial(0, vectors // lanes) as v:
+                done = [one(v * lanes + i) for i in range(lanes)]
+                if spec.quantize:  # gamma and beta already carry the output's scale
+                    b.store(out, b.to_int8(done), at + v * lanes * 4, 4 * lanes)
+                else:
+                    for i, y in enumerate(done):
+                        b.store(out, y, at + (v * lanes + i) * 4)
     return b.result
 
 
@@ -81,11 +90,13 @@ def build_quantize(spec: Quantize, neon: bool):  # type: ignore[no-untyped-def]
         x, inverse, out = b.pointers({"x": "float32", "out_inverse_scale": "float32", "out": "int8"}).values()
         scale = b.bind(T.Broadcast(inverse[0], 4))
         total = b.bind(batch * spec.size)
-        with T.serial(0, total // 4) as v:
-            b.store(out, b.to_int8(b.load(x, v * 4) * scale), v * 4)
+        width = 16 if spec.size % 16 == 0 else 4
+        with T.serial(0, total // width) as v:
+            parts = [b.bind(b.load(x, v * width + i) * scale) for i in range(0, width, 4)]
+            b.store(out, b.to_int8(parts), v * width, width)
         if spec.size % 4:
             with T.serial(0, total % 4) as i:
                 at = b.bind(total // 4 * 4 + i)
-                value = b.bind(b.to_int8(T.Broadcast(b.load(x, at, 1), 4) * scale))
+                value = b.bind(b.to_int8([b.bind(T.Broadcast(b.load(x, at, 1), 4) * scale)]))
                 b.store(out, T.Shuffle([value], [0]), at, 1)
     return b.result

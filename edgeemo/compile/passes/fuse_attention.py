@@ -4,10 +4,12 @@ Matched from the softmax outwards, as the exporter writes it:
 
     k = concat(k_state, split(tokens)[1]) -> reshape (B, keys, heads, width) -> permute (0, 2, 3, 1)
     q = split(tokens)[0] or concat(q_state, split(tokens)[0]) -> reshape -> permute (0, 2, 1, 3)
-    softmax(matmul(q, k) * scale + mask + distance) -> matmul(v) -> permute (0, 2, 1, 3) -> reshape (B, queries, d) [-> quantize]
+    softmax(matmul(q, k) * scale + mask + distance) [-> multiply(weights) -> sum over queries]
+        -> matmul(v) -> permute (0, 2, 1, 3) -> reshape (B, queries, d) [-> quantize]
 
-where the tokens' three parts come from one projection, and each concat's tail is the state's next value. An attention that does
-not fit keeps TVM's stock operators; its states are then copied, which costs time and nothing else.
+where the tokens' three parts come from one projection, and each concat's tail is the state's next value. With a
+quantize/dequantize pair behind each part of the split, the kernel is the int8 one and the rings hold bytes. An attention that
+does not fit keeps TVM's stock operators; its states are then copied, which costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import relax
 
-from edgeemo.compile.kernels import attention
+from edgeemo.compile.kernels import attention, attention_s8
 from edgeemo.compile.passes.graph import (
     Expr,
     Graph,
     KernelTable,
     Var,
     call_kernel,
+    new_var,
     static_shape,
 )
 from edgeemo.compile.plan import StatePlan
@@ -31,26 +34,111 @@ from edgeemo.compile.plan import StatePlan
 
 @dataclass
 class _Tokens:
-    """One of q, k, v: where its new rows come from and which state holds its earlier ones."""
+    """One of q, k, v: where its new rows come from, which state holds its earlier ones, and its scale where it is int8."""
 
     source: Var
     column: int
     new: int
     state: Var | None
+    scale: float | None
+
+
+@dataclass
+class _Match:
+    """An attention found: the variable to rebind, the kernel's shape, and the tensors it reads."""
+
+    root: Var
+    q: _Tokens
+    k: _Tokens
+    v: _Tokens
+    heads: int
+    width: int
+    past: int
+    score_scale: float
+    mask: Expr | None
+    distance: Expr | None
+    pool: Expr | None
+    out_scale: float | None
+
+    @property
+    def rings(self) -> list[Var]:
+        return [t.state for t in (self.k, self.v, self.q) if t.state is not None]
+
+    @property
+    def int8(self) -> bool:
+        return all(t.scale is not None for t in (self.q, self.k, self.v)) and self.width % attention_s8.LANES == 0
 
 
 def run(graph: Graph, table: KernelTable, states: StatePlan) -> list[Var]:
     """Rebinds every attention that fits. Returns the state parameters that are now updated in place."""
-    in_place: list[Var] = []
-    for binding in list(graph.bindings):
-        if graph.is_op(binding.var, "nn.softmax"):
-            in_place += _match(graph, table, states, binding.var) or []
-    return in_place
+    softmaxes = [b.var for b in graph.bindings if graph.is_op(b.var, "nn.softmax")]
+    matches = [m for m in (_match(graph, states, s) for s in softmaxes) if m is not None]
+    for m in matches:  # all layouts before the first kernel: kernels hold the stride from one stream's states to the next
+        for ring in m.rings if m.int8 else []:
+            states.resize(states.params[ring], (m.past + m.k.new) * m.heads * m.width + attention_s8.OVER_READ * m.width)
+    for m in matches:
+        _emit(graph, table, states, m)
+    return [ring for m in matches for ring in m.rings]
 
 
-def _match(graph: Graph, table: KernelTable, states: StatePlan, softmax: Var) -> list[Var] | None:
+def _emit(graph: Graph, table: KernelTable, states: StatePlan, m: _Match) -> None:
+    row, new = static_shape(m.q.source)[2] or 0, m.k.new
+    columns = (row, m.q.column, m.k.column, m.v.column)
+    has = {"mask": m.mask is not None, "distance": m.distance is not None, "pooled": m.pool is not None}
+    cached, quantize = m.q.state is not None, m.out_scale is not None
+    inverse = 1.0 / m.out_scale if m.out_scale is not None else 1.0
+    extra = [a for a in (m.mask, m.distance, m.pool) if a is not None]
+    if m.int8:
+        assert m.q.scale is not None and m.k.scale is not None and m.v.scale is not None
+        spec = attention_s8.AttentionInt8(
+            m.heads, m.width, new, m.past, cached, *columns, **has, state_stride=states.stride, quantize=quantize
+        )
+        if m.distance is not None:
+            m.distance = relax.const(np.concatenate([m.distance.value.numpy()] * 2, axis=2))
+            extra = [a for a in (m.mask, m.distance, m.pool) if a is not None]
+        factors = [m.score_scale * m.q.scale * m.k.scale, m.v.scale * inverse / attention_s8.WEIGHT_ONE]
+        args = [states.slots, states.clock, _int8_tokens(graph, m, row), *m.rings, *extra]
+        args.append(relax.const(np.array(factors, np.float32)))
+        states.clock_period((m.past + new) // new)
+        graph.rebind(m.root, call_kernel(table.add(spec, attention_s8.build), args, m.root))
+        return
+    plain = attention.Attention(
+        m.heads, m.width, new, m.past, cached, *columns, m.score_scale, **has, state_stride=states.stride, quantize=quantize
+    )
+    source = m.q.source
+    args = [states.slots, states.clock, source, *m.rings, *extra]
+    args += [relax.const(np.array([inverse], np.float32))] if quantize else []
+    states.clock_period(m.past // new)
+    graph.rebind(m.root, call_kernel(table.add(plain, attention.build), args, m.root))
+
+
+def _int8_tokens(graph: Graph, m: _Match, row: int) -> Var:
+    """The projection's output quantized, every column by the scale of its part: the product before it takes that over."""
+    scale = np.empty(row, np.float32)
+    for t in (m.q, m.k, m.v):
+        scale[t.column : t.column + m.heads * m.width] = t.scale
+    source = m.q.source
+    tokens = new_var("tokens_int8", list(source.ty.shape), "int8")
+    zero = relax.const(np.int8(0))
+    graph.insert(source, tokens, relax.op.quantize(source, relax.const(scale), zero, axis=2, out_dtype="int8"))
+    graph.users[tokens] = [m.root]
+    return tokens
+
+
+def _match(graph: Graph, states: StatePlan, softmax: Var) -> _Match | None:
+    weights, pool = softmax, None
     product = graph.only_user(softmax)
-    if product is None or not graph.is_op(product, "matmul") or graph.args(product)[0] != softmax:
+    _, heads, queries, keys = (d or 0 for d in static_shape(softmax)) if len(static_shape(softmax)) == 4 else (0, 0, 0, 0)
+    if product is not None and graph.is_op(product, "multiply"):
+        a, b = graph.args(product)
+        pool = b if a == softmax else a
+        weights = graph.only_user(product)
+        if weights is None or not graph.is_op(weights, "sum") or static_shape(weights)[1:] != [heads, 1, keys]:
+            return None
+        if not isinstance(pool, relax.Var) or static_shape(pool)[1:] != [1, queries, 1]:
+            return None
+        product = graph.only_user(weights)
+    if product is None or not graph.is_op(product, "matmul") or graph.args(product)[0] != weights:
         return None
     back = graph.only_user(product)
     if back is None or not graph.is_op(back, "permute_dims") or [int(a) for a in graph.attrs(back).axes] != [0, 2, 1, 3]:
@@ -69,7 +157,6 @@ def _match(graph: Graph, table: KernelTable, states: StatePlan, softmax: Var) ->
         return None
     if not (q.source == k.source == v.source and q.new == k.new == v.new):
         return None
-    _, heads, queries, keys = (d or 0 for d in static_shape(softmax))
     width = static_shape(product)[3] or 0
     past = keys - k.new
     if width % 4 or past <= 0 or past % k.new or queries != (keys if q.state is not None else q.new):
@@ -77,24 +164,18 @@ def _match(graph: Graph, table: KernelTable, states: StatePlan, softmax: Var) ->
     sorted_biases = _biases(graph, biases, (heads, queries, keys))
     if sorted_biases is None:
         return None
-    mask, distance = sorted_biases
-    last = graph.only_user(root)
-    quantize = last is not None and graph.is_op(last, "quantize")
-    spec = attention.Attention(
-        heads, width, k.new, past, q.state is not None, static_shape(q.source)[2] or 0, q.column, k.column, v.column, scale,
-        mask is not None, distance is not None, states.stride, quantize,
-    )  # fmt: skip
-    used = [s for s in (k.state, v.state, q.state) if s is not None]
-    args: list[Expr] = [states.slots, states.clock, q.source, *used]
-    args += [a for a in (mask, distance) if a is not None]
-    if quantize:
-        root, scale_of = last, graph.scalar(graph.args(last)[1])
-        if scale_of is None:
+    scaled = [t.scale is not None for t in (q, k, v)]
+    if any(scaled) and not all(scaled):
+        return None
+    last, out_scale = root, None
+    while (user := graph.only_user(last)) is not None and graph.is_op(user, "reshape"):
+        last = user
+    if user is not None and graph.is_op(user, "quantize"):
+        out_scale = graph.scalar(graph.args(user)[1])
+        if out_scale is None:
             return None
-        args.append(relax.const(np.array([1.0 / scale_of], np.float32)))
-    states.clock_period(past // k.new)
-    graph.rebind(root, call_kernel(table.add(spec, attention.build), args, root))
-    return used
+        root = user
+    return _Match(root, q, k, v, heads, width, past, scale, *sorted_biases, pool, out_scale)
 
 
 def _scores(graph: Graph, value: Expr) -> tuple[Expr, Expr, float, list[Expr]] | None:
@@ -131,7 +212,7 @@ def _tokens(graph: Graph, value: Expr, axes: list[int], states: StatePlan) -> _T
     rows = graph.arg(graph.args(value)[0], "reshape")
     if rows is None:
         return None
-    state = None
+    state = scale = None
     if graph.is_op(rows, "concat"):
         parts = list(graph.args(rows)[0])
         if len(parts) != 2 or parts[0] not in states.rings:
@@ -141,12 +222,17 @@ def _tokens(graph: Graph, value: Expr, axes: list[int], states: StatePlan) -> _T
         concat = next(u for u in graph.users[state] if u is not None and graph.is_op(u, "concat"))
         if len(graph.users[state]) != 1 or set(graph.users[concat]) != {graph.args(value)[0], states.next_of[state]}:
             return None
+    if graph.is_op(rows, "dequantize"):
+        scale, inner = graph.scalar(graph.args(rows)[1]), graph.args(rows)[0]
+        if scale is None or not graph.is_op(inner, "quantize") or graph.scalar(graph.args(inner)[1]) != scale:
+            return None
+        rows = graph.args(inner)[0]
     part = graph.value.get(rows)
     if not isinstance(part, relax.TupleGetItem) or not graph.is_op(part.tuple_value, "split"):
         return None
     source = graph.args(part.tuple_value)[0]
     shape = static_shape(rows)
-    return _Tokens(source, int(part.index) * (shape[2] or 0), shape[1] or 0, state)
+    return _Tokens(source, int(part.index) * (shape[2] or 0), shape[1] or 0, state, scale)
 
 
 def _biases(graph: Graph, biases: list[Expr], shape: tuple[int, int, int]) -> tuple[Expr | None, Expr | None] | None:

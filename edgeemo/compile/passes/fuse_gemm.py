@@ -104,8 +104,20 @@ def _matmul(graph: Graph, root: Var) -> _Product | None:
             return None
     rows = int(np.prod([d or 1 for d in static_shape(data)[1:-1]]))
     spec = gemm.Gemm(kind, rows, 1, k, 0, k, rows * k, n)
+    if kind != "s8" and graph.is_op(data, "permute_dims") and (columns := _transposed_columns(graph, data)):
+        # The last two axes swapped: read by strides instead of copied. A row's elements are ``columns`` apart.
+        data = graph.args(data)[0]
+        spec = gemm.Gemm(kind, rows, k, 1, columns, 1, rows * k, n, block=columns, block_stride=columns * k)
     column_scale = None if scale is None else np.broadcast_to(scale * a_scale, (n,))
     return _Product(spec, data, weight.reshape(1, 1, k, n), column_scale, False, [])
+
+
+def _transposed_columns(graph: Graph, value: Expr) -> int:
+    """Rows per matrix of a tensor whose last two axes are swapped, 0 for any other transpose."""
+    shape = static_shape(value)
+    axes = graph.attrs(value).axes
+    swapped = [*range(len(shape) - 2), len(shape) - 1, len(shape) - 2]
+    return (shape[-2] or 0) if len(shape) > 2 and axes is not None and [int(a) for a in axes] == swapped else 0
 
 
 def _channels_last(graph: Graph, value: Expr, before: list[tuple[Var, Expr]]) -> Expr:
@@ -159,9 +171,21 @@ def _emit(graph: Graph, table: KernelTable, root: Var, product: _Product) -> Non
     spec = replace(
         spec, bias=bias is not None, gelu=product.spec.gelu, residual=residual is not None, quantize=inverse is not None
     )
+    if inverse is not None and product.scale is not None and not spec.gelu and residual is None:
+        # Nothing between the sums and the rounding but the scale and the bias: they take the output's scale in.
+        product.scale = product.scale * inverse
+        bias = None if bias is None else bias * inverse
+        spec, inverse = replace(spec, scaled=True), None
     weight = np.ascontiguousarray(product.weight)
-    packed = gemm.pack_s8(weight) if spec.weights == "s8" else gemm.pack_float(weight)
+    sparse = gemm.sparse_rows(weight[0, 0]) if spec.weights == "f32" and spec.taps == spec.groups == 1 else None
+    if sparse is not None:
+        counts, index, packed = sparse
+        spec = replace(spec, kept=counts)
+    else:
+        packed = gemm.pack_s8(weight) if spec.weights == "s8" else gemm.pack_float(weight)
     args: list[Expr] = [product.data, relax.const(packed.reshape(-1))]
+    if sparse is not None:
+        args.append(relax.const(index))
     if product.scale is not None:
         args.append(relax.const(gemm.pad_columns(product.scale, spec.groups)))
     if bias is not None:
@@ -169,7 +193,7 @@ def _emit(graph: Graph, table: KernelTable, root: Var, product: _Product) -> Non
     if residual is not None:
         args.append(residual)
     if inverse is not None:
-        args.append(relax.const(np.array([inverse], np.float32)))
+        args.append(relax.const(np.array([inverse[0]], np.float32)))
     name = table.add(spec, gemm.build)
     if not channels_first:
         graph.rebind(root, call_kernel(name, args, root), product.before)
@@ -180,9 +204,9 @@ def _emit(graph: Graph, table: KernelTable, root: Var, product: _Product) -> Non
     graph.rebind(root, relax.op.permute_dims(last, [0, 2, 1]), [*product.before, (last, graph.value[last])])
 
 
-def _epilogue(graph: Graph, root: Var, product: _Product) -> tuple[np.ndarray | None, Expr | None, float | None, Var, bool]:
-    """Follows the product's only users. Returns bias, residual, 1 / output scale, the last variable absorbed, and whether that
-    one is still channels-first."""
+def _epilogue(graph: Graph, root: Var, product: _Product) -> tuple[np.ndarray | None, Expr | None, np.ndarray | None, Var, bool]:
+    """Follows the product's only users. Returns bias, residual, 1 / output scale per column, the last variable absorbed, and
+    whether that one is still channels-first."""
     spec = product.spec
     bias: np.ndarray | None = None
     residual: Expr | None = None
@@ -215,10 +239,14 @@ def _epilogue(graph: Graph, root: Var, product: _Product) -> tuple[np.ndarray | 
         elif graph.is_op(user, "nn.gelu") and not spec.gelu and residual is None:
             spec = product.spec = replace(spec, gelu=True)
         elif graph.is_op(user, "quantize"):
-            scale, zero = graph.scalar(graph.args(user)[1]), graph.scalar(graph.args(user)[2])
+            scale, zero = graph.constant(graph.args(user)[1]), graph.scalar(graph.args(user)[2])
             if scale is None or zero != 0 or user.ty.dtype != "int8":
                 break
-            return bias, residual, 1.0 / scale, user, channels_first
+            if scale.size == 1:
+                scale = np.broadcast_to(scale.reshape(-1), (spec.n,))
+            elif scale.size != spec.n or spec.gelu or residual is not None or spec.weights != "s8":
+                break
+            return bias, residual, 1.0 / scale.astype(np.float64), user, channels_first
         else:
             break
         root = user

@@ -28,7 +28,8 @@ def run(graph: Graph, table: KernelTable) -> None:
         if quantize:
             root, scale = user, graph.scalar(graph.args(user)[1])
             assert scale is not None
-            args.append(relax.const(np.array([1.0 / scale], np.float32)))
+            arrays = [np.asarray(graph.constant(a), np.float64) / scale for a in (gamma, beta)]
+            args[1:] = [relax.const(a.astype(np.float32)) for a in arrays]
         graph.rebind(root, call_kernel(table.add(spec, norm.build_layer_norm), args, root))
 
 

@@ -99,6 +99,13 @@ class Graph:
         self.changed[root] = [*(before or []), (root, value)]
         self.value[root] = value
 
+    def insert(self, after: Var, var: Var, value: Expr) -> None:
+        """A new binding right behind that of ``after``, which becomes its only argument's only user."""
+        at = next(i for i, b in enumerate(self.bindings) if b.var == after)
+        self.bindings.insert(at + 1, relax.VarBinding(var, value))
+        self.value[var] = value
+        self.users[after] = [var]
+
     def finish(self, result: Expr | None = None) -> tvm.IRModule:
         bindings = []
         for b in self.bindings:

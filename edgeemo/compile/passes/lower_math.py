@@ -32,11 +32,13 @@ def _f(value: float) -> Expr:
     return tirx.FloatImm("float32", value)
 
 
-def _horner(coefficients: list[float], x: Expr) -> Expr:
-    value: Expr = _f(coefficients[-1])
-    for c in reversed(coefficients[:-1]):
-        value = value * x + _f(c)
-    return value
+def _polynomial(coefficients: list[float], x: Expr) -> Expr:
+    """Coefficients from x^0 up, as a tree (Estrin): such loops wait for latency, a third of Horner's."""
+    terms: list[Expr] = [_f(c) for c in coefficients]
+    while len(terms) > 1:
+        terms = [terms[i] + terms[i + 1] * x if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
+        x = x * x
+    return terms[0]
 
 
 def _clamp(x: Expr, low: float, high: float) -> Expr:
@@ -48,7 +50,7 @@ def exp(x: Expr) -> Expr:
     n = tirx.call_llvm_pure_intrin("float32", "llvm.roundeven.f32", x * _f(LOG2E))
     r = x - n * _f(LN2_HIGH) - n * _f(LN2_LOW)
     power = (tirx.Cast("int32", n) + tirx.IntImm("int32", 127)) << tirx.IntImm("int32", 23)
-    return _horner(EXP_COEFFICIENTS, r) * tirx.reinterpret("float32", power)
+    return _polynomial(EXP_COEFFICIENTS, r) * tirx.reinterpret("float32", power)
 
 
 def log(x: Expr) -> Expr:
@@ -57,13 +59,13 @@ def log(x: Expr) -> Expr:
     # Subtracting the bits of sqrt(1/2) puts the exponent's step at that mantissa instead of at 1.
     e = (bits - tirx.IntImm("int32", 0x3F3504F3)) >> tirx.IntImm("int32", 23)
     f = tirx.reinterpret("float32", bits - (e << tirx.IntImm("int32", 23))) - _f(1.0)
-    return tirx.Cast("float32", e) * _f(math.log(2.0)) + f * _horner(LOG_COEFFICIENTS, f)
+    return tirx.Cast("float32", e) * _f(math.log(2.0)) + f * _polynomial(LOG_COEFFICIENTS, f)
 
 
 def erf(x: Expr) -> Expr:
     """2 Phi(x sqrt 2) - 1, with the polynomial of the GELU kernel."""
     y = _clamp(x * _f(math.sqrt(2.0)), -GELU_RANGE, GELU_RANGE)
-    return _f(2.0) * y * _horner(PHI_COEFFICIENTS, y * y)
+    return _f(2.0) * y * _polynomial(PHI_COEFFICIENTS, y * y)
 
 
 def sigmoid(x: Expr) -> Expr:

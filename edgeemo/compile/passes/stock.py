@@ -5,6 +5,8 @@ Afterwards ``main`` holds kernel calls, stock PrimFuncs and reshapes (which cost
 
 from __future__ import annotations
 
+from typing import Any
+
 import tvm
 from edgeemo_runtime.errors import EdgeEmoError
 from tvm import relax, s_tir, tirx
@@ -12,6 +14,7 @@ from tvm import relax, s_tir, tirx
 from edgeemo.compile.passes import lower_math
 from edgeemo.compile.passes.graph import MAIN, Graph
 
+LANES = 4
 RESHAPES = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten")
 
 
@@ -30,7 +33,7 @@ def run(mod: tvm.IRModule) -> tvm.IRModule:
     mod = relax.transform.DeadCodeElimination([MAIN])(mod)
     for gv, func in list(mod.functions.items()):
         if isinstance(func, tirx.PrimFunc):
-            mod.update_func(gv, _inline(func))
+            mod.update_func(gv, _schedule(func))
     return mod
 
 
@@ -53,13 +56,27 @@ def _refuse_unlowered(mod: tvm.IRModule) -> None:
             )
 
 
-def _inline(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Elementwise intermediates of a fused function are computed where they are used, not stored in between."""
+def _schedule(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Elementwise intermediates of a fused function are computed where they are used, not stored in between; what is left goes by
+    vectors along the last axis. LLVM would not do that by itself: a concatenation's branches keep its loops scalar."""
     schedule = s_tir.Schedule(func)
-    root = schedule.get_sblock("root")
-    for block in schedule.get_child_blocks(root):
+    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
         try:
             schedule.compute_inline(block)
         except s_tir.schedule.ScheduleError:
-            continue  # a reduction, or an output
+            _vectorize(schedule, block)  # a reduction, or an output
     return schedule.mod["main"]
+
+
+def _vectorize(schedule: s_tir.Schedule, block: Any) -> None:
+    loops = schedule.get_loops(block)
+    extent = schedule.get(loops[-1]).extent if loops else None
+    iterators = schedule.get(block).iter_vars
+    body = str(schedule.get(block).body)
+    if any(f"T.{name.removeprefix('tirx.')}(" in body for name in lower_math.LOWERED):
+        # Those become polynomials of scalars, which LLVM does vectorize.
+        return
+    if not isinstance(extent, tirx.IntImm) or int(extent) % LANES or any(i.iter_type != tirx.IterVar.DataPar for i in iterators):
+        return
+    _, lanes = schedule.split(loops[-1], [None, LANES])
+    schedule.vectorize(lanes)

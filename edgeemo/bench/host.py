@@ -1,0 +1,36 @@
+"""Wall-clock cost of the compiled step on this machine, for ratios: absolute times are this machine's and this minute's."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+from edgeemo_runtime import Engine
+
+ROUNDS = 9
+ROUND_S = 0.03  # steps are repeated until a round takes this long
+
+
+def seconds_per_step(artifact: Path, streams: list[int]) -> dict[int, float]:
+    """Seconds of one batched step by number of streams: the fastest of a few rounds, taken in turns so that a slow moment of the
+    machine meets every batch size."""
+    engine = Engine(artifact, max(streams))
+    engine._audio[:] = 0.1 * np.random.default_rng(0).standard_normal(engine._audio.shape)
+    engine._slots[:] = np.arange(engine.max_streams)
+    best = dict.fromkeys(streams, float("inf"))
+    repeats = {}
+    for n in streams:
+        arguments = engine._arguments(n)
+        engine._step(*arguments)
+        began = time.perf_counter()
+        engine._step(*arguments)
+        repeats[n] = max(1, int(ROUND_S / max(time.perf_counter() - began, 1e-6)))
+    for _ in range(ROUNDS):
+        for n in streams:
+            arguments = engine._arguments(n)
+            began = time.perf_counter()
+            for _ in range(repeats[n]):
+                engine._step(*arguments)
+            best[n] = min(best[n], (time.perf_counter() - began) / repeats[n])
+    return best

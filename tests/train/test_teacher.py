@@ -1,0 +1,91 @@
+"""Distillation in small: pooling, soft labels, a student that follows a random teacher, and Whisper's weights as a file."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from edgeemo_runtime.errors import EdgeEmoError
+
+from edgeemo.data.corpus import change_speed
+from edgeemo.model.whisper import WhisperEncoder, load_whisper, read_ctranslate2, slaney_mel
+from edgeemo.train.teacher import Lesson, soft_labels, standardise, token_pooling
+from edgeemo.train.trainer import Recipe, train
+from tests.train.test_trainer import small_corpus  # noqa: F401  a fixture
+
+
+def test_pooling_averages_the_frames_a_token_overlaps() -> None:
+    pooling = token_pooling(2, 3, 2560)  # 160 ms at 16 kHz: eight teacher frames, three tokens
+    assert pooling.shape == (6, 16)
+    torch.testing.assert_close(pooling.sum(dim=1), torch.ones(6))
+    torch.testing.assert_close(pooling[0, :4], torch.tensor([3, 3, 2, 0]) / 8)
+    assert (pooling[:3, 8:] == 0).all()
+
+
+def test_soft_labels_come_from_other_speakers() -> None:
+    """Features that only name the speaker tell a classifier nothing about speakers it has not seen."""
+    rng = np.random.default_rng(0)
+    speakers = [f"s{i % 10}" for i in range(100)]
+    label = np.array([int(s[1:]) % 2 for s in speakers])
+    told = np.eye(2, dtype=np.float32)[label] + 0.1 * rng.standard_normal((100, 2)).astype(np.float32)
+    assert (soft_labels(told, label, speakers, 2).argmax(dim=1).numpy() == label).all()
+    only_speaker = np.eye(10, dtype=np.float32)[[int(s[1:]) for s in speakers]]
+    held_out = soft_labels(only_speaker, label, speakers, 2)
+    torch.testing.assert_close(held_out.sum(dim=1), torch.ones(100))
+    assert (held_out.max(dim=1).values < 0.9).all()
+
+
+def test_standardised_states_have_mean_0_and_deviation_1() -> None:
+    lessons = [Lesson(np.zeros(1), (torch.randn(50, 4) * 3 + 7).half()) for _ in range(4)]
+    standardise(lessons)
+    states = torch.cat([x.states for x in lessons]).float()
+    assert states.mean(dim=0).abs().max() < 0.01
+    assert (states.std(dim=0) - 1).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.0, 1.1])
+def test_speed_changes_length_and_pitch(speed: float) -> None:
+    tone = np.sin(2 * np.pi * 200 * np.arange(8000) / 8000).astype(np.float32)
+    fast = change_speed(tone, speed)
+    assert abs(len(fast) - 8000 / speed) <= 1
+    assert abs(np.abs(np.fft.rfft(fast)).argmax() * 8000 / len(fast) - 200 * speed) < 1.5
+
+
+def test_mel_filters_have_area_one() -> None:
+    mel = slaney_mel(201, 80, 16000)
+    assert mel.shape == (201, 80)
+    np.testing.assert_allclose(mel.sum(axis=0)[20:] * 8000 / 200, 1.0, rtol=0.1)
+
+
+def test_reads_what_ctranslate2_writes_and_refuses_what_it_does_not(tmp_path: Path) -> None:
+    def text(s: str) -> bytes:
+        return struct.pack("<H", len(s) + 1) + s.encode() + b"\0"
+
+    array = np.arange(6, dtype=np.float16).reshape(2, 3)
+    body = struct.pack("<I", 6) + text("WhisperSpec") + struct.pack("<II", 3, 1) + text("encoder/x")
+    body += struct.pack("<BIIBI", 2, 2, 3, 4, array.nbytes) + array.tobytes()
+    (tmp_path / "model.bin").write_bytes(body)
+    np.testing.assert_array_equal(read_ctranslate2(tmp_path / "model.bin")["encoder/x"], array)
+    (tmp_path / "model.bin").write_bytes(body[:-3])
+    with pytest.raises(EdgeEmoError, match="not a CTranslate2 model"):
+        read_ctranslate2(tmp_path / "model.bin")
+
+
+def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeemo.model.whisper.PACKAGE", "no_such_package_here")
+    with pytest.raises(EdgeEmoError, match=r"pip install 'edgeemo\[teacher\]'"):
+        load_whisper()
+
+
+@pytest.mark.slow
+def test_training_with_a_teacher(small_corpus: Path, tmp_path: Path) -> None:  # noqa: F811
+    torch.manual_seed(0)
+    teacher = WhisperEncoder(32, 2, 2).eval()
+    recipe = Recipe(epochs=1, batch=8, copies=2, teacher_layers=(1, 2))
+    made = [train(small_corpus, tmp_path / n, recipe, 1, teacher=teacher) and (tmp_path / n).read_bytes() for n in "ab"]
+    assert made[0] == made[1]
+    train(small_corpus, tmp_path / "c", recipe, 1)
+    assert (tmp_path / "c").read_bytes() != made[0]
