@@ -8,15 +8,15 @@ import numpy as np
 class AudioRings:
     """One ring per slot: audio waiting for its step, and behind it the last ``history`` samples already taken.
 
-    Positions count samples since a slot was cleared and never wrap (int64); the place in the ring is their remainder.
+    Positions count samples since a slot was cleared and never wrap (int64); the place in the ring is their remainder. A ring is a
+    whole number of steps long and steps are taken whole, so that a step lies in one piece and is copied as such.
     """
 
     def __init__(self, slots: int, step: int, history: int) -> None:
         self.step, self.history = step, history
-        self._samples = np.zeros((slots, _capacity(history + 2 * step)), dtype=np.float32)
+        self._samples = np.zeros((slots, _capacity(history + 2 * step, step)), dtype=np.float32)
         self._written = np.zeros(slots, dtype=np.int64)
         self._taken = np.zeros(slots, dtype=np.int64)
-        self._offsets = np.arange(step)
 
     @property
     def capacity(self) -> int:
@@ -43,8 +43,8 @@ class AudioRings:
 
     def take(self, slots: np.ndarray, out: np.ndarray) -> None:
         """Moves the next step of each slot into ``out`` (len(slots), step)."""
-        at = (self._taken[slots, None] + self._offsets) % self.capacity
-        out[:] = self._samples[slots[:, None], at]
+        steps = self._samples.reshape(len(self._samples), -1, self.step)
+        out[:] = steps[slots, self._taken[slots] // self.step % steps.shape[1]]
         self._taken[slots] += self.step
 
     def recent(self, slot: int) -> np.ndarray:
@@ -59,7 +59,7 @@ class AudioRings:
 
     def _grow(self, need: int) -> None:
         old = self._samples
-        new = np.zeros((len(old), _capacity(need)), dtype=np.float32)
+        new = np.zeros((len(old), _capacity(need, self.step)), dtype=np.float32)
         for slot in range(len(old)):
             first = max(0, int(self._taken[slot]) - self.history)
             positions = np.arange(first, int(self._written[slot]))
@@ -67,5 +67,6 @@ class AudioRings:
         self._samples = new
 
 
-def _capacity(samples: int) -> int:
-    return 1 << (samples - 1).bit_length()
+def _capacity(samples: int, step: int) -> int:
+    """A power of two steps: growing doubles."""
+    return step * (1 << (-(-samples // step) - 1).bit_length())
