@@ -255,6 +255,8 @@ def bench(
     as_json: bool,
 ) -> None:
     """Cost per stream against batch size: ratios on this machine, and modelled cycles of a Cortex-A72 where a72cost is."""
+    from edgeemo_runtime.engine import LARGEST_BATCH
+
     from edgeemo.bench.plot import plot_cost
     from edgeemo.bench.report import bench_host, bench_modelled
 
@@ -262,8 +264,10 @@ def bench(
         sizes = sorted({int(n) for n in streams.split(",")})
     except ValueError:
         sizes = []
-    if not sizes or sizes[0] < 1:
-        raise click.UsageError(f"--streams {streams}: give batch sizes of 1 and more, by commas")
+    if not sizes or sizes[0] < 1 or sizes[-1] > LARGEST_BATCH:
+        raise click.UsageError(
+            f"--streams {streams}: give batch sizes from 1 to {LARGEST_BATCH}, the engine's largest, by commas"
+        )
     with progress_bar("this machine", 2) as advance:
         document: dict[str, Any] = {"host": bench_host(int8, floating, sizes, advance)}
     curves, unit, limit = document["host"]["cost_per_stream"], document["host"]["unit"], None

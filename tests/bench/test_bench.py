@@ -24,7 +24,7 @@ def test_cost_per_stream_and_plot(host_artifacts: dict[str, Path], tmp_path: Pat
     assert (tmp_path / "b.png").read_bytes()[:4] == b"\x89PNG"
 
 
-@pytest.mark.parametrize("streams", ["0,1", "a", ""])
+@pytest.mark.parametrize("streams", ["0,1", "a", "", "17"])
 def test_wrong_streams_are_wrong_usage(streams: str) -> None:
     done = CliRunner().invoke(main, ["bench", "--streams", streams])
     assert done.exit_code == 2

@@ -131,3 +131,18 @@ def test_misuse_is_named(artifact: Path) -> None:
     stream.close()
     with pytest.raises(EdgeEmoError, match="is closed"):
         stream.push(np.zeros(5, np.float32))
+
+
+def test_more_streams_than_a_batch_get_the_answers_they_would_get_alone(artifact: Path) -> None:
+    """40 streams are three batches of the compiled step; each stream hears its own audio only."""
+    engine, alone = Engine(artifact, 40), Engine(artifact, 1)
+    streams = [engine.open() for _ in range(40)]
+    for i, stream in enumerate(streams):
+        stream.push(np.roll(speech(i, 2), 100 * i))
+    results = [engine.step(), engine.step()]
+    assert [len(r) for r in results] == [40, 40]
+    for i in (0, 15, 16, 39):
+        with alone.open() as one:
+            one.push(np.roll(speech(i, 2), 100 * i))
+            for r in results:
+                np.testing.assert_allclose(r.probabilities[i], alone.step().probabilities[0], atol=1e-5)
