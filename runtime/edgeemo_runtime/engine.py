@@ -1,8 +1,8 @@
 """Engine and Stream: many calls through one compiled step, batched.
 
 The engine owns the model, one state row per slot, and the arena; a stream is one call's slot. Push audio as it comes, call
-``step()``: every stream that has 160 ms ready goes through the network, in batches of up to 16. Nothing on that path loops over streams in
-Python.
+``step()``: every stream that has 160 ms ready goes through the network, in batches of up to 16. Nothing on that path loops over
+streams in Python.
 
     engine = Engine("emotion-host.edgeemo", max_streams=80)
     stream = engine.open()
