@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import onnx
 import pytest
@@ -22,6 +23,9 @@ CALIBRATION = ROOT / "calibration"
 CORPUS = ROOT.parent / "shared" / "data" / "emotion"
 
 torch.set_num_threads(1)
+# A deadline per example is a timed test: it fails where a machine is busy.
+hypothesis.settings.register_profile("edgeemo", deadline=None)
+hypothesis.settings.load_profile("edgeemo")
 
 
 def speech(clip: int, steps: int) -> np.ndarray:

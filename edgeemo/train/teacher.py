@@ -107,9 +107,11 @@ class Classifier:
 
 
 def soft_labels(features: np.ndarray, label: np.ndarray, speaker: Sequence[str], classes: int) -> Tensor:
-    """Probabilities float32 (clips, classes) from classifiers trained on the other folds; a speaker is in one fold."""
-    fold_of = {s: i % FOLDS for i, s in enumerate(sorted(set(speaker)))}
-    fold = np.array([fold_of[s] for s in speaker])
+    """Probabilities float32 (clips, classes) from classifiers trained on the other folds. A speaker is in one fold; where the
+    manifest names fewer speakers than there are folds, clips are dealt out one by one."""
+    names = sorted(set(speaker))
+    fold_of = {s: i % FOLDS for i, s in enumerate(names)}
+    fold = np.array([fold_of[s] for s in speaker]) if len(names) >= FOLDS else np.arange(len(speaker)) % FOLDS
     result = torch.empty(len(label), classes)
     for i in range(FOLDS):
         held_out = fold == i

@@ -11,6 +11,7 @@ import torch
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.data.corpus import change_speed
+from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.model.whisper import WhisperEncoder, load_whisper, read_ctranslate2, slaney_mel
 from edgeemo.train.teacher import Lesson, soft_labels, standardise, token_pooling
 from edgeemo.train.trainer import Recipe, train
@@ -36,6 +37,15 @@ def test_soft_labels_come_from_other_speakers() -> None:
     held_out = soft_labels(only_speaker, label, speakers, 2)
     torch.testing.assert_close(held_out.sum(dim=1), torch.ones(100))
     assert (held_out.max(dim=1).values < 0.9).all()
+
+
+def test_soft_labels_without_speakers_are_still_held_out_and_finite() -> None:
+    rng = np.random.default_rng(1)
+    label = np.arange(60) % 3
+    told = np.eye(3, dtype=np.float32)[label] + 0.1 * rng.standard_normal((60, 3)).astype(np.float32)
+    made = soft_labels(told, label, [""] * 60, 3)
+    assert torch.isfinite(made).all()
+    assert (made.argmax(dim=1).numpy() == label).all()
 
 
 def test_standardised_states_have_mean_0_and_deviation_1() -> None:
@@ -87,5 +97,6 @@ def test_training_with_a_teacher(small_corpus: Path, tmp_path: Path) -> None:  #
     recipe = Recipe(epochs=1, batch=8, copies=2, teacher_layers=(1, 2))
     made = [train(small_corpus, tmp_path / n, recipe, 1, teacher=teacher) and (tmp_path / n).read_bytes() for n in "ab"]
     assert made[0] == made[1]
+    assert all(torch.isfinite(p).all() for p in load_checkpoint(tmp_path / "a").parameters())
     train(small_corpus, tmp_path / "c", recipe, 1)
     assert (tmp_path / "c").read_bytes() != made[0]
