@@ -23,8 +23,8 @@ CALIBRATION = ROOT / "calibration"
 CORPUS = ROOT.parent / "shared" / "data" / "emotion"
 
 torch.set_num_threads(1)
-# A deadline per example is a timed test: it fails where a machine is busy.
-hypothesis.settings.register_profile("edgeemo", deadline=None)
+# A deadline per example, or a limit on making one, is a timed test: it fails where a machine is busy.
+hypothesis.settings.register_profile("edgeemo", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("edgeemo")
 
 
