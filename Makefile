@@ -50,7 +50,7 @@ bench: run
 	$(BIN)/edgeemo compile build/emotion.onnx --target host --out build/emotion-float-host.edgeemo --force >/dev/null
 	$(BIN)/edgeemo compile build/emotion.onnx --target aarch64-neon --out build/emotion-float-aarch64-neon.edgeemo --force >/dev/null
 	$(if $(A72COST),$(A72COST)/setup >/dev/null)
-	$(BIN)/edgeemo bench --float build/emotion-float-host.edgeemo --plot build/bench.png \
+	$(BIN)/edgeemo bench --float build/emotion-float-host.edgeemo --plot build/bench.png --out build/bench.json \
 	  $(if $(A72COST),--a72cost $(A72COST) --board-float build/emotion-float-aarch64-neon.edgeemo)
 
 # An aarch64 Python with the built runtime wheel, as on a board, in build/aarch64.

@@ -242,6 +242,7 @@ def eval_(model: Path, data: Path, split: str | None, as_json: bool) -> None:
 @click.option("--board-float", type=click.Path(path_type=Path), default=None, help="Float artifact to model.")
 @click.option("--streams", default="1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", help="Batch sizes, by commas.")
 @click.option("--plot", type=click.Path(path_type=Path), default=None, help="PNG of cost per stream against batch size.")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Write the figures as JSON to this file as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 @user_errors
 def bench(
@@ -252,6 +253,7 @@ def bench(
     board_float: Path | None,
     streams: str,
     plot: Path | None,
+    out: Path | None,
     as_json: bool,
 ) -> None:
     """Cost per stream against batch size: ratios on this machine, and modelled cycles of a Cortex-A72 where a72cost is."""
@@ -268,7 +270,7 @@ def bench(
         raise click.UsageError(
             f"--streams {streams}: give batch sizes from 1 to {LARGEST_BATCH}, the engine's largest, by commas"
         )
-    with progress_bar("this machine", 2) as advance:
+    with progress_bar("this machine", 1 if floating is None else 2) as advance:
         document: dict[str, Any] = {"host": bench_host(int8, floating, sizes, advance)}
     curves, unit, limit = document["host"]["cost_per_stream"], document["host"]["unit"], None
     if a72cost is not None:
@@ -278,6 +280,8 @@ def bench(
         unit, limit = "M cycles per stream and step (modelled)", document["modelled"]["limit_per_stream"] / 1e6
     if plot is not None:
         plot_cost(curves, unit, limit, "Cost per stream against batch size", plot)
+    if out is not None:
+        out.write_text(json.dumps(document, indent=2) + "\n")
     if as_json:
         print_json(document)
         return

@@ -48,7 +48,7 @@ def compile_onnx(path: str | Path, target: BoardTarget, dump_folder: Path | None
     model = load_onnx(str(path))
     imported = import_onnx(model, str(path))
     dump = _dumper(dump_folder)
-    step, table, left = lower(imported, target.neon, dump)
+    step, table, left = lower(imported, target.kernels, dump)
     library = _build(step, target, dump)
     manifest = _manifest(Path(path), model, imported, step, target)
     specs = [table.specs[c] for c in step.calls if c in table.specs]
@@ -79,13 +79,13 @@ def _build(step: Step, target: BoardTarget, dump: Dump) -> bytes:
     with tempfile.TemporaryDirectory(prefix="edgeemo-") as folder:
         objects, library = Path(folder, "step.o"), Path(folder, "step.so")
         module = tvm.tirx.build(step.mod, target=target.tvm_target())
-        assembly = module.inspect_source("asm")
-        if target.neon:
-            assembly = mark_calls(assembly, step.calls)
+        if target.kernels.neon:
+            assembly = mark_calls(module.inspect_source("asm"), step.calls)
+            dump("4_step.s", lambda: assembly)
             assemble(assembly, objects, target)
         else:
+            dump("4_step.s", lambda: module.inspect_source("asm"))
             module.write_to_file(str(objects), "o")
-        dump("4_step.s", lambda: assembly)
         link_shared(objects, library, target)
         verify_library(library, target)
         return library.read_bytes()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tvm import relax
 
 from edgeemo.compile.importer import Imported
+from edgeemo.compile.kernels.builder import KernelTarget
 from edgeemo.compile.passes import fuse_attention, fuse_gemm, fuse_norm, stock
 from edgeemo.compile.passes.graph import Graph, KernelTable
 from edgeemo.compile.step import Step, build_step
@@ -14,9 +15,9 @@ from edgeemo.compile.step import Step, build_step
 Dump = Callable[[str, Callable[[], str]], None]  # name, and a function making the text: printing a module takes a second
 
 
-def lower(model: Imported, neon: bool, dump: Dump) -> tuple[Step, KernelTable, list[str]]:
+def lower(model: Imported, target: KernelTarget, dump: Dump) -> tuple[Step, KernelTable, list[str]]:
     """Returns the step, the kernels it uses, and a line for each product left to TVM's stock operators."""
-    table = KernelTable()
+    table = KernelTable(target)
     dump("0_imported.relax", lambda: model.mod.script(show_meta=False))
     graph = Graph(model.mod)
     in_place = fuse_attention.run(graph, table, model.states)
@@ -27,7 +28,7 @@ def lower(model: Imported, neon: bool, dump: Dump) -> tuple[Step, KernelTable, l
     dump("1_fused.relax", lambda: mod.script(show_meta=False))
     mod = stock.run(mod)
     dump("2_lowered.relax", lambda: mod.script(show_meta=False))
-    step = build_step(mod, table, model.states, model.inputs, model.outputs, neon)
+    step = build_step(mod, table, model.states, model.inputs, model.outputs)
     dump("3_step.tir", lambda: step.mod.script(show_meta=False))
     return step, table, left
 

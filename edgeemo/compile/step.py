@@ -182,17 +182,17 @@ class _Builder:
             self.calls.append((tick, [Tensor("slots"), Tensor("state", 0)]))
 
     # -- emitting --------------------------------------------------------------------------------------------------------
-    def emit(self, neon: bool) -> Step:
+    def emit(self) -> Step:
         functions: dict[str, tirx.PrimFunc] = dict(self.private)
         for name, _ in self.calls:
             if name not in functions:
-                functions[name] = self.table.builders[name](neon)
+                functions[name] = self.table.builders[name]()
         symbols = {name: ir.GlobalVar(name) for name in functions}
         mod = tvm.IRModule({symbols[n]: f for n, f in functions.items()})
-        mod[STEP] = self._step_function(symbols, neon)
+        mod[STEP] = self._step_function(symbols)
         return Step(mod, self.weights.finish(), self.arena.peak, [name for name, _ in self.calls])
 
-    def _step_function(self, symbols: dict[str, ir.GlobalVar], neon: bool) -> tirx.PrimFunc:
+    def _step_function(self, symbols: dict[str, ir.GlobalVar]) -> tirx.PrimFunc:
         params = {p.name: p for p in self.graph.func.params}
         outputs = [v for name, v in self._result() if name in self.output_names]
         with IRBuilder() as builder, T.prim_func(s_tir=True):
@@ -230,7 +230,7 @@ class _Builder:
                 return arena.access_ptr("rw", offset=batch * t.offset)
 
             for number, (name, tensors) in enumerate(self.calls):
-                if neon:
+                if self.table.target.neon:
                     hint = mark_of_call(number, len(self.calls))
                     T.evaluate(T.call_llvm_intrin("void", "llvm.aarch64.hint", T.uint32(hint)))
                 args = [T.Cast("int32", batch), *(pointer(t) for t in tensors)]
@@ -266,13 +266,11 @@ def _take_pointers(func: tirx.PrimFunc, name: str) -> tuple[tirx.PrimFunc, list[
     return made, [_type_bytes(b.ty) for b in allocations]
 
 
-def build_step(
-    mod: tvm.IRModule, table: KernelTable, states: StatePlan, inputs: list[str], outputs: list[str], neon: bool
-) -> Step:
+def build_step(mod: tvm.IRModule, table: KernelTable, states: StatePlan, inputs: list[str], outputs: list[str]) -> Step:
     """Plans memory for a lowered module and emits its step function and kernels.
 
     ``inputs`` are main's parameters that are neither states nor slots, ``outputs`` the first results; both in calling order.
     """
     builder = _Builder(mod, table, states, inputs, outputs)
     builder.plan()
-    return builder.emit(neon)
+    return builder.emit()

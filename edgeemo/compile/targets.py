@@ -12,6 +12,8 @@ import tvm
 from edgeemo_runtime.errors import EdgeEmoError
 from tvm.target import codegen
 
+from edgeemo.compile.kernels.builder import KernelTarget
+
 # In a checkout the folder stands beside the package; a wheel carries it inside.
 FOLDERS = (Path(__file__).parents[2] / "targets", Path(__file__).parents[1] / "targets")
 EMULATIONS = {"x86_64": "elf_x86_64", "aarch64": "aarch64linux"}
@@ -28,11 +30,7 @@ class BoardTarget:
     linker: str
     disassembler: str
     forbidden: dict[str, str]
-    kernels: dict[str, str]
-
-    @property
-    def neon(self) -> bool:
-        return self.kernels["s8"] == "neon"
+    kernels: KernelTarget
 
     def tvm_target(self) -> tvm.target.Target:
         values: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu}
@@ -52,7 +50,7 @@ def load_target(name: str) -> BoardTarget:
         raise EdgeEmoError(f"no target {name!r}; there are: {', '.join(target_names())}")
     try:
         values = tomllib.loads(path.read_text())
-        values = {**values, "features": tuple(values["features"])}
+        values |= {"features": tuple(values["features"]), "kernels": _kernels(**values["kernels"])}
         if values["machine"] == "native":
             machine = platform.machine()
             if machine not in EMULATIONS:
@@ -60,5 +58,17 @@ def load_target(name: str) -> BoardTarget:
             triple = codegen.llvm_get_system_triple().replace("-conda-", "-")
             values |= {"machine": machine, "triple": triple, "cpu": codegen.llvm_get_system_cpu(), "linker": EMULATIONS[machine]}
         return BoardTarget(name=name, **values)
-    except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
+    except (tomllib.TOMLDecodeError, TypeError, KeyError, ValueError) as error:
         raise EdgeEmoError(f"{path}: not a target file ({error})") from error
+
+
+def _kernels(s8: str, block_kib: int, tiles: dict[str, list[int]]) -> KernelTarget:
+    if s8 not in ("neon", "portable"):
+        raise ValueError(f"kernels.s8 is {s8!r}, not neon or portable")
+    sizes = {}
+    for weights in ("f16", "f32"):
+        rows, columns = tiles[weights]
+        if rows % 4 or columns % 4 or not 0 < rows * columns <= 64:
+            raise ValueError(f"kernels.tiles.{weights} is {rows} x {columns}, not multiples of 4 with at most 64 sums")
+        sizes[weights] = (rows, columns)
+    return KernelTarget(s8 == "neon", {"s8": (4, 4), **sizes}, block_kib * 1024)

@@ -32,7 +32,8 @@ class KLObserver:
 
     def observe_histogram(self, values: np.ndarray) -> None:
         """Second pass, over the same values."""
-        if self.largest > 0 and values.size:
+        # Of a smaller tensor the scale is SMALLEST_SCALE whatever the histogram says, and BINS / largest may overflow.
+        if self.largest > SMALLEST_SCALE * INT8_MAX and values.size:
             at = np.minimum((np.abs(values.ravel()) * (BINS / self.largest)).astype(np.int64), BINS - 1)
             self.histogram += np.bincount(at, minlength=BINS)
 

@@ -78,15 +78,15 @@ def test_neon_int8_product_is_exact(tmp_path: Path, index: int) -> None:
     """SMULL + SMLAL2 + SADALP against int64 sums, extremes included, over shapes that do not fit the tiles."""
     import tvm
 
-    from edgeemo.compile.kernels import gemm
+    from edgeemo.compile.kernels import gemm, pack
     from tests.compile.test_kernels import CASES, inputs, with_caller
 
     case, batch = CASES[index], 5
     spec, a, w, expected = inputs(case, batch, np.random.default_rng(index), integer=True)
     out = np.zeros((batch, case.rows, case.n), dtype=np.float32)
-    arrays = [a, gemm.pack_s8(w), gemm.pad_columns(np.ones(case.n), case.groups), out]
+    arrays = [a, pack.pack_s8(w), pack.pad_columns(np.ones(case.n), case.groups), out]
     target = load_target("aarch64-neon")
-    module = tvm.tirx.build(with_caller(gemm.build(spec, neon=True), arrays), target=target.tvm_target())
+    module = tvm.tirx.build(with_caller(gemm.build(spec, target.kernels), arrays), target=target.tvm_target())
     module.write_to_file(str(tmp_path / "k.o"), "o")
     link_shared(tmp_path / "k.o", tmp_path / "k.so", target)
     np.savez(tmp_path / "in.npz", batch=batch, **{f"x{i}": x for i, x in enumerate(arrays)})

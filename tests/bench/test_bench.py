@@ -16,11 +16,13 @@ pytestmark = pytest.mark.slow
 
 def test_cost_per_stream_and_plot(host_artifacts: dict[str, Path], tmp_path: Path) -> None:
     files = ["--int8", str(host_artifacts["int8"]), "--float", str(host_artifacts["float"])]
-    done = CliRunner().invoke(main, ["bench", *files, "--streams", "1,4", "--plot", str(tmp_path / "b.png"), "--json"])
+    written = ["--out", str(tmp_path / "b.json")]
+    done = CliRunner().invoke(main, ["bench", *files, "--streams", "1,4", "--plot", str(tmp_path / "b.png"), *written, "--json"])
     assert done.exit_code == 0, done.output
     host = json.loads(done.stdout)["host"]
     assert host["cost_per_stream"]["int8"]["4"] == 1.0
     assert host["float_over_int8"].keys() == {"1", "4"}
+    assert json.loads((tmp_path / "b.json").read_text()) == json.loads(done.stdout)
     assert (tmp_path / "b.png").read_bytes()[:4] == b"\x89PNG"
 
 

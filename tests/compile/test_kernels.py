@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from tvm import ir
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels import gemm, norm
+from edgeemo.compile.kernels import gemm, norm, pack
 from edgeemo.compile.kernels.attention_s8 import OVER_READ, WEIGHT_ONE, AttentionInt8
 from edgeemo.compile.kernels.attention_s8 import build as build_attention_int8
 from edgeemo.compile.kernels.builder import kernel
@@ -22,6 +22,8 @@ from edgeemo.compile.kernels.gemm import Gemm
 from edgeemo.compile.kernels.math import exp4, gelu4
 from edgeemo.compile.passes import lower_math
 from edgeemo.compile.targets import load_target
+
+HOST = load_target("host").kernels
 
 
 def with_caller(function: Any, arrays: list[np.ndarray]) -> tvm.IRModule:
@@ -101,8 +103,8 @@ def test_int8_product_is_exact(case: Case, batch: int) -> None:
     rng = np.random.default_rng(1)
     spec, a, w, expected = inputs(case, batch, rng, integer=True)
     out = np.zeros((batch, case.rows, case.n), dtype=np.float32)
-    scale = gemm.pad_columns(np.ones(case.n), case.groups)
-    call(gemm.build(spec, neon=False), batch, [a, gemm.pack_s8(w), scale, out])
+    scale = pack.pad_columns(np.ones(case.n), case.groups)
+    call(gemm.build(spec, HOST), batch, [a, pack.pack_s8(w), scale, out])
     np.testing.assert_array_equal(out.astype(np.int64), expected)
 
 
@@ -114,12 +116,27 @@ def test_float_product(case: Case, half: bool) -> None:
     if half:
         w16 = w.astype(np.float16)
         spec = Gemm(**{**spec.__dict__, "weights": "f16"})
-        packed, tolerance = gemm.pack_float(w16), 2e-2
+        packed, tolerance = pack.pack_float(w16, HOST.tiles["f16"][1]), 2e-2
     else:
-        packed, tolerance = gemm.pack_float(w), 1e-4
+        packed, tolerance = pack.pack_float(w, HOST.tiles["f32"][1]), 1e-4
     out = np.zeros((3, case.rows, case.n), dtype=np.float32)
-    call(gemm.build(spec, neon=False), 3, [a, packed, out])
+    call(gemm.build(spec, HOST), 3, [a, packed, out])
     assert np.abs(out - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 5])
+def test_half_product_of_any_number_of_rows(batch: int) -> None:
+    """Tiles of 8, 4 and fewer rows, over the streams of a convolution with three rows each; only the sums' order is ours."""
+    rng = np.random.default_rng(9)
+    case = Case(3, 3, 16, 24)
+    spec, a, w, _ = inputs(case, batch, rng, integer=False)
+    w16 = w.astype(np.float16)
+    windows = np.stack([a[:, tap : tap + case.rows] for tap in range(case.taps)], axis=2)
+    expected = np.einsum("brtk,tkn->brn", windows.astype(np.float64), w16[0].astype(np.float64))
+    out = np.zeros((batch, case.rows, case.n), dtype=np.float32)
+    packed = pack.pack_float(w16, HOST.tiles["f16"][1])
+    call(gemm.build(replace(spec, weights="f16"), HOST), batch, [a, packed, out])
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_epilogue_does_bias_gelu_residual_and_requantizes_like_onnx() -> None:
@@ -133,8 +150,8 @@ def test_epilogue_does_bias_gelu_residual_and_requantizes_like_onnx() -> None:
     bias, residual = rng.standard_normal(8).astype(np.float32), rng.standard_normal((batch, 3, 8)).astype(np.float32)
     out_scale = np.float32(0.02)
     out = np.zeros((batch, 3, 8), dtype=np.int8)
-    arrays = [a, gemm.pack_s8(w), scale, bias, residual, np.array([1 / out_scale], np.float32), out]
-    call(gemm.build(spec, neon=False), batch, arrays)
+    arrays = [a, pack.pack_s8(w), scale, bias, residual, np.array([1 / out_scale], np.float32), out]
+    call(gemm.build(spec, HOST), batch, arrays)
     x = exact * scale + bias
     y = x * 0.5 * (1 + np.vectorize(erf)(x / np.sqrt(2))) + residual
     expected = np.clip(np.rint(y / out_scale), -128, 127)
@@ -144,9 +161,9 @@ def test_epilogue_does_bias_gelu_residual_and_requantizes_like_onnx() -> None:
 
 def test_weights_that_would_not_be_exact_are_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 16"):
-        gemm.pack_s8(np.zeros((1, 1, 24, 4), np.int8))
+        pack.pack_s8(np.zeros((1, 1, 24, 4), np.int8))
     with pytest.raises(ValueError, match=r"\[-127, 127\]"):
-        gemm.pack_s8(np.full((1, 1, 16, 4), -128, np.int8))
+        pack.pack_s8(np.full((1, 1, 16, 4), -128, np.int8))
 
 
 @pytest.mark.parametrize("width", [4, 20, 256])
@@ -155,7 +172,7 @@ def test_layer_norm(width: int) -> None:
     x = (rng.standard_normal((5, 2, width)) * 3 + 10).astype(np.float32)
     gamma, beta = rng.standard_normal(width).astype(np.float32), rng.standard_normal(width).astype(np.float32)
     out = np.zeros_like(x)
-    call(norm.build_layer_norm(norm.LayerNorm(2, width, 1e-5), neon=False), 5, [x, gamma, beta, out])
+    call(norm.build_layer_norm(norm.LayerNorm(2, width, 1e-5), HOST), 5, [x, gamma, beta, out])
     x64 = x.astype(np.float64)
     expected = (x64 - x64.mean(-1, keepdims=True)) / np.sqrt(x64.var(-1, keepdims=True) + 1e-5) * gamma + beta
     np.testing.assert_allclose(out, expected, rtol=2e-4, atol=2e-5)
@@ -165,7 +182,7 @@ def test_layer_norm(width: int) -> None:
 def test_quantize_rounds_half_to_even_and_saturates(size: int) -> None:
     x = np.resize(np.array([0.5, 1.5, 2.5, -0.5, -1.5, 1e9, -1e9, 126.6], np.float32), (3, size))
     out = np.zeros((3, size), dtype=np.int8)
-    call(norm.build_quantize(norm.Quantize(size), neon=False), 3, [x, np.ones(1, np.float32), out])
+    call(norm.build_quantize(norm.Quantize(size), HOST), 3, [x, np.ones(1, np.float32), out])
     np.testing.assert_array_equal(out, np.clip(np.rint(x), -128, 127))
 
 
@@ -177,7 +194,7 @@ def test_vector_polynomials(name: str, function: Any, low: float, high: float, t
 
     x = np.linspace(low, high, 4096, dtype=np.float32)
     out = np.zeros_like(x)
-    with kernel(name, neon=False) as (b, batch):
+    with kernel(name, HOST) as (b, batch):
         source, target = b.pointers({"x": "float32", "y": "float32"}).values()
         with T.serial(0, batch) as i:
             b.store(target, function(b, b.load(source, i * 4)), i * 4)
@@ -205,7 +222,7 @@ def test_stock_operators_use_no_libm(name: str, reference: Any, low: float, high
     lower_math.register()
     x = np.linspace(low, high, 1000, dtype=np.float32)
     out = np.zeros_like(x)
-    with kernel(name, neon=False) as (b, batch):
+    with kernel(name, HOST) as (b, batch):
         source, target = b.pointers({"x": "float32", "y": "float32"}).values()
         with T.serial(0, batch) as i:
             b.store(target, getattr(T, name)(source[i]), i, 1)
@@ -220,15 +237,15 @@ def test_product_that_leaves_out_what_is_zero() -> None:
     w = np.zeros((90, 40), np.float32)
     for column in range(40):
         w[2 * column : 2 * column + 5, column] = rng.standard_normal(5)
-    found = gemm.sparse_rows(w)
+    found = pack.sparse_rows(w, HOST.tiles["f32"][1])
     assert found is not None
     counts, index, packed = found
     assert sum(counts) < 120  # of 3 x 90
     a = rng.standard_normal((3, 5, 90)).astype(np.float32)
     out = np.zeros((3, 5, 40), np.float32)
-    call(gemm.build(Gemm("f32", 5, 1, 90, 0, 90, 450, 40, kept=counts), neon=False), 3, [a, packed, index, out])
+    call(gemm.build(Gemm("f32", 5, 1, 90, 0, 90, 450, 40, kept=counts), HOST), 3, [a, packed, index, out])
     np.testing.assert_allclose(out, a.astype(np.float64) @ w, rtol=1e-4, atol=1e-5)
-    assert gemm.sparse_rows(rng.standard_normal((90, 40)).astype(np.float32)) is None
+    assert pack.sparse_rows(rng.standard_normal((90, 40)).astype(np.float32), HOST.tiles["f32"][1]) is None
 
 
 def test_product_of_a_transposed_operand_reads_it_by_strides() -> None:
@@ -236,7 +253,7 @@ def test_product_of_a_transposed_operand_reads_it_by_strides() -> None:
     a, w = rng.standard_normal((2, 3, 13, 16)).astype(np.float32), rng.standard_normal((1, 1, 13, 18)).astype(np.float32)
     spec = Gemm("f32", 48, 13, 1, 16, 1, 3 * 208, 18, block=16, block_stride=208)
     out = np.zeros((2, 3, 16, 18), np.float32)
-    call(gemm.build(spec, neon=False), 2, [a, gemm.pack_float(w), out])
+    call(gemm.build(spec, HOST), 2, [a, pack.pack_float(w, HOST.tiles["f32"][1]), out])
     np.testing.assert_allclose(out, a.swapaxes(2, 3).astype(np.float64) @ w[0, 0], rtol=1e-4, atol=1e-5)
 
 
@@ -245,7 +262,7 @@ def test_product_in_many_groups(batch: int) -> None:
     case = Case(4, 16, 2, 36, groups=9)
     spec, a, w, expected = inputs(case, batch, np.random.default_rng(7), integer=False)
     out = np.zeros((batch, case.rows, case.n), np.float32)
-    call(gemm.build(spec, neon=False), batch, [a, gemm.pack_float(w), out])
+    call(gemm.build(spec, HOST), batch, [a, pack.pack_float(w, HOST.tiles["f32"][1]), out])
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -281,7 +298,7 @@ def test_int8_attention_over_a_turning_ring(new: int, past: int, cached: bool, p
     slots, factor = np.array([2, 0], np.int32), 1e-3
     state = np.zeros((3, stride), np.float32)
     history: list[list[np.ndarray]] = [[np.zeros((keys, 3 * d), np.int8)] for _ in slots]
-    function, built = build_attention_int8(spec, neon=False), None
+    function, built = build_attention_int8(spec, HOST), None
     for step in range(keys // new + 2):
         tokens = rng.integers(-128, 128, (2, new, 3 * d)).astype(np.int8)
         tokens[0, 0, :40] = -128

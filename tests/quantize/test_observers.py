@@ -36,6 +36,11 @@ def test_how_data_is_cut_does_not_matter(values: np.ndarray, cut: int) -> None:
     assert observe(values).scale == observe(values[:cut], values[cut:]).scale == observe(values[cut:], values[:cut]).scale
 
 
+@pytest.mark.parametrize("tiny", [1.1754944e-38, 1e-45, 1e-20])
+def test_a_tensor_of_the_smallest_numbers_has_the_smallest_scale(tiny: float) -> None:
+    assert observe(np.full(4, tiny, dtype=np.float32), np.zeros(2, dtype=np.float32)).scale == 1e-8
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_not_finite_is_an_error_naming_the_tensor(bad: float) -> None:
     with pytest.raises(EdgeEmoError, match="tensor x"):

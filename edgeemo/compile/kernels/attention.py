@@ -8,31 +8,34 @@ ring in time order, then writes the new tokens over the oldest.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import Builder, Expr, kernel
+from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
 from edgeemo.compile.kernels.math import exp4
 
 LOWEST = -1e30
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Shapes: queries and keys come from one buffer of ``new`` rows per stream, ``row`` float32 wide, at given columns."""
+class AttentionShape:
+    """Queries, keys and values of the new tokens come from one buffer of ``new`` rows per stream, ``row`` elements wide, at given
+    columns; earlier tokens from rings in the stream's state row."""
+
+    kind: ClassVar[str]
 
     heads: int
     width: int  # per head
     new: int  # tokens per step
-    past: int  # ring length, a multiple of new
+    past: int  # earlier tokens that are looked at, a multiple of new
     cached_queries: bool  # the window's earlier tokens ask, too (a third ring)
     row: int
     q_at: int
     k_at: int
     v_at: int
-    scale: float
     mask: bool  # (batch, keys) float32, added to every head and query
-    distance: bool  # (heads, queries, keys) float32 constant, added to every stream
+    distance: bool  # a constant per head, query and key, added to every stream
     pooled: bool  # (batch, queries) float32 weights: the weighted mean over queries is the one row that comes out
     state_stride: int  # float32 words from one slot's states to the next
     quantize: bool = False
@@ -40,15 +43,27 @@ class Attention:
     @property
     def name(self) -> str:
         tail = "".join(f"_{t}" for t in ("cached_queries", "pooled", "quantize") if getattr(self, t))
-        return f"attention_f32_h{self.heads}_new{self.new}_past{self.past}{tail}"
+        return f"attention_{self.kind}_h{self.heads}_new{self.new}_past{self.past}{tail}"
 
     @property
-    def macs(self) -> int:
-        return (self.queries + (1 if self.pooled else self.queries)) * (self.past + self.new) * self.heads * self.width
+    def keys(self) -> int:
+        return self.past + self.new
 
     @property
     def queries(self) -> int:
-        return self.new + (self.past if self.cached_queries else 0)
+        return self.keys if self.cached_queries else self.new
+
+    @property
+    def macs(self) -> int:
+        return (self.queries + (1 if self.pooled else self.queries)) * self.keys * self.heads * self.width
+
+
+@dataclass(frozen=True)
+class Attention(AttentionShape):
+    """In float32: rings of ``past`` tokens, distances (heads, queries, keys)."""
+
+    kind: ClassVar[str] = "f32"
+    scale: float = 1.0  # of the scores
 
 
 def softmax_exponentials(b: Builder, scores: Expr, padded: int) -> Expr:
@@ -90,7 +105,7 @@ class _Emitter:
             slot = b.bind(self.slots[stream])
             self.state = b.bind(slot * spec.state_stride)
             self.oldest = b.bind(self.clock[self.state] * spec.new % spec.past)
-            self.padded = -(-(spec.past + spec.new) // 4) * 4
+            self.padded = -(-(spec.keys) // 4) * 4
             self.scores = b.scratch(self.padded)
             self.mean = b.scratch(self.padded) if spec.pooled else None
             with T.serial(0, spec.heads) as head:
@@ -128,7 +143,7 @@ class _Emitter:
 
     def _query(self, source: Expr, at: Expr, head: Expr, i: Expr) -> None:
         spec, b = self.spec, self.b
-        keys = spec.past + spec.new
+        keys = spec.keys
         q = [b.load(source, at + 4 * v) for v in range(self.vectors)]
 
         def score(buffer: Expr, word: Expr, j: Expr) -> None:
@@ -187,9 +202,9 @@ class _Emitter:
                     b.store(ring, b.load(self.tokens, source + 4 * v), to + 4 * v)
 
 
-def build(spec: Attention, neon: bool):  # type: ignore[no-untyped-def]
+def build(spec: Attention, target: KernelTarget):  # type: ignore[no-untyped-def]
     """The kernel: (batch, slots, clock, tokens, k_ring, v_ring, [q_ring], [mask], [distance], [pool weights],
     [out_inverse_scale], out)."""
-    with kernel(spec.name, neon) as (b, batch):
+    with kernel(spec.name, target) as (b, batch):
         _Emitter(spec, b).body(batch)
     return b.result

@@ -14,11 +14,12 @@ misses to DRAM.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.attention import LOWEST, softmax_exponentials
-from edgeemo.compile.kernels.builder import Builder, Expr, kernel
+from edgeemo.compile.kernels.attention import LOWEST, AttentionShape, softmax_exponentials
+from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
 
 WEIGHT_ONE = 16384.0  # the int16 weight of probability 1
 LANES = 16
@@ -26,40 +27,11 @@ OVER_READ = 3  # keys that the last group of four may read behind a ring
 
 
 @dataclass(frozen=True)
-class AttentionInt8:
-    """Queries, keys and values of the new tokens lie in one int8 buffer of ``new`` rows per stream, ``row`` wide."""
+class AttentionInt8(AttentionShape):
+    """In int8: rings of ``past`` + ``new`` tokens, ``width`` a multiple of 16, distances of the window twice over
+    (heads, queries, 2 * keys)."""
 
-    heads: int
-    width: int  # per head, a multiple of 16
-    new: int
-    past: int  # a multiple of new; the ring has past + new tokens
-    cached_queries: bool
-    row: int
-    q_at: int
-    k_at: int
-    v_at: int
-    mask: bool  # (batch, keys) float32
-    distance: bool  # (heads, queries, 2 * keys) float32: the distances of the window, twice
-    pooled: bool  # (batch, queries) float32 weights: the weighted mean over queries is the one row that comes out
-    state_stride: int  # float32 words
-    quantize: bool = False
-
-    @property
-    def name(self) -> str:
-        tail = "".join(f"_{t}" for t in ("cached_queries", "pooled", "quantize") if getattr(self, t))
-        return f"attention_s8_h{self.heads}_new{self.new}_past{self.past}{tail}"
-
-    @property
-    def keys(self) -> int:
-        return self.past + self.new
-
-    @property
-    def queries(self) -> int:
-        return self.keys if self.cached_queries else self.new
-
-    @property
-    def macs(self) -> int:
-        return (self.queries + (1 if self.pooled else self.queries)) * self.keys * self.heads * self.width
+    kind: ClassVar[str] = "s8"
 
 
 class _Emitter:
@@ -75,8 +47,9 @@ class _Emitter:
         p = b.pointers(dtypes)
         self.slots, self.clock, self.tokens, self.out = (p[n] for n in ("slots", "clock", "tokens", "out"))
         self.rings = {which: p[f"{which}_ring"] for which in "kvq" if f"{which}_ring" in p}
-        self.pool2: Expr = None
         self.mask, self.distance, self.pool = (p.get(n) for n in ("mask", "distance", "pooled"))
+        self.turned_mask: Expr = None
+        self.turned_pool: Expr = None
         self.column = {"q": spec.q_at, "k": spec.k_at, "v": spec.v_at}
         self.score_factor = b.bind(T.Broadcast(p["factors"][0], 4))
         self.out_factor = b.bind(T.Broadcast(p["factors"][1], 4))
@@ -94,8 +67,8 @@ class _Emitter:
             # The token in place p is (p + turn) % keys after the oldest, which is p + turn in what is kept twice over.
             self.turn = b.bind(spec.keys - (newest + spec.new) % spec.keys)
             self._write(newest)
-            self.mask2 = self._twice(self.mask, "mask")
-            self.pool2 = self._twice(self.pool, "pool")
+            self.turned_mask = self._twice(self.mask)
+            self.turned_pool = self._twice(self.pool)
             with T.serial(0, spec.heads) as head:
                 if spec.pooled:
                     for j in range(0, self.padded, 4):
@@ -109,7 +82,7 @@ class _Emitter:
                         self._set_weights(j, b.load(self.mean, j))
                     self._values(head, b.bind(stream * self.d + head * spec.width))
 
-    def _twice(self, buffer: Expr | None, name: str) -> Expr | None:
+    def _twice(self, buffer: Expr | None) -> Expr | None:
         if buffer is None:
             return None
         keys = self.spec.keys
@@ -159,7 +132,7 @@ class _Emitter:
         self._add_biases(head, i)
         total = softmax_exponentials(b, self.scores, self.padded)
         if spec.pooled:
-            total = b.bind(total * T.Broadcast(self.pool2[i + self.turn], 4))
+            total = b.bind(total * T.Broadcast(self.turned_pool[i + self.turn], 4))
         for j in range(0, self.padded, 4):
             p = b.load(self.scores, j)
             if spec.pooled:
@@ -170,7 +143,7 @@ class _Emitter:
     def _add_biases(self, head: Expr, i: Expr) -> None:
         spec, b = self.spec, self.b
         whole = spec.keys // 4 * 4
-        biases = [(self.mask2, self.turn)] if self.mask2 is not None else []
+        biases = [(self.turned_mask, self.turn)] if self.turned_mask is not None else []
         biases += [(self.distance, (head * spec.queries + i) * 2 * spec.keys + self.turn)] if self.distance is not None else []
         for buffer, start in biases:
             first = b.bind(start)
@@ -209,11 +182,11 @@ class _Emitter:
                     b.store(self.out, row, out_at + c * LANES + 4 * v)
 
 
-def build(spec: AttentionInt8, neon: bool):  # type: ignore[no-untyped-def]
+def build(spec: AttentionInt8, target: KernelTarget):  # type: ignore[no-untyped-def]
     """The kernel: (batch, slots, clock, tokens, k_ring, v_ring, [q_ring], [mask], [distance], [pool weights], factors, out).
 
     ``factors`` are two float32: scores per int32 of a dot product, and output per int32 of the weighted sum.
     """
-    with kernel(spec.name, neon) as (b, batch):
+    with kernel(spec.name, target) as (b, batch):
         _Emitter(spec, b).body(batch)
     return b.result

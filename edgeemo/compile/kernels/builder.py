@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
@@ -21,11 +22,20 @@ FLAT = 1 << 30  # a flat view of a pointer needs some extent; nothing checks it
 Expr = Any  # tvm.ir.Expr; TVM ships no stubs
 
 
+@dataclass(frozen=True)
+class KernelTarget:
+    """What kernels are built for, from the board's file in targets/."""
+
+    neon: bool  # NEON's own instructions, or any vector unit's
+    tiles: dict[str, tuple[int, int]]  # rows x columns of a matrix product's tile by weight type: s8, f16, f32
+    block_bytes: int  # weights that stay in L1 while rows pass by
+
+
 class Builder:
     """What a kernel's body is written with. All indices count elements of the buffer's dtype."""
 
-    def __init__(self, neon: bool) -> None:
-        self.neon = neon
+    def __init__(self, target: KernelTarget) -> None:
+        self.target, self.neon = target, target.neon
         self.result: tvm.tirx.PrimFunc | None = None
 
     # -- parameters and memory -------------------------------------------------------------------------------------------
@@ -110,7 +120,7 @@ class Builder:
     def words(self, vector: Expr) -> list[Expr]:
         """An int8 vector as one int32 for every four lanes."""
         lanes = {4: "int32", 8: "int32x2", 16: "int32x4"}
-        count = int(vector.ty.dtype.lanes) if hasattr(vector.ty.dtype, "lanes") else int(str(vector.ty.dtype).rpartition("x")[2])
+        count = int(str(vector.ty.dtype).rpartition("x")[2])
         whole = self.bind(T.reinterpret(lanes[count], vector))
         return [whole] if count == 4 else [T.Shuffle([whole], [i]) for i in range(count // 4)]
 
@@ -159,12 +169,12 @@ class Builder:
 
 
 @contextmanager
-def kernel(name: str, neon: bool) -> Iterator[tuple[Builder, Expr]]:
+def kernel(name: str, target: KernelTarget) -> Iterator[tuple[Builder, Expr]]:
     """Builds a private PrimFunc; yields (builder, batch), batch being its first parameter (int32, streams in the step).
 
     The finished function is ``builder.result``.
     """
-    builder = Builder(neon)
+    builder = Builder(target)
     with IRBuilder() as frame, T.prim_func(is_private=True, s_tir=True):
         T.func_name(name)
         batch = T.arg("batch", T.int32())

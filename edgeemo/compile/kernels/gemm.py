@@ -3,15 +3,15 @@
 A convolution over time-major activations is the same product with other strides: row j of a stream starts ``row_stride``
 elements after row j - 1 and is made of ``taps`` runs of ``tap_k`` elements, ``tap_stride`` apart. Nothing is copied to columns.
 
-Micro-kernels (name: type, instructions, tile rows x columns):
+Micro-kernels (name: type, instructions, rows x columns of a tile, which the target's file gives for floats):
 
-    s8_neon      SMULL + SMLAL2 + SADALP, 4 x 4 or 3 x 4; v0-v15 sums, one 16-byte load per row and per column and 16 k
+    s8_neon      SMULL + SMLAL2 + SADALP, 4 x 4: 16 sums in registers, 16 k of every row and column per turn
                  |a| <= 128 and |w| <= 127, so two products fit an int16 lane before SADALP widens them
     s8_portable  the same sums from sign-extended int16 products, any vector unit
-    f32          FMLA by element, 4 x 16: 16 sums, four loads of w per k
+    f32          FMLA by element: 16 sums, the next k's weights loaded ahead
     f16          f32 with w loaded as half and widened (FCVTL): FP16 storage, FP32 arithmetic
 
-Weights are packed so that a micro-kernel reads them front to back (pack_s8, pack_float).
+Weights are packed so that a micro-kernel reads them front to back (kernels/pack.py).
 """
 
 from __future__ import annotations
@@ -19,18 +19,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import Builder, Expr, kernel
+from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
 from edgeemo.compile.kernels.math import gelu4
+from edgeemo.compile.kernels.pack import K_S8, column_tiles, round_up
 
-COLUMNS_S8 = 4
-K_S8 = 16
-COLUMNS_FLOAT = 16
-ROWS = 4
+ROWS = 4  # of the smallest whole tile; tiles of 1 to 3 rows take what is left
 UNROLL = 4  # chunks of 16 k in one iteration: loops of few iterations end as the branch predictor expects
-BLOCK_BYTES = 16 * 1024  # half of L1 for a block of weights; the other half for the rows passing by
 UNROLLED_GROUPS = 2
 WEIGHT_BYTES = {"s8": 1, "f16": 2, "f32": 4}
 WEIGHT_DTYPES = {"s8": "int8", "f16": "float16", "f32": "float32"}
@@ -76,77 +72,18 @@ class Gemm:
     @property
     def flat(self) -> bool:
         """Whether rows of consecutive streams follow each other at the same stride, so that tiles may span streams."""
-        return self.taps == 1 and self.stream_stride == self.rows * self.row_stride
+        return self.stream_stride == self.rows * self.row_stride and not self.block
 
     @property
     def group_n(self) -> int:
         return self.n // self.groups
 
 
-def round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
-def pack_s8(w: np.ndarray) -> np.ndarray:
-    """w (groups, taps, tap_k, group_n) int8 to (groups, n/4, taps * tap_k/16, 4, 16), columns padded with zeros.
-
-    Raises ValueError where the kernel could not be exact: tap_k not a multiple of 16, or a weight of -128.
-    """
-    groups, taps, tap_k, n = w.shape
-    if tap_k % K_S8:
-        raise ValueError(f"int8 kernel needs a reduction length in multiples of {K_S8}, got {tap_k}")
-    if w.min(initial=0) < -127:
-        raise ValueError("int8 weights must lie in [-127, 127]")
-    padded = np.zeros((groups, taps, tap_k, round_up(n, COLUMNS_S8)), dtype=np.int8)
-    padded[..., :n] = w
-    tiles = padded.reshape(groups, taps, tap_k // K_S8, K_S8, -1, COLUMNS_S8)
-    return np.ascontiguousarray(tiles.transpose(0, 4, 1, 2, 5, 3))
-
-
-def column_tiles(n: int, width: int) -> list[tuple[int, int]]:
-    """(first column, width) of a kernel's tiles: as wide as given, then one of what is left rounded up to 4."""
-    whole = n // width * width
-    tiles = [(start, width) for start in range(0, whole, width)]
-    return [*tiles, (whole, round_up(n - whole, 4))] if n > whole else tiles
-
-
-def pack_float(w: np.ndarray) -> np.ndarray:
-    """w (groups, taps, tap_k, group_n) float32 or float16 to one run per group and column tile: (taps * tap_k, width)."""
-    groups, taps, tap_k, n = w.shape
-    flat = np.zeros((groups, taps * tap_k, round_up(n, 4)), dtype=w.dtype)
-    flat[..., :n] = w.reshape(groups, taps * tap_k, n)
-    runs = [flat[g, :, start : start + width].ravel() for g in range(groups) for start, width in column_tiles(n, COLUMNS_FLOAT)]
-    return np.concatenate(runs)
-
-
-def sparse_rows(w: np.ndarray) -> tuple[tuple[int, ...], np.ndarray, np.ndarray] | None:
-    """What is left of w (k, n) float32 when every column tile keeps only the k at which it has a weight: counts per tile, the
-    kept k one tile after another (int32), and the packed weights. None where that would not leave out half of them.
-
-    A filterbank is such a matrix: a few neighbouring bands have no weight at most bins.
-    """
-    tiles = column_tiles(w.shape[1], COLUMNS_FLOAT)
-    kept = [np.flatnonzero(w[:, start : start + width].any(axis=1)) for start, width in tiles]
-    if 2 * sum(len(k) * width for k, (_, width) in zip(kept, tiles, strict=True)) > w.shape[0] * round_up(w.shape[1], 4):
-        return None
-    padded = np.pad(w, ((0, 0), (0, round_up(w.shape[1], 4) - w.shape[1])))
-    runs = [padded[k, start : start + width].ravel() for k, (start, width) in zip(kept, tiles, strict=True)]
-    return tuple(len(k) for k in kept), np.concatenate(kept).astype(np.int32), np.concatenate(runs)
-
-
-def pad_columns(values: np.ndarray, groups: int) -> np.ndarray:
-    """Per-column float32 values (n,) with each group padded to a multiple of 4, as the epilogue reads them."""
-    values = values.astype(np.float32).reshape(groups, -1)
-    out = np.zeros((groups, round_up(values.shape[1], 4)), dtype=np.float32)
-    out[:, : values.shape[1]] = values
-    return out.ravel()
-
-
 class _Emitter:
     """Emits one kernel's body: loops over tiles, a micro-kernel, the epilogue."""
 
     def __init__(self, spec: Gemm, b: Builder) -> None:
-        self.spec, self.b = spec, b
+        self.spec, self.b, self.tile = spec, b, b.target.tiles[spec.weights]
         dtypes = {"a": "int8" if spec.weights == "s8" else "float32", "w": WEIGHT_DTYPES[spec.weights]}
         dtypes |= {"index": "int32"} if spec.kept else {}
         dtypes |= {"scale": "float32"} if spec.weights == "s8" else {}
@@ -166,7 +103,7 @@ class _Emitter:
     def body(self, batch: Expr) -> None:
         spec = self.spec
         k = spec.taps * spec.tap_k
-        width = COLUMNS_S8 if spec.weights == "s8" else COLUMNS_FLOAT
+        width = self.tile[1]
         if spec.kept:
             self._sparse(batch)
             return
@@ -183,7 +120,7 @@ class _Emitter:
         """Each column tile with the k it keeps, which an index names."""
         spec, b = self.spec, self.b
         first = w_at = 0
-        for (column, width), count in zip(column_tiles(spec.n, COLUMNS_FLOAT), spec.kept, strict=True):
+        for (column, width), count in zip(column_tiles(spec.n, self.tile[1]), spec.kept, strict=True):
             for rows in self._row_tiles(batch):
                 rows = [(b.bind(out), b.bind(a)) for out, a in rows]
                 sums, add = self._float_sums(len(rows), width, w_at)
@@ -207,7 +144,7 @@ class _Emitter:
         """Column tiles in blocks whose weights stay in L1 while the rows pass by: without, every column tile reads all rows of a
         anew, and those do not fit L1 beside it (24 rows of 1024 are 24 KiB)."""
         tile_bytes = self.spec.taps * self.spec.tap_k * width * WEIGHT_BYTES[self.spec.weights]
-        fitting = max(1, BLOCK_BYTES // tile_bytes)
+        fitting = max(1, self.b.target.block_bytes // tile_bytes)
         block = max(d for d in range(1, tiles + 1) if tiles % d == 0 and d <= fitting)
         run = self.spec.taps * self.spec.tap_k * width
         with T.serial(0, tiles // block) as outer:
@@ -217,19 +154,33 @@ class _Emitter:
                     self._tile(rows, group, tile * width, width, base + tile * run)
 
     def _row_tiles(self, batch: Expr) -> Iterator[list[tuple[Expr, Expr]]]:
-        """Within loops over all rows, yields tiles of up to 4 as (output row, first element of a)."""
+        """Within loops over all rows, yields tiles of rows as (output row, first element of a)."""
+        spec = self.spec
+        if not spec.flat and spec.rows % ROWS == 0:
+            with T.serial(0, batch) as stream:
+                yield from self._stream_tiles(stream)
+            return
+        total = self.b.bind(batch * spec.rows)
+        size = self.tile[0]
+        with T.serial(0, total // size) as tile:
+            yield [self._row(tile * size + i) for i in range(size)]
+        done = self.b.bind(total // size * size)
+        if size > ROWS:
+            with T.If(total - done >= ROWS), T.Then():
+                yield [self._row(done + i) for i in range(ROWS)]
+            done = self.b.bind(total // ROWS * ROWS)
+        for left in range(1, ROWS):  # a tile of its own for every remainder: row by row would cost three times as much
+            with T.If(total - done == left), T.Then():
+                yield [self._row(done + i) for i in range(left)]
+
+    def _row(self, row: Expr) -> tuple[Expr, Expr]:
+        """An output row, counted over all streams, with its first element of a."""
         spec = self.spec
         if spec.flat:
-            total = self.b.bind(batch * spec.rows)
-            with T.serial(0, total // ROWS) as tile:
-                yield [(tile * ROWS + i, (tile * ROWS + i) * spec.row_stride) for i in range(ROWS)]
-            for left in range(1, ROWS):  # a tile of its own for every remainder: row by row would cost three times as much
-                with T.If(total % ROWS == left), T.Then():
-                    first = self.b.bind(total // ROWS * ROWS)
-                    yield [(first + i, (first + i) * spec.row_stride) for i in range(left)]
-            return
-        with T.serial(0, batch) as stream:
-            yield from self._stream_tiles(stream)
+            return row, row * spec.row_stride
+        row = self.b.bind(row)
+        stream = self.b.bind(T.truncdiv(row, spec.rows))
+        return row, stream * spec.stream_stride + (row - stream * spec.rows) * spec.row_stride
 
     def _stream_tiles(self, stream: Expr) -> Iterator[list[tuple[Expr, Expr]]]:
         spec = self.spec
@@ -308,14 +259,7 @@ class _Emitter:
                 for inner in range(unroll):
                     one_chunk(tap, outer * unroll + inner)
 
-        def add_pairs(x: Expr, y: Expr) -> Expr:
-            return b.bind(b.intrinsic("int32x4", "llvm.aarch64.neon.addp.v4i32", x, y))
-
-        result = []
-        for i in range(len(rows)):
-            v = [b.load(sums, (i * 4 + j) * 4) for j in range(4)]
-            result.append([add_pairs(add_pairs(v[0], v[1]), add_pairs(v[2], v[3]))])
-        return result
+        return [[b.sums_of([b.load(sums, (i * 4 + j) * 4) for j in range(4)])] for i in range(len(rows))]
 
     def _s8_portable_tile(self, rows: list[tuple[Expr, Expr]], w_at: Expr) -> list[list[Expr]]:
         spec, b = self.spec, self.b
@@ -344,28 +288,38 @@ class _Emitter:
 
     def _float_sums(self, rows: int, width: int, w_at: Expr) -> tuple[Expr, Callable[[list[Expr], Expr], None]]:
         """The sums of a tile, and a function that adds one k to them: (that k of every row in all lanes, where the next k's
-        weights lie). Weights are loaded one k ahead, for the same reason as in the int8 kernel."""
-        b, kind = self.b, self.spec.weights
+        weights lie). Weights are loaded one k ahead, and halves loaded two and widened one k ahead, for the same reason as in
+        the int8 kernel."""
+        b, half = self.b, self.spec.weights == "f16"
         sums = b.scratch(rows * width)
-        held = b.scratch(width, WEIGHT_DTYPES[kind])
+        wide, raw = b.scratch(width), b.scratch(width, "float16") if half else None
+        lanes = range(0, width, 4)
         for i in range(0, rows * width, 4):
             b.store(sums, b.splat(0.0), i)
 
-        def hold(at: Expr) -> None:
-            for j in range(0, width, 4):
-                b.store(held, b.load(self.w, at + j), j)
+        def fetch(at: Expr) -> None:
+            if raw is None:
+                for j in lanes:
+                    b.store(wide, b.load(self.w, at + j), j)
+                return
+            halves = [b.load(raw, j) for j in lanes]
+            for j, vector in zip(lanes, halves, strict=True):
+                b.store(raw, b.load(self.w, at + width + j), j)
+                b.store(wide, b.cast(vector, "float32x4"), j)
 
         def add(a: list[Expr], next_at: Expr) -> None:
-            w = [b.load(held, j) for j in range(0, width, 4)]
-            hold(next_at)
+            w = [b.load(wide, j) for j in lanes]
+            fetch(next_at)
             b.fence()
-            for j, vector in enumerate(w):
-                wide = vector if kind == "f32" else b.bind(b.cast(vector, "float32x4"))
+            for j, vector in zip(lanes, w, strict=True):
                 for i, value in enumerate(a):
-                    to = i * width + 4 * j
-                    b.store(sums, b.fma(value, wide, sums[T.Ramp(to, 1, 4)]), to)
+                    to = i * width + j
+                    b.store(sums, b.fma(value, vector, sums[T.Ramp(to, 1, 4)]), to)
 
-        hold(w_at)
+        if raw is not None:
+            for j in lanes:
+                b.store(raw, b.load(self.w, w_at + j), j)
+        fetch(w_at)
         return sums, add
 
     def _float_tile(self, rows: list[tuple[Expr, Expr]], width: int, w_at: Expr) -> list[list[Expr]]:
@@ -374,14 +328,16 @@ class _Emitter:
         sums, add = self._float_sums(len(rows), width, w_at)
         unroll = max(u for u in (1, 2, 4) if spec.tap_k % u == 0)
         chunks = spec.tap_k // unroll
-        with T.serial(0, spec.taps * chunks) as chunk:
-            tap, within = (chunk, 0) if chunks == 1 else (chunk // chunks, chunk % chunks)
-            if spec.taps == 1:
-                tap, within = 0, chunk
-            a = [b.load(self.a, at + tap * spec.tap_stride + within * unroll, unroll) for _, at in rows]
-            for lane in range(unroll):
-                scalars = [T.Shuffle([v], [lane]) if unroll > 1 else v for v in a]
-                add([b.splat(s) for s in scalars], w_at + (chunk * unroll + lane + 1) * width)
+        outer, inner = (spec.taps, chunks) if chunks > 1 else (1, spec.taps)
+        step = unroll if chunks > 1 else spec.tap_stride
+        with T.serial(0, outer) as tap:
+            firsts = [b.bind(at + tap * spec.tap_stride) for _, at in rows]
+            with T.serial(0, inner) as chunk:
+                a = [b.load(self.a, at + chunk * step, unroll) for at in firsts]
+                for lane in range(unroll):
+                    scalars = [T.Shuffle([v], [lane]) if unroll > 1 else v for v in a]
+                    next_at = w_at + ((tap * inner + chunk) * unroll + lane + 1) * width
+                    add([b.splat(s) for s in scalars], next_at)
         return [[b.load(sums, (i * vectors + j) * 4) for j in range(vectors)] for i in range(len(rows))]
 
     # -- epilogue --------------------------------------------------------------------------------------------------------
@@ -423,10 +379,10 @@ class _Emitter:
                     b.store(self.out, T.Shuffle([value], [lane]), at + lane, 1)
 
 
-def build(spec: Gemm, neon: bool):  # type: ignore[no-untyped-def]
+def build(spec: Gemm, target: KernelTarget):  # type: ignore[no-untyped-def]
     """The kernel: (batch, a, w, [index], [scale], [bias], [residual], [out_inverse_scale], out)."""
     if spec.residual and spec.group_n % 4:
         raise ValueError("a residual is added in fours: the number of columns must be a multiple of 4")
-    with kernel(spec.name, neon) as (b, batch):
+    with kernel(spec.name, target) as (b, batch):
         _Emitter(spec, b).body(batch)
     return b.result

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import Expr, kernel
+from edgeemo.compile.kernels.builder import Expr, KernelTarget, kernel
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Quantize:
         return f"quantize_{self.size}"
 
 
-def build_layer_norm(spec: LayerNorm, neon: bool):  # type: ignore[no-untyped-def]
+def build_layer_norm(spec: LayerNorm, target: KernelTarget):  # type: ignore[no-untyped-def]
     """The kernel: (batch, x, gamma, beta, out). To int8, gamma and beta are those divided by the output's scale.
 
     Two passes: mean, then variance of the differences.
     """
-    with kernel(spec.name, neon) as (b, batch):
+    with kernel(spec.name, target) as (b, batch):
         dtypes = {"x": "float32", "gamma": "float32", "beta": "float32"}
         dtypes["out"] = "int8" if spec.quantize else "float32"
         x, gamma, beta, out = b.pointers(dtypes).values()
@@ -84,9 +84,9 @@ def build_layer_norm(spec: LayerNorm, neon: bool):  # type: ignore[no-untyped-de
     return b.result
 
 
-def build_quantize(spec: Quantize, neon: bool):  # type: ignore[no-untyped-def]
+def build_quantize(spec: Quantize, target: KernelTarget):  # type: ignore[no-untyped-def]
     """The kernel: (batch, x, out_inverse_scale, out); any size, the last elements one by one."""
-    with kernel(spec.name, neon) as (b, batch):
+    with kernel(spec.name, target) as (b, batch):
         x, inverse, out = b.pointers({"x": "float32", "out_inverse_scale": "float32", "out": "int8"}).values()
         scale = b.bind(T.Broadcast(inverse[0], 4))
         total = b.bind(batch * spec.size)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import kernel
+from edgeemo.compile.kernels.builder import KernelTarget, kernel
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Tick:
         return "tick"
 
 
-def build_copy(spec: StateCopy, neon: bool):  # type: ignore[no-untyped-def]
+def build_copy(spec: StateCopy, target: KernelTarget):  # type: ignore[no-untyped-def]
     """The kernel: (batch, slots, state, block), block being (batch, words)."""
-    with kernel(spec.name, neon) as (b, batch):
+    with kernel(spec.name, target) as (b, batch):
         slots, state, block = b.pointers({"slots": "int32", "state": "float32", "block": "float32"}).values()
         lanes = 4 if spec.words % 4 == 0 else 1
         with T.serial(0, batch) as stream:
@@ -46,9 +46,9 @@ def build_copy(spec: StateCopy, neon: bool):  # type: ignore[no-untyped-def]
     return b.result
 
 
-def build_tick(spec: Tick, neon: bool):  # type: ignore[no-untyped-def]
+def build_tick(spec: Tick, target: KernelTarget):  # type: ignore[no-untyped-def]
     """The kernel: (batch, slots, clock): every stream's clock one on, modulo the period."""
-    with kernel(spec.name, neon) as (b, batch):
+    with kernel(spec.name, target) as (b, batch):
         slots, clock = b.pointers({"slots": "int32", "clock": "int32"}).values()
         with T.serial(0, batch) as stream:
             at = b.bind(slots[stream] * spec.state_stride)

@@ -15,6 +15,7 @@ does not fit keeps TVM's stock operators; its states are then copied, which cost
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tvm import relax
@@ -56,7 +57,7 @@ class _Match:
     past: int
     score_scale: float
     mask: Expr | None
-    distance: Expr | None
+    distance: np.ndarray | None  # (heads, queries, keys)
     pool: Expr | None
     out_scale: float | None
 
@@ -83,33 +84,28 @@ def run(graph: Graph, table: KernelTable, states: StatePlan) -> list[Var]:
 
 def _emit(graph: Graph, table: KernelTable, states: StatePlan, m: _Match) -> None:
     row, new = static_shape(m.q.source)[2] or 0, m.k.new
-    columns = (row, m.q.column, m.k.column, m.v.column)
-    has = {"mask": m.mask is not None, "distance": m.distance is not None, "pooled": m.pool is not None}
-    cached, quantize = m.q.state is not None, m.out_scale is not None
-    inverse = 1.0 / m.out_scale if m.out_scale is not None else 1.0
-    extra = [a for a in (m.mask, m.distance, m.pool) if a is not None]
+    quantize, inverse = m.out_scale is not None, 1.0 / (m.out_scale or 1.0)
+    shape: dict[str, Any] = {
+        "heads": m.heads, "width": m.width, "new": new, "past": m.past, "row": row,
+        "q_at": m.q.column, "k_at": m.k.column, "v_at": m.v.column,
+        "cached_queries": m.q.state is not None, "mask": m.mask is not None, "distance": m.distance is not None,
+        "pooled": m.pool is not None, "state_stride": states.stride, "quantize": quantize,
+    }  # fmt: skip
     if m.int8:
         assert m.q.scale is not None and m.k.scale is not None and m.v.scale is not None
-        spec = attention_s8.AttentionInt8(
-            m.heads, m.width, new, m.past, cached, *columns, **has, state_stride=states.stride, quantize=quantize
-        )
-        if m.distance is not None:
-            m.distance = relax.const(np.concatenate([m.distance.value.numpy()] * 2, axis=2))
-            extra = [a for a in (m.mask, m.distance, m.pool) if a is not None]
+        distance = None if m.distance is None else np.concatenate([m.distance] * 2, axis=2)
         factors = [m.score_scale * m.q.scale * m.k.scale, m.v.scale * inverse / attention_s8.WEIGHT_ONE]
-        args = [states.slots, states.clock, _int8_tokens(graph, m, row), *m.rings, *extra]
-        args.append(relax.const(np.array(factors, np.float32)))
-        states.clock_period((m.past + new) // new)
-        graph.rebind(m.root, call_kernel(table.add(spec, attention_s8.build), args, m.root))
-        return
-    plain = attention.Attention(
-        m.heads, m.width, new, m.past, cached, *columns, m.score_scale, **has, state_stride=states.stride, quantize=quantize
-    )
-    source = m.q.source
-    args = [states.slots, states.clock, source, *m.rings, *extra]
-    args += [relax.const(np.array([inverse], np.float32))] if quantize else []
-    states.clock_period(m.past // new)
-    graph.rebind(m.root, call_kernel(table.add(plain, attention.build), args, m.root))
+        source, ring_tokens = _int8_tokens(graph, m, row), m.past + new
+        name = table.add(attention_s8.AttentionInt8(**shape), attention_s8.build)
+    else:
+        distance, factors = m.distance, [inverse] if quantize else []
+        source, ring_tokens = m.q.source, m.past
+        name = table.add(attention.Attention(**shape, scale=m.score_scale), attention.build)
+    biases = [m.mask, None if distance is None else relax.const(distance), m.pool]
+    args = [states.slots, states.clock, source, *m.rings, *(x for x in biases if x is not None)]
+    args += [relax.const(np.array(factors, np.float32))] if factors else []
+    states.clock_period(ring_tokens // new)
+    graph.rebind(m.root, call_kernel(name, args, m.root))
 
 
 def _int8_tokens(graph: Graph, m: _Match, row: int) -> Var:
@@ -235,7 +231,7 @@ def _tokens(graph: Graph, value: Expr, axes: list[int], states: StatePlan) -> _T
     return _Tokens(source, int(part.index) * (shape[2] or 0), shape[1] or 0, state, scale)
 
 
-def _biases(graph: Graph, biases: list[Expr], shape: tuple[int, int, int]) -> tuple[Expr | None, Expr | None] | None:
+def _biases(graph: Graph, biases: list[Expr], shape: tuple[int, int, int]) -> tuple[Expr | None, np.ndarray | None] | None:
     """Sorts biases into (mask (B, 1, 1, keys), constant (heads, queries, keys)); None if one is neither."""
     mask = distance = None
     pending = list(biases)
@@ -246,7 +242,7 @@ def _biases(graph: Graph, biases: list[Expr], shape: tuple[int, int, int]) -> tu
             continue
         array = graph.constant(bias)
         if array is not None and distance is None:
-            distance = relax.const(np.ascontiguousarray(np.broadcast_to(array, (1, *shape))[0], dtype=np.float32))
+            distance = np.ascontiguousarray(np.broadcast_to(array, (1, *shape))[0], dtype=np.float32)
         elif isinstance(bias, relax.Var) and mask is None and static_shape(bias)[1:] == [1, 1, shape[2]]:
             mask = bias
         else:

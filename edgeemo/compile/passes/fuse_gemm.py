@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from edgeemo.compile.kernels import gemm
+from edgeemo.compile.kernels import gemm, pack
 from edgeemo.compile.passes.graph import (
     Expr,
     Graph,
@@ -100,7 +100,7 @@ def _matmul(graph: Graph, root: Var) -> _Product | None:
         if quantized is None:
             return None
         data, a_scale = quantized
-        if k % gemm.K_S8:
+        if k % pack.K_S8:
             return None
     rows = int(np.prod([d or 1 for d in static_shape(data)[1:-1]]))
     spec = gemm.Gemm(kind, rows, 1, k, 0, k, rows * k, n)
@@ -150,7 +150,7 @@ def _conv(graph: Graph, root: Var) -> _Product | None:
     a_scale = 1.0
     if kind == "s8":
         quantized = _quantized_data(graph, data)
-        if quantized is None or tap_k % gemm.K_S8:
+        if quantized is None or tap_k % pack.K_S8:
             return None
         data, a_scale = quantized
     time, rows = static_shape(data)[2], static_shape(root)[2]
@@ -177,19 +177,20 @@ def _emit(graph: Graph, table: KernelTable, root: Var, product: _Product) -> Non
         bias = None if bias is None else bias * inverse
         spec, inverse = replace(spec, scaled=True), None
     weight = np.ascontiguousarray(product.weight)
-    sparse = gemm.sparse_rows(weight[0, 0]) if spec.weights == "f32" and spec.taps == spec.groups == 1 else None
+    columns = table.target.tiles[spec.weights][1]
+    sparse = pack.sparse_rows(weight[0, 0], columns) if spec.weights == "f32" and spec.taps == spec.groups == 1 else None
     if sparse is not None:
         counts, index, packed = sparse
         spec = replace(spec, kept=counts)
     else:
-        packed = gemm.pack_s8(weight) if spec.weights == "s8" else gemm.pack_float(weight)
+        packed = pack.pack_s8(weight) if spec.weights == "s8" else pack.pack_float(weight, columns)
     args: list[Expr] = [product.data, relax.const(packed.reshape(-1))]
     if sparse is not None:
         args.append(relax.const(index))
     if product.scale is not None:
-        args.append(relax.const(gemm.pad_columns(product.scale, spec.groups)))
+        args.append(relax.const(pack.pad_columns(product.scale, spec.groups)))
     if bias is not None:
-        args.append(relax.const(gemm.pad_columns(bias, spec.groups)))
+        args.append(relax.const(pack.pad_columns(bias, spec.groups)))
     if residual is not None:
         args.append(residual)
     if inverse is not None:

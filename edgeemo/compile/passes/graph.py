@@ -13,6 +13,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from edgeemo.compile.kernels.builder import KernelTarget
+
 Var = Any  # relax.Var; TVM ships no stubs
 Expr = Any
 MAIN = "main"
@@ -126,11 +128,12 @@ class Graph:
 class KernelTable:
     """Kernels that passes asked for: name in ``call_dps_packed`` to a function building the PrimFunc."""
 
-    def __init__(self) -> None:
-        self.builders: dict[str, Callable[[bool], Any]] = {}
+    def __init__(self, target: KernelTarget) -> None:
+        self.target = target
+        self.builders: dict[str, Callable[[], Any]] = {}
         self.specs: dict[str, Any] = {}
 
-    def add(self, spec: Any, build: Callable[[Any, bool], Any]) -> str:
+    def add(self, spec: Any, build: Callable[[Any, KernelTarget], Any]) -> str:
         """Registers a spec once; the name is the spec's own, with a number where two specs share it."""
         base, number = spec.name, 1
         name = base
@@ -138,7 +141,7 @@ class KernelTable:
             number += 1
             name = f"{base}_{number}"
         self.specs[name] = spec
-        self.builders[name] = lambda neon: build(spec, neon)
+        self.builders[name] = lambda: build(spec, self.target)
         return name
 
 
