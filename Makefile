@@ -1,5 +1,6 @@
 # make run   environment, install, export -> quantize -> compile -> classify sample clips
 # make bench cost per stream against batch size, INT8 against float, share per kernel
+# make bench-peers  ONNX Runtime and LiteRT beside us (an environment of its own in build/peers: 1.5 GB)
 # make test  environment if missing, lint, all tests
 # The rest: lint, fmt, qemu (what the aarch64 tests need; root, apt), dist, calibration, clean
 
@@ -11,14 +12,14 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-.PHONY: run test bench lint fmt qemu dist calibration clean install
+.PHONY: run test bench bench-peers lint fmt qemu dist calibration clean install
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
 	@echo "== environment in $(VENV)/ (the first time: a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	@$(PIP) -e "runtime[files]" -e ".[dev]"
+	@$(PIP) -e "runtime[files,ops]" -e ".[dev]"
 	@touch $@
 
 run: install
@@ -46,12 +47,30 @@ test: lint
 
 # Cost per stream against batch size: build/bench.json and build/bench.png. Modelled for the board where a72cost is.
 A72COST ?= $(wildcard ../shared/tools/a72cost)
-bench: run
-	$(BIN)/edgeemo compile build/emotion.onnx --target host --out build/emotion-float-host.edgeemo --force >/dev/null
-	$(BIN)/edgeemo compile build/emotion.onnx --target aarch64-neon --out build/emotion-float-aarch64-neon.edgeemo --force >/dev/null
+bench: run build/emotion-float-host.edgeemo build/emotion-float-aarch64-neon.edgeemo
 	$(if $(A72COST),$(A72COST)/setup >/dev/null)
 	$(BIN)/edgeemo bench --float build/emotion-float-host.edgeemo --plot build/bench.png --out build/bench.json \
 	  $(if $(A72COST),--a72cost $(A72COST) --board-float build/emotion-float-aarch64-neon.edgeemo)
+
+build/emotion-float-%.edgeemo: run
+	$(BIN)/edgeemo compile build/emotion.onnx --target $* --out $@ --force >/dev/null
+
+PEERS := build/peers
+PEERS_PIP := $(PEERS)/bin/pip install --quiet --disable-pip-version-check
+bench-peers: run build/emotion-float-host.edgeemo build/emotion-float-aarch64-neon.edgeemo $(PEERS)/.installed
+	$(if $(A72COST),$(A72COST)/setup onnxruntime flatbuffers protobuf ai-edge-litert >/dev/null)
+	$(PEERS)/bin/python -m edgeemo.bench.litert 8 $(PEERS) 2>/dev/null
+	$(BIN)/edgeemo bench-peers --streams 8 --litert $(PEERS) --out build/bench-peers.json $(if $(A72COST),--a72cost $(A72COST))
+
+# LiteRT's converter pins other versions than TVM, so it has an environment of its own; only its files leave that.
+$(PEERS)/.installed: pyproject.toml
+	@echo "== LiteRT, and its converter in $(PEERS)/ (a few minutes)"
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS_PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	@$(PEERS_PIP) litert-torch onnx safetensors
+	@$(PEERS_PIP) --no-deps -e runtime -e .
+	@$(PIP) -e ".[dev,peers]"
+	@touch $@
 
 # An aarch64 Python with the built runtime wheel, as on a board, in build/aarch64.
 qemu: install

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,26 +12,12 @@ import click
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo import __version__
-from edgeemo.console import progress_bar, show_table
+from edgeemo.bench import cli as bench_cli
+from edgeemo.console import BUILD, print_json, progress_bar, show_table, user_errors
 from edgeemo.files import check_output, write_file
 
-BUILD = Path("build")
 FLOAT_MODEL = BUILD / "emotion.onnx"
 INT8_MODEL = BUILD / "emotion-int8.onnx"
-
-
-def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A user's mistake is one line on stderr and exit code 1."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except EdgeEmoError as error:
-            click.echo(f"edgeemo: {error}", err=True)
-            sys.exit(1)
-
-    return run
 
 
 def output_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -45,10 +29,6 @@ def output_options(default: str) -> Callable[[Callable[..., Any]], Callable[...,
         )
 
     return add
-
-
-def print_json(document: dict[str, Any]) -> None:
-    click.echo(json.dumps(document, indent=1, allow_nan=False))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -231,75 +211,6 @@ def eval_(model: Path, data: Path, split: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.option(
-    "--int8", type=click.Path(path_type=Path), default=BUILD / "emotion-host.edgeemo", help="INT8 artifact for this machine."
-)
-@click.option("--float", "floating", type=click.Path(path_type=Path), default=None, help="Float artifact to compare with.")
-@click.option("--a72cost", type=click.Path(path_type=Path), default=None, help="Folder of the a72cost tool: models a Cortex-A72.")
-@click.option(
-    "--board", type=click.Path(path_type=Path), default=BUILD / "emotion-aarch64-neon.edgeemo", help="INT8 artifact to model."
-)
-@click.option("--board-float", type=click.Path(path_type=Path), default=None, help="Float artifact to model.")
-@click.option("--streams", default="1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", help="Batch sizes, by commas.")
-@click.option("--plot", type=click.Path(path_type=Path), default=None, help="PNG of cost per stream against batch size.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Write the figures as JSON to this file as well.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
-@user_errors
-def bench(
-    int8: Path,
-    floating: Path | None,
-    a72cost: Path | None,
-    board: Path,
-    board_float: Path | None,
-    streams: str,
-    plot: Path | None,
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    """Cost per stream against batch size: ratios on this machine, and modelled cycles of a Cortex-A72 where a72cost is."""
-    from edgeemo_runtime.engine import LARGEST_BATCH
-
-    from edgeemo.bench.plot import plot_cost
-    from edgeemo.bench.report import bench_host, bench_modelled
-
-    try:
-        sizes = sorted({int(n) for n in streams.split(",")})
-    except ValueError:
-        sizes = []
-    if not sizes or sizes[0] < 1 or sizes[-1] > LARGEST_BATCH:
-        raise click.UsageError(
-            f"--streams {streams}: give batch sizes from 1 to {LARGEST_BATCH}, the engine's largest, by commas"
-        )
-    with progress_bar("this machine", 1 if floating is None else 2) as advance:
-        document: dict[str, Any] = {"host": bench_host(int8, floating, sizes, advance)}
-    curves, unit, limit = document["host"]["cost_per_stream"], document["host"]["unit"], None
-    if a72cost is not None:
-        with progress_bar("modelled Cortex-A72", len(sizes) + (3 if board_float else 0)) as advance:
-            document["modelled"] = bench_modelled(a72cost, board, board_float, sizes, advance)
-        curves = {"INT8, modelled Cortex-A72": {r["streams"]: r["real_per_stream"] / 1e6 for r in document["modelled"]["int8"]}}
-        unit, limit = "M cycles per stream and step (modelled)", document["modelled"]["limit_per_stream"] / 1e6
-    if plot is not None:
-        plot_cost(curves, unit, limit, "Cost per stream against batch size", plot)
-    if out is not None:
-        out.write_text(json.dumps(document, indent=2) + "\n")
-    if as_json:
-        print_json(document)
-        return
-    costs = document["host"]["cost_per_stream"]
-    rows = [[n, *(f"{by[n]:.2f}" for by in costs.values())] for n in sizes]
-    show_table(f"this machine, 1 = {document['host']['unit']}", ["streams", *costs], rows)
-    if "modelled" in document:
-        found = document["modelled"]
-        heads = ["streams", "core M", "real M", "real M/stream", "over limit", "streams/core"]
-        lines = [[r["streams"], f"{r['core'] / 1e6:.2f}", f"{r['real'] / 1e6:.2f}", f"{r['real_per_stream'] / 1e6:.3f}",
-                  f"{r['over_limit']:.2f}", r["streams_per_core"]] for r in found["int8"]]  # fmt: skip
-        show_table("Cortex-A72, modelled cycles", heads, lines)
-        show_table("share per kernel", ["kernel", "%"], [[k, f"{100 * v:.1f}"] for k, v in found["share_per_kernel"].items()])
-        for key, value in found.get("at_8_streams", {}).items():
-            click.echo(f"{key.replace('_', ' ')} at 8 streams: {value}")
-
-
-@main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 @user_errors
 def targets(as_json: bool) -> None:
@@ -311,3 +222,7 @@ def targets(as_json: bool) -> None:
         print_json({"targets": [{"name": b.name, "cpu": b.cpu, "triple": b.triple, "features": b.features} for b in boards]})
     else:
         show_table("targets", ["name", "cpu", "triple", "what it is"], [[b.name, b.cpu, b.triple, b.description] for b in boards])
+
+
+main.add_command(bench_cli.bench)
+main.add_command(bench_cli.bench_peers)

@@ -1,15 +1,22 @@
-"""What a person sees: tables on stdout, progress on stderr and only on a terminal."""
+"""What all verbs share: tables and JSON on stdout, progress and errors on stderr, progress only on a terminal."""
 
 from __future__ import annotations
 
+import functools
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import click
+from edgeemo_runtime.errors import EdgeEmoError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+BUILD = Path("build")  # where verbs write when not told
 
 
 def show_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
@@ -34,3 +41,21 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda n: progress.advance(task, n)
+
+
+def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A user's mistake is one line on stderr and exit code 1."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except EdgeEmoError as error:
+            click.echo(f"edgeemo: {error}", err=True)
+            sys.exit(1)
+
+    return run
+
+
+def print_json(document: dict[str, Any]) -> None:
+    click.echo(json.dumps(document, indent=1, allow_nan=False))

@@ -2,8 +2,8 @@
 
     python board_step.py ARTIFACT STREAMS STEPS {step|engine}
 
-``step`` marks the compiled step alone, ``engine`` whole calls of Engine.step with its Python. The markers are what a72cost and
-the instruction counter of tests/aarch64 look for: syscall(0x7a72, 1) and syscall(0x7a72, 2).
+``step`` marks Model.run, the compiled step and the one Python call around it, ``engine`` whole calls of Engine.step. The markers
+are what a72cost and the instruction counter of tests/aarch64 look for: syscall(0x7a72, 1) and syscall(0x7a72, 2).
 """
 
 import ctypes
@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 from edgeemo_runtime import Engine
+from edgeemo_runtime.model import Model
 
 MARK = 0x7A72
 WARM_UP = 3
@@ -18,26 +19,37 @@ WARM_UP = 3
 
 def main() -> None:
     artifact, streams, steps, what = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-    engine = Engine(artifact, streams)
-    noise = np.random.default_rng(0)
-    for _ in range(streams):
-        samples = 0.1 * noise.standard_normal(engine.samples_per_step * (steps + WARM_UP + 1))
-        engine.open().push(samples.astype(np.float32))
-    for _ in range(WARM_UP):
-        engine.step()
     mark = ctypes.CDLL(None).syscall
+    noise = np.random.default_rng(0)
     if what == "engine":
-        mark(MARK, 1, 0)
-        for _ in range(steps):
+        engine = Engine(artifact, streams)
+        calls = [engine.open() for _ in range(streams)]
+
+        def run() -> None:
             engine.step()
-        mark(MARK, 2, 0)
-        return
-    arguments = engine._arguments(streams)
-    compiled = engine._step
-    compiled(*arguments)
+
+        def prepare() -> None:
+            for call in calls:
+                call.push((0.1 * noise.standard_normal(engine.samples_per_step)).astype(np.float32))
+    else:
+        model = Model(artifact, streams)
+        slots = np.arange(streams)
+
+        def run() -> None:
+            model.run(slots)
+
+        def prepare() -> None:
+            model.audio[:] = 0.1 * noise.standard_normal(model.audio.shape)
+
+    for _ in range(WARM_UP):
+        prepare()
+        run()
+    # As many steps as fit the backlog are prepared before, so that only steps lie between the markers.
+    for _ in range(steps):
+        prepare()
     mark(MARK, 1, 0)
     for _ in range(steps):
-        compiled(*arguments)
+        run()
     mark(MARK, 2, 0)
 
 

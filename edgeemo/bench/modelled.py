@@ -35,24 +35,27 @@ class Cost:
 
 def measure(tool: Path, artifact: Path, streams: int, what: str = "step") -> Cost:
     """``what``: step (compiled code) or engine (Engine.step with its Python). Raises EdgeEmoError if the tool does not run."""
-    tool, artifact = tool.resolve(), artifact.resolve()
+    return run(tool, SCRIPT, [str(artifact.resolve()), str(streams), str(STEPS), what], artifact)
+
+
+def run(tool: Path, script: Path, arguments: list[str], artifact: Path | None = None) -> Cost:
+    """A script with markers around STEPS steps, on the emulated board. ``artifact``: whose kernels to name in the shares."""
+    tool = tool.resolve()
     with tempfile.TemporaryDirectory(prefix="edgeemo-bench-") as folder:
         name = Path(folder, "cost")
-        command = [str(tool / "a72cost"), str(name), "-n", str(STEPS), "--", str(tool / "a72py"), str(SCRIPT), str(artifact)]
-        done = subprocess.run(
-            [*command, str(streams), str(STEPS), what],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=tool,
-            env={**os.environ, "PP": str(RUNTIME)},
-        )
+        command = [str(tool / "a72cost"), str(name), "-n", str(STEPS), "--", str(tool / "a72py"), str(script), *arguments]
+        environment = {**os.environ, "PP": str(RUNTIME)}
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tool, env=environment)
+        except OSError as error:
+            raise EdgeEmoError(f"{tool}: a72cost cannot be run ({error.strerror})") from error
         result = name.with_suffix(".json")
         if not result.is_file():
             reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["no output"]
             raise EdgeEmoError(f"{tool}/a72cost failed ({reason[0][:200]}); has its ./setup been run?")
         figures = json.loads(result.read_text())
-        return Cost(figures["insns"], figures["core"], figures["real"], _kernels(name.with_suffix(".sim"), artifact))
+        shares = {} if artifact is None else _kernels(name.with_suffix(".sim"), artifact)
+        return Cost(figures["insns"], figures["core"], figures["real"], shares)
 
 
 def streams_per_core(cycles_per_stream: float) -> int:

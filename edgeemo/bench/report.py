@@ -36,7 +36,7 @@ def bench_modelled(
     """M cycles (modelled, Cortex-A72) per batched step, the limit of 8 INT8 MAC per cycle, and shares per kernel."""
     try:
         with zipfile.ZipFile(int8) as archive:
-            limit = read_manifest(int8, archive)["int8_macs_per_step"] / 8
+            limit = read_manifest(int8, archive.read)["int8_macs_per_step"] / 8
     except (OSError, zipfile.BadZipFile) as error:
         raise EdgeEmoError(f"{int8}: cannot be read as an artifact ({error}); `make run` builds it") from error
     rows, shares, at_8 = [], {}, None

@@ -90,11 +90,13 @@ class ArtifactModel:
 
     def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
         streams = [self._engine.open() for _ in audio]
-        for stream, samples in zip(streams, audio, strict=True):
-            stream.push(samples)
-            stream.finish()
         answers: dict[int, list[np.ndarray]] = {s.id: [] for s in streams}
-        while len(results := self._engine.step()):
+        padded, steps = _pad(audio, self.samples_per_step)
+        for at in range(max(steps)):
+            for row, stream in enumerate(streams):
+                if at < steps[row]:
+                    stream.push(padded[row, at])
+            results = self._engine.step()
             for id_, p in zip(results.streams, results.probabilities, strict=True):
                 answers[int(id_)].append(p)
         for stream in streams:

@@ -23,7 +23,7 @@ LARGEST_BATCH = 1024
 AUDIO, PROBABILITIES = "audio", "probabilities"
 
 
-class _Step(nn.Module):
+class StepModule(nn.Module):
     """Positional arguments instead of a dictionary of states, which is what torch.export names inputs by."""
 
     def __init__(self, model: CosyVoiceTiny) -> None:
@@ -55,7 +55,7 @@ def export_step(model: CosyVoiceTiny) -> onnx.ModelProto:
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     with _quiet():
         program = torch.onnx.export(
-            _Step(model),
+            StepModule(model),
             arguments,
             dynamo=True,
             opset_version=OPSET,

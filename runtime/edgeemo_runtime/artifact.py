@@ -11,6 +11,7 @@ import mmap
 import platform
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ class Artifact:
     library: bytes
     weights: np.ndarray[Any, np.dtype[np.uint8]]
 
+    @property
+    def version(self) -> str:
+        """Date and the first digits of the weights' hash: what tells two models apart in counters and logs."""
+        return f"{self.manifest.get('created', 'undated')}-{self.manifest['files'][WEIGHTS][:8]}"
+
     def load_step(self) -> Any:
         """The compiled step as a callable of tvm_ffi tensors. Raises EdgeEmoError if the library does not load."""
         import tvm_ffi
@@ -48,11 +54,12 @@ class Artifact:
                 raise EdgeEmoError(f"{self.path}: its library does not load here ({str(error).splitlines()[0]})") from error
 
 
-def read_manifest(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
+def read_manifest(path: Path, read: Callable[[str], bytes]) -> dict[str, Any]:
+    """The manifest, which ``read`` reads by its name. Raises EdgeEmoError if this runtime does not understand it."""
     try:
-        manifest = json.loads(archive.read(MANIFEST))
+        manifest = json.loads(read(MANIFEST))
         schema = manifest["schema"]
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, FileNotFoundError) as error:
         raise EdgeEmoError(f"{path}: has no readable {MANIFEST}; is it an edgeemo artifact?") from error
     if not isinstance(schema, int) or schema > SCHEMA:
         raise EdgeEmoError(f"{path}: has schema {schema}, this runtime reads up to {SCHEMA}; upgrade edgeemo-runtime")
@@ -62,27 +69,50 @@ def read_manifest(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
 
 
 def load_artifact(path: str | Path) -> Artifact:
-    """Raises EdgeEmoError, one line, if the file is missing, cut off, altered, of a newer schema or for another machine."""
+    """An artifact, or the folder that one was unpacked to. Raises EdgeEmoError, one line, if it is missing, cut off, altered, of
+    a newer schema or for another machine."""
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise EdgeEmoError(f"{path}: no such file; `edgeemo compile` writes artifacts")
     try:
-        with zipfile.ZipFile(path) as archive:
-            manifest = read_manifest(path, archive)
-            machine = manifest["target"]["machine"]
-            if machine != platform.machine():
-                raise EdgeEmoError(
-                    f"{path}: is for {machine} ({manifest['target']['name']}), this machine is {platform.machine()}; "
-                    "compile it for this one with --target host"
-                )
-            library = archive.read(LIBRARY)
-            weights = _map_member(path, archive, WEIGHTS)
-    except (zipfile.BadZipFile, EOFError, KeyError, OSError) as error:
+        manifest, library, weights = _read_folder(path) if path.is_dir() else _read_archive(path)
+    except (zipfile.BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
         raise EdgeEmoError(f"{path}: is cut off or not an edgeemo artifact; copy it again ({error})") from error
     for name, data in ((LIBRARY, library), (WEIGHTS, weights.data)):
         if hashlib.sha256(data).hexdigest() != manifest["files"].get(name):
             raise EdgeEmoError(f"{path}: {name} is not what was packed (sha256 differs); copy it again")
     return Artifact(path, manifest, library, weights)
+
+
+def _check_machine(path: Path, manifest: dict[str, Any]) -> None:
+    machine = manifest["target"]["machine"]
+    if machine != platform.machine():
+        raise EdgeEmoError(
+            f"{path}: is for {machine} ({manifest['target']['name']}), this machine is {platform.machine()}; "
+            "compile it for this one with --target host"
+        )
+
+
+def unpack_artifact(path: Path, folder: Path) -> None:
+    """Its members as files of ``folder``."""
+    with zipfile.ZipFile(path) as archive:
+        for name in (MANIFEST, LIBRARY, WEIGHTS):
+            (folder / name).write_bytes(archive.read(name))
+
+
+def _read_archive(path: Path) -> tuple[dict[str, Any], bytes, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        manifest = read_manifest(path, archive.read)
+        _check_machine(path, manifest)
+        return manifest, archive.read(LIBRARY), _map_member(path, archive, WEIGHTS)
+
+
+def _read_folder(path: Path) -> tuple[dict[str, Any], bytes, np.ndarray]:
+    manifest = read_manifest(path, lambda name: (path / name).read_bytes())
+    _check_machine(path, manifest)
+    with (path / WEIGHTS).open("rb") as file:
+        weights = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
+    return manifest, (path / LIBRARY).read_bytes(), weights
 
 
 def _map_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeemo_runtime import g711
 from edgeemo_runtime.errors import EdgeEmoError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".aiff", ".au")
+# Files without a header, and how they are encoded.
+RAW_SUFFIXES = {".pcm": "s16", ".raw": "s16", ".ul": "mulaw", ".ulaw": "mulaw", ".al": "alaw", ".alaw": "alaw"}
+ENCODINGS = {"s16": 2, "mulaw": 1, "alaw": 1}  # bytes a sample
 
 
 def _need_files_extra() -> None:
@@ -55,6 +59,27 @@ def load_audio(path: str | Path, rate: int) -> np.ndarray:
         mono = soxr.resample(mono, source_rate, rate)
     check_samples(mono, str(path))
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def decode_raw(data: bytes, encoding: str) -> np.ndarray:
+    """Whole samples of headerless mono audio, float32 in [-1, 1]: s16 (little-endian), mulaw or alaw (G.711)."""
+    samples = np.frombuffer(data, dtype="<i2") if encoding == "s16" else g711.decode(data, encoding)
+    return samples.astype(np.float32) / 32768.0
+
+
+def load_call(path: str | Path, rate: int, raw_rate: int) -> np.ndarray:
+    """As load_audio, and headerless files by their suffix (.pcm, .raw, .ul, .ulaw, .al, .alaw) at ``raw_rate`` Hz."""
+    path = Path(path)
+    encoding = RAW_SUFFIXES.get(path.suffix.lower())
+    if encoding is None:
+        return load_audio(path, rate)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise EdgeEmoError(f"{path}: cannot be read ({error.strerror})") from error
+    samples = decode_raw(data[: len(data) // ENCODINGS[encoding] * ENCODINGS[encoding]], encoding)
+    check_samples(samples, str(path))
+    return stream_resampler(raw_rate, rate)(samples, True)
 
 
 def stream_resampler(rate: int, to: int) -> Callable[[np.ndarray, bool], np.ndarray]:

@@ -1,72 +1,45 @@
 """Engine and Stream: many calls through one compiled step, batched.
 
-The engine owns the model, one state row per slot, and the arena; a stream is one call's slot. Push audio as it comes, call
-``step()``: every stream that has 160 ms ready goes through the network, in batches of up to 16. Nothing on that path loops over
+The engine owns the models, one row per slot, and the rings of audio; a stream is one call's slot. Push audio as it comes, call
+``step()``: every stream that has 160 ms ready goes through its network, in batches of up to 16. Nothing on that path loops over
 streams in Python.
 
     engine = Engine("emotion-host.edgeemo", max_streams=80)
     stream = engine.open()
-    stream.push(samples)            # float32 at engine.sample_rate, any length
+    stream.push(samples)            # float32 at engine.sample_rate, any length up to the backlog
     for result in engine.step():
         print(result.stream, result.end_s, result.label, result.probabilities)
+
+One engine, one thread: calls from any other raise. Two engines share nothing that is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edgeemo_runtime.artifact import ALIGNMENT, Artifact, load_artifact
+from edgeemo_runtime.artifact import Artifact
 from edgeemo_runtime.audio import check_samples
+from edgeemo_runtime.conditioning import AudioRules, Conditioner
+from edgeemo_runtime.counters import StreamCounters
+from edgeemo_runtime.decision import DecisionRules, Decisions
 from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.fleet import Fleet
+from edgeemo_runtime.model import LARGEST_BATCH, Model
+from edgeemo_runtime.results import StepResults
 from edgeemo_runtime.ring import AudioRings
+from edgeemo_runtime.schedule import PHASES, quietest_lead
 
-# From 8 to 16 streams the cost per stream falls by 2 % (docs/performance.md): what a batch shares, the weights, it has shared by
-# then, while its activations take 36 kB of L2 per stream.
-LARGEST_BATCH = 16
-
-
-@dataclass(frozen=True)
-class Result:
-    """One stream's answer to one step. Times are seconds of that stream's audio."""
-
-    stream: int
-    start_s: float
-    end_s: float
-    probabilities: np.ndarray  # (labels,) float32, this step's
-    smoothed: np.ndarray  # (labels,) float32, after EMA
-    label: str  # of the smoothed probabilities
+OVERLOADS = ("refuse", "drop-oldest")
+BACKLOG_HOPS = 4
 
 
-@dataclass(frozen=True)
-class StepResults:
-    """A batch of answers as arrays; iterate for one Result per stream."""
-
-    streams: np.ndarray  # (n,) int64, ids as in Stream.id
-    start_s: np.ndarray  # (n,) float64
-    end_s: np.ndarray  # (n,) float64
-    probabilities: np.ndarray  # (n, labels) float32
-    smoothed: np.ndarray  # (n, labels) float32
-    labels: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.streams)
-
-    def __iter__(self) -> Iterator[Result]:
-        best = self.smoothed.argmax(axis=1)
-        for i in range(len(self)):
-            yield Result(
-                int(self.streams[i]),
-                float(self.start_s[i]),
-                float(self.end_s[i]),
-                self.probabilities[i],
-                self.smoothed[i],
-                self.labels[best[i]],
-            )
+class OverloadError(EdgeEmoError):
+    """No room: for another stream, or for more audio of one that is not being stepped."""
 
 
 class Stream:
@@ -80,10 +53,17 @@ class Stream:
         if not self._open:
             raise EdgeEmoError(f"stream {self.id} is closed; open another")
 
-    def push(self, samples: np.ndarray) -> None:
-        """Adds audio: float32 in [-1, 1] or int16, mono, any length, at the engine's rate.
+    def push(self, samples: np.ndarray, at: int | None = None, came: float | None = None) -> None:
+        """Adds audio: float32 in [-1, 1] or int16, mono, any length up to the backlog, at the engine's rate.
 
-        Raises EdgeEmoError for a closed stream, another shape or dtype, or samples that are not finite.
+        ``at`` is the first sample's number in the source's own count (an RTP timestamp, say): what was sent twice is left out,
+        what is missing filled or the stream begun anew, as AudioRules says, and counted. Without it all audio is taken as it
+        comes.
+
+        ``came``: when the last sample came, on the engine's clock, if that was not now; latencies count from it.
+
+        Raises EdgeEmoError for a closed stream, another shape or dtype, or samples that are not finite; OverloadError for more
+        than the backlog holds, where the engine refuses instead of dropping.
         """
         self._check_open()
         samples = np.asarray(samples)
@@ -95,14 +75,24 @@ class Stream:
             )
         if samples.size:
             check_samples(samples, f"stream {self.id}")
-            self._engine._rings.push(self._slot, samples)
+            self._engine._push(self._slot, samples, at, came)
 
     def finish(self) -> None:
         """No more audio: fills what is left up to a whole step with silence, so that the next step() answers for it."""
         self._check_open()
         size = self._engine.samples_per_step
         if rest := self._engine._rings.waiting(self._slot) % size:
-            self._engine._rings.push(self._slot, np.zeros(size - rest, dtype=np.float32))
+            self._engine._push(self._slot, np.zeros(size - rest, dtype=np.float32), None, None)
+
+    def room(self) -> int:
+        """Samples that may be pushed before the backlog is full."""
+        self._check_open()
+        return self._engine._rings.room(self._slot)
+
+    def waiting(self) -> int:
+        """Samples pushed that no step has taken."""
+        self._check_open()
+        return self._engine._rings.waiting(self._slot)
 
     def recent(self) -> np.ndarray:
         """The last samples the network has seen, at most the ring of 51 frames (680 ms), float32."""
@@ -123,98 +113,264 @@ class Stream:
 
 
 class Engine:
-    """A compiled model and room for ``max_streams`` calls. Not for sharing between threads: one engine, one thread, one core."""
+    """A compiled model and room for ``max_streams`` calls, for the thread that made it."""
 
-    def __init__(self, artifact: str | Path | Artifact, max_streams: int = 64, alpha: float = 0.3) -> None:
-        """``alpha`` in (0, 1] is the weight of the newest step in the moving average.
+    def __init__(
+        self,
+        artifact: str | Path | Artifact,
+        max_streams: int = 64,
+        rules: DecisionRules = DecisionRules(),  # noqa: B008 - frozen
+        audio: AudioRules = AudioRules(),  # noqa: B008
+        overload: str = OVERLOADS[0],
+        backlog_hops: int = BACKLOG_HOPS,
+        spread_phases: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``overload``: what happens to audio beyond ``backlog_hops`` waiting steps: "refuse" raises, "drop-oldest" drops and
+        counts whole hops. Streams beyond ``max_streams`` are always refused.
 
         Raises EdgeEmoError if the artifact does not load or is not a streaming model, or an argument is out of range.
         """
-        import tvm_ffi
-
-        if max_streams < 1:
-            raise EdgeEmoError(f"max_streams must be at least 1, not {max_streams}")
-        if not 0 < alpha <= 1:
-            raise EdgeEmoError(f"alpha must lie in (0, 1], not {alpha}")
-        self.artifact = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
-        manifest = self.artifact.manifest
-        stream = manifest["stream"]
-        if stream is None:
-            raise EdgeEmoError(f"{self.artifact.path}: has no stream contract, so audio cannot be streamed through it")
-        self.sample_rate: int = stream["sample_rate"]
-        self.samples_per_step: int = stream["samples_per_step"]
-        self.labels: tuple[str, ...] = tuple(stream["labels"])
-        self.max_streams, self.alpha = max_streams, alpha
-        step = manifest["step"]
-        self._step = self.artifact.load_step()
-        self._tensor = tvm_ffi.from_dlpack
-        batch = min(max_streams, LARGEST_BATCH)
-        self._states = aligned_zeros((max_streams, step["state_words"]), np.float32)
-        self._arena = aligned_zeros((batch * max(ALIGNMENT, step["arena_bytes_per_stream"]),), np.uint8)
-        self._audio = aligned_zeros((batch, self.samples_per_step), np.float32)
-        self._slots = aligned_zeros((batch,), np.int32)
-        self._out = aligned_zeros((batch, len(self.labels)), np.float32)
-        self._fixed = [self._tensor(a) for a in (self._states, self.artifact.weights, self._arena)]
-        self._views: dict[int, list[Any]] = {}
-        self._rings = AudioRings(max_streams, self.samples_per_step, stream["ring_samples"])
-        self._smoothed = np.zeros((max_streams, len(self.labels)), dtype=np.float32)
-        self._steps_done = np.zeros(max_streams, dtype=np.int64)
+        if max_streams < 1 or backlog_hops < 1:
+            raise EdgeEmoError(f"max_streams and backlog_hops must be at least 1, not {max_streams} and {backlog_hops}")
+        if overload not in OVERLOADS:
+            raise EdgeEmoError(f"overload must be one of {', '.join(OVERLOADS)}, not {overload!r}")
+        model = Model(artifact, max_streams)
+        self.sample_rate, self.samples_per_step, self.labels = model.sample_rate, model.samples_per_step, model.labels
+        self.max_streams, self.overload, self.clock = max_streams, overload, clock
+        self.step_s = self.samples_per_step / self.sample_rate
+        self.fleet = Fleet(model)
+        self.counters = StreamCounters()
+        self.audio_rules = audio
+        self._rings = AudioRings(max_streams, self.samples_per_step, model.ring_samples, backlog_hops)
+        self._decisions = Decisions(max_streams, self.labels, rules, self.step_s)
+        self._conditioner = Conditioner(max_streams, audio)
+        self._begun_at = np.zeros(max_streams, dtype=np.int64)  # the source's count at the ring's first sample
+        self._heard = np.zeros(max_streams, dtype=bool)
+        self.spread_phases = spread_phases
+        self._phase = np.full(max_streams, -1, dtype=np.int64)
+        self._ready_since = np.full(max_streams, np.inf)
         self._ids = np.full(max_streams, -1, dtype=np.int64)
         self._free = list(range(max_streams - 1, -1, -1))
         self._next_id = 0
+        self._thread = threading.get_ident()
 
     @property
     def open_streams(self) -> int:
         return self.max_streams - len(self._free)
 
-    def open(self) -> Stream:
-        """A new stream. Raises EdgeEmoError when all slots are taken."""
+    @property
+    def model(self) -> Model:
+        """The model that new calls get."""
+        return self.fleet.live
+
+    def open(self, user: str = "") -> Stream:
+        """A new stream. ``user``: whose call, for a canary (fleet.py). Raises OverloadError when all slots are taken."""
+        self._check_thread()
         if not self._free:
-            raise EdgeEmoError(f"all {self.max_streams} streams are in use; close one, or make the engine with more")
+            self.counters.refused += 1
+            raise OverloadError(f"all {self.max_streams} streams are in use; close one, or make the engine with more")
         slot = self._free.pop()
         self._ids[slot] = self._next_id
         self._next_id += 1
+        self.counters.opened += 1
+        self.fleet.assign(slot, user)
+        if self.spread_phases:
+            self._lead_in(slot)
         return Stream(self, slot, self._next_id - 1)
 
-    def step(self) -> StepResults:
-        """Runs every stream that has a whole step of audio, once, batched. Call again until it returns none."""
-        ready = self._rings.ready()
-        probabilities = np.empty((len(ready), len(self.labels)), dtype=np.float32)
-        for first in range(0, len(ready), LARGEST_BATCH):
-            slots = ready[first : first + LARGEST_BATCH]
-            n = len(slots)
-            self._slots[:n] = slots
-            self._rings.take(slots, self._audio[:n])
-            self._step(*self._arguments(n))
-            probabilities[first : first + n] = self._out[:n]
-        first = self._steps_done[ready] == 0
-        weight = np.where(first, 1.0, self.alpha).astype(np.float32)[:, None]
-        smoothed = weight * probabilities + (1.0 - weight) * self._smoothed[ready]
-        self._smoothed[ready] = smoothed
-        start = self._steps_done[ready] * (self.samples_per_step / self.sample_rate)
-        self._steps_done[ready] += 1
-        seconds = self.samples_per_step / self.sample_rate
-        return StepResults(self._ids[ready], start, start + seconds, probabilities, smoothed, self.labels)
+    def ready(self) -> tuple[np.ndarray, np.ndarray]:
+        """Slots with a whole step waiting, and since when (engine clock); longest waiting first."""
+        slots = self._rings.ready()
+        since = self._ready_since[slots]
+        order = np.argsort(since, kind="stable")
+        return slots[order], since[order]
 
-    def _arguments(self, n: int) -> list[Any]:
-        """The step's arguments for a batch of n, made once per batch size: wrapping an array costs more than calling."""
-        if n not in self._views:
-            slots, audio, out = (self._tensor(a[:n]) for a in (self._slots, self._audio, self._out))
-            self._views[n] = [slots, audio, *self._fixed, out]
-        return self._views[n]
+    def step(self, slots: np.ndarray | None = None) -> StepResults:
+        """Runs one step of each of ``slots`` (as ready() gives them; default: all that are), batched. Call again until it returns
+        none."""
+        self._check_thread()
+        ready = self._rings.ready() if slots is None else slots
+        self.fleet.carry_some(self._replay)
+        probabilities = np.empty((len(ready), len(self.labels)), dtype=np.float32)
+        start = self._begun_at[ready] + self._rings.taken(ready)
+        since = self._ready_since[ready]
+        versions = [""] * len(ready)
+        for model, rows in self.fleet.split(ready):
+            for first in range(0, len(rows), LARGEST_BATCH):
+                part = rows[first : first + LARGEST_BATCH]
+                probabilities[part] = self._run(model, ready[part])
+            for row in rows:
+                versions[row] = model.version
+        decided = self._decisions(ready, probabilities)
+        done = self.clock()
+        for model, rows in self.fleet.split(ready):
+            counters = self.fleet.counters[model.version]
+            counters.add(decided.rows(rows))
+            counters.add_latency(done - since[rows])
+        # A step that is still waiting has been since its last sample came; that is not kept, so it counts from now.
+        self._ready_since[ready] = np.where(self._rings.waiting_steps(ready) > 0, done, np.inf)
+        start_s = start / self.sample_rate
+        return StepResults(
+            self._ids[ready],
+            start_s,
+            start_s + self.step_s,
+            probabilities,
+            decided.smoothed,
+            decided.label,
+            decided.handoff,
+            done - since,
+            versions,
+            self.labels,
+        )
+
+    def _run(self, model: Model, slots: np.ndarray) -> np.ndarray:
+        """One batch: conditioned audio through the network, but for streams whose silence is skipped."""
+        n = len(slots)
+        audio = model.audio[:n]
+        self._rings.take(slots, audio)
+        self._conditioner(slots, audio)
+        quiet = self._conditioner.skipped(slots, audio)
+        if quiet is None or not quiet.any():
+            self.fleet.counters[model.version].batches[n] += 1
+            return self._checked(model, model.run(slots))
+        answer = self._decisions.smoothed[slots]
+        loud = np.flatnonzero(~quiet)
+        self.counters.skipped_steps += n - len(loud)
+        if len(loud):
+            model.audio[: len(loud)] = audio[loud]
+            self.fleet.counters[model.version].batches[len(loud)] += 1
+            answer[loud] = self._checked(model, model.run(slots[loud]))
+        return answer
+
+    def _checked(self, model: Model, answer: np.ndarray) -> np.ndarray:
+        """Answers that are no probabilities become uniform and are counted: one bad row must not poison a call's average."""
+        bad = ~np.isfinite(answer).all(axis=1)
+        if bad.any():
+            self.fleet.counters[model.version].errors += int(bad.sum())
+            answer = np.where(bad[:, None], np.float32(1.0 / answer.shape[1]), answer)
+        return answer
+
+    # -- models ----------------------------------------------------------------------------------------------------------
+    def swap(self, artifact: str | Path | Artifact, carry: str = "replay") -> Model:
+        """From now on new calls get this model. ``carry``: running calls "finish" on theirs, or move over by "replay" of the
+        audio in their ring, a few with every step so that none waits for all. Smoothing is kept either way.
+
+        Raises EdgeEmoError and changes nothing if the model does not load, answers nonsense, or does not fit these calls.
+        """
+        self._check_thread()
+        return self.fleet.swap(self._fitting(artifact), carry, self._slots_in_use())
+
+    def start_canary(self, artifact: str | Path | Artifact, share: float) -> Model:
+        """New calls of a ``share`` of the users, by the tail of their id, get this model; see fleet.py. Raises as swap does."""
+        self._check_thread()
+        return self.fleet.start_canary(self._fitting(artifact), share)
+
+    def end_canary(self, promote: bool, carry: str = "replay") -> None:
+        """The canary becomes the model of all, or its calls go back."""
+        self._check_thread()
+        self.fleet.end_canary(promote, carry, self._slots_in_use())
+
+    def _fitting(self, artifact: str | Path | Artifact) -> Model:
+        model = Model(artifact, self.max_streams)
+        for name in ("sample_rate", "samples_per_step", "ring_samples", "labels"):
+            new, old = getattr(model, name), getattr(self.model, name)
+            if new != old:
+                raise EdgeEmoError(
+                    f"{model.artifact.path}: its {name} is {new}, that of the running model {old}; restart with it"
+                )
+        model.warm_up()
+        return model
+
+    def _replay(self, model: Model, slots: list[int]) -> None:
+        """Builds the states of ``slots`` in ``model`` from the audio in their rings: whole steps, oldest first."""
+        size = self.samples_per_step
+        model.clear(slots)
+        rings = [self._rings.recent(slot) for slot in slots]
+        for back in range(max(len(r) // size for r in rings), 0, -1):
+            rows = np.array([i for i, r in enumerate(rings) if len(r) >= back * size])
+            for i, row in enumerate(rows):
+                end = len(rings[row]) - (back - 1) * size
+                model.audio[i] = rings[row][end - size : end]
+            chosen = np.array(slots)[rows]
+            self._conditioner(chosen, model.audio[: len(rows)], learn=False)
+            model.run(chosen)
+
+    def _slots_in_use(self) -> list[int]:
+        return np.flatnonzero(self._ids >= 0).tolist()
+
+    def _lead_in(self, slot: int) -> None:
+        phase = self.clock() % self.step_s / self.step_s
+        lead = quietest_lead(np.bincount(self._phase[self._phase >= 0], minlength=PHASES), phase)
+        self._phase[slot] = (int(phase * PHASES) - lead) % PHASES
+        samples = lead * self.samples_per_step // PHASES
+        self._rings.push(slot, np.zeros(samples, dtype=np.float32))
+        self._begun_at[slot] = -samples
+
+    # -- slots and audio -------------------------------------------------------------------------------------------------
+    def _push(self, slot: int, samples: np.ndarray, at: int | None, came: float | None) -> None:
+        self._check_thread()
+        if at is not None:
+            samples = self._in_order(slot, samples, at)
+        if len(samples) > self._rings.room(slot):
+            samples = self._make_room(slot, samples)
+        self._rings.push(slot, samples)
+        self._heard[slot] = True
+        if self._ready_since[slot] == np.inf and self._rings.waiting(slot) >= self.samples_per_step:
+            self._ready_since[slot] = self.clock() if came is None else came
+
+    def _in_order(self, slot: int, samples: np.ndarray, at: int) -> np.ndarray:
+        """What of ``samples`` is new, with what is missing before it."""
+        if not self._heard[slot]:
+            self._begun_at[slot] = at - self._rings.written(slot)
+            return samples
+        expected = int(self._begun_at[slot]) + self._rings.written(slot)
+        if at < expected:
+            self.counters.duplicate_samples += min(len(samples), expected - at)
+            return samples[expected - at :]
+        if at > expected:
+            missing = at - expected
+            self.counters.gaps += 1
+            if self.audio_rules.gaps == "fill" and missing <= self.audio_rules.longest_fill_s * self.sample_rate:
+                self.counters.filled_samples += missing
+                return np.concatenate([np.zeros(missing, dtype=np.float32), samples])
+            self.counters.resets += 1
+            self._forget(slot)
+            self._begun_at[slot] = at
+        return samples
+
+    def _make_room(self, slot: int, samples: np.ndarray) -> np.ndarray:
+        size, room = self.samples_per_step, self._rings.room(slot)
+        if self.overload == "refuse":
+            raise OverloadError(
+                f"stream {self._ids[slot]}: {len(samples)} samples do not fit, {room} do; step() oftener, push less at once, or "
+                'make the engine with overload="drop-oldest"'
+            )
+        excess = -(-(len(samples) - room) // size)
+        waiting = min(excess, self._rings.waiting(slot) // size)
+        self._rings.drop(slot, waiting)
+        self.counters.dropped_hops += excess
+        ahead = (excess - waiting) * size  # of what is being pushed, when that alone is too long
+        self._begun_at[slot] += ahead
+        return samples[ahead:]
+
+    def _forget(self, slot: int) -> None:
+        """Everything a slot knows of its audio."""
+        self.fleet.clear(slot)
+        self._decisions.clear(slot)
+        self._conditioner.clear(slot)
+        self._rings.clear(slot)
+        self._begun_at[slot] = 0
+        self._heard[slot] = False
+        self._ready_since[slot] = np.inf
 
     def _release(self, slot: int) -> None:
-        self._states[slot] = 0
-        self._smoothed[slot] = 0
-        self._steps_done[slot] = 0
-        self._ids[slot] = -1
-        self._rings.clear(slot)
+        self._check_thread()
+        self._forget(slot)
+        self.fleet.release(slot)
+        self._phase[slot] = self._ids[slot] = -1
         self._free.append(slot)
 
-
-def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros at a multiple of 64 bytes, with as many after them that may be read: compiled code takes both for granted."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + 2 * ALIGNMENT, dtype=np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
+    def _check_thread(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise EdgeEmoError("an engine belongs to the thread that made it; make one engine per thread")

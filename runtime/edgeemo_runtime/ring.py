@@ -12,9 +12,10 @@ class AudioRings:
     whole number of steps long and steps are taken whole, so that a step lies in one piece and is copied as such.
     """
 
-    def __init__(self, slots: int, step: int, history: int) -> None:
-        self.step, self.history = step, history
-        self._samples = np.zeros((slots, _capacity(history + 2 * step, step)), dtype=np.float32)
+    def __init__(self, slots: int, step: int, history: int, backlog: int) -> None:
+        """``backlog``: whole steps that may wait in a ring; it never grows."""
+        self.step, self.history, self.backlog = step, history, backlog
+        self._samples = np.zeros((slots, _capacity(history + (backlog + 1) * step, step)), dtype=np.float32)
         self._written = np.zeros(slots, dtype=np.int64)
         self._taken = np.zeros(slots, dtype=np.int64)
 
@@ -26,11 +27,23 @@ class AudioRings:
         """Samples pushed and not taken."""
         return int(self._written[slot] - self._taken[slot])
 
+    def waiting_steps(self, slots: np.ndarray) -> np.ndarray:
+        """Whole steps waiting in each of ``slots``."""
+        return (self._written[slots] - self._taken[slots]) // self.step
+
+    def written(self, slot: int) -> int:
+        return int(self._written[slot])
+
+    def taken(self, slots: np.ndarray) -> np.ndarray:
+        """Samples taken or dropped so far, of each of ``slots``."""
+        return self._taken[slots]
+
+    def room(self, slot: int) -> int:
+        """Samples that may be pushed before the backlog is full."""
+        return (self.backlog + 1) * self.step - self.waiting(slot)
+
     def push(self, slot: int, samples: np.ndarray) -> None:
-        """Appends float32 samples of any number; the rings grow when one stream falls far behind."""
-        need = self.history + self.waiting(slot) + len(samples)
-        if need > self.capacity:
-            self._grow(need)
+        """Appends float32 samples, at most ``room`` of them."""
         at = int(self._written[slot]) % self.capacity
         first = min(len(samples), self.capacity - at)
         self._samples[slot, at : at + first] = samples[:first]
@@ -47,6 +60,10 @@ class AudioRings:
         out[:] = steps[slots, self._taken[slots] // self.step % steps.shape[1]]
         self._taken[slots] += self.step
 
+    def drop(self, slot: int, steps: int) -> None:
+        """Passes over the oldest waiting steps."""
+        self._taken[slot] += steps * self.step
+
     def recent(self, slot: int) -> np.ndarray:
         """Up to ``history`` of the samples taken last, in order."""
         taken = int(self._taken[slot])
@@ -57,16 +74,7 @@ class AudioRings:
         self._samples[slot] = 0
         self._written[slot] = self._taken[slot] = 0
 
-    def _grow(self, need: int) -> None:
-        old = self._samples
-        new = np.zeros((len(old), _capacity(need, self.step)), dtype=np.float32)
-        for slot in range(len(old)):
-            first = max(0, int(self._taken[slot]) - self.history)
-            positions = np.arange(first, int(self._written[slot]))
-            new[slot, positions % new.shape[1]] = old[slot, positions % old.shape[1]]
-        self._samples = new
-
 
 def _capacity(samples: int, step: int) -> int:
-    """A power of two steps: growing doubles."""
-    return step * (1 << (-(-samples // step) - 1).bit_length())
+    """Whole steps."""
+    return -(-samples // step) * step

@@ -73,7 +73,7 @@ def test_first_int8_layers_are_exact(files: dict[str, Path], host_artifacts: dic
     engine.step()
     place = engine.artifact.manifest["states"]["emotion"]
     size = int(np.prod(place["shape"]))
-    ours = engine._states[0, place["offset_words"] : place["offset_words"] + size]
+    ours = engine.model.states[0, place["offset_words"] : place["offset_words"] + size]
     difference = np.abs(ours - values["emotion_next"].ravel())
     assert np.median(difference) < 1e-3  # the GELU polynomial, twice: hundredths of an int8 step
 

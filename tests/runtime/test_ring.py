@@ -8,19 +8,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-SLOTS, STEP, HISTORY = 3, 5, 7
+SLOTS, STEP, HISTORY, BACKLOG = 3, 5, 7, 4
 
 
 class RingsLikeLists(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.rings = AudioRings(SLOTS, STEP, HISTORY)
+        self.rings = AudioRings(SLOTS, STEP, HISTORY, BACKLOG)
         self.pushed: list[list[float]] = [[] for _ in range(SLOTS)]
         self.taken = [0] * SLOTS
         self.next = 1.0
 
     @rule(slot=st.integers(0, SLOTS - 1), count=st.integers(0, 60))
     def push(self, slot: int, count: int) -> None:
+        assert self.rings.room(slot) == (BACKLOG + 1) * STEP - (len(self.pushed[slot]) - self.taken[slot])
+        count = min(count, self.rings.room(slot))
         samples = np.arange(self.next, self.next + count, dtype=np.float32)
         self.next += count
         self.rings.push(slot, samples)
@@ -35,6 +37,12 @@ class RingsLikeLists(RuleBasedStateMachine):
         for row, slot in zip(out, ready, strict=True):
             assert row.tolist() == self.pushed[slot][self.taken[slot] : self.taken[slot] + STEP]
             self.taken[slot] += STEP
+
+    @rule(slot=st.integers(0, SLOTS - 1), steps=st.integers(0, BACKLOG))
+    def drop(self, slot: int, steps: int) -> None:
+        steps = min(steps, self.rings.waiting(slot) // STEP)
+        self.rings.drop(slot, steps)
+        self.taken[slot] += steps * STEP
 
     @rule(slot=st.integers(0, SLOTS - 1))
     def clear(self, slot: int) -> None:

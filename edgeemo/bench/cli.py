@@ -1,0 +1,124 @@
+"""`edgeemo bench` and `edgeemo bench-peers`: what a step costs, and what it costs elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeemo.console import BUILD, print_json, progress_bar, show_table, user_errors
+
+HOST, BOARD = BUILD / "emotion-host.edgeemo", BUILD / "emotion-aarch64-neon.edgeemo"
+HOST_FLOAT, BOARD_FLOAT = BUILD / "emotion-float-host.edgeemo", BUILD / "emotion-float-aarch64-neon.edgeemo"
+
+
+@click.command()
+@click.option("--int8", type=click.Path(path_type=Path), default=HOST, help="INT8 artifact for this machine.")
+@click.option("--float", "floating", type=click.Path(path_type=Path), default=None, help="Float artifact to compare with.")
+@click.option("--a72cost", type=click.Path(path_type=Path), default=None, help="Folder of the a72cost tool: models a Cortex-A72.")
+@click.option("--board", type=click.Path(path_type=Path), default=BOARD, help="INT8 artifact to model.")
+@click.option("--board-float", type=click.Path(path_type=Path), default=None, help="Float artifact to model.")
+@click.option("--streams", default="1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", help="Batch sizes, by commas.")
+@click.option("--plot", type=click.Path(path_type=Path), default=None, help="PNG of cost per stream against batch size.")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Write the figures as JSON to this file as well.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+@user_errors
+def bench(
+    int8: Path,
+    floating: Path | None,
+    a72cost: Path | None,
+    board: Path,
+    board_float: Path | None,
+    streams: str,
+    plot: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Cost per stream against batch size: ratios on this machine, and modelled cycles of a Cortex-A72 where a72cost is."""
+    from edgeemo_runtime.model import LARGEST_BATCH
+
+    from edgeemo.bench.plot import plot_cost
+    from edgeemo.bench.report import bench_host, bench_modelled
+
+    try:
+        sizes = sorted({int(n) for n in streams.split(",")})
+    except ValueError:
+        sizes = []
+    if not sizes or sizes[0] < 1 or sizes[-1] > LARGEST_BATCH:
+        raise click.UsageError(
+            f"--streams {streams}: give batch sizes from 1 to {LARGEST_BATCH}, the engine's largest, by commas"
+        )
+    with progress_bar("this machine", 1 if floating is None else 2) as advance:
+        document: dict[str, Any] = {"host": bench_host(int8, floating, sizes, advance)}
+    curves, unit, limit = document["host"]["cost_per_stream"], document["host"]["unit"], None
+    if a72cost is not None:
+        with progress_bar("modelled Cortex-A72", len(sizes) + (3 if board_float else 0)) as advance:
+            document["modelled"] = bench_modelled(a72cost, board, board_float, sizes, advance)
+        curves = {"INT8, modelled Cortex-A72": {r["streams"]: r["real_per_stream"] / 1e6 for r in document["modelled"]["int8"]}}
+        unit, limit = "M cycles per stream and step (modelled)", document["modelled"]["limit_per_stream"] / 1e6
+    if plot is not None:
+        plot_cost(curves, unit, limit, "Cost per stream against batch size", plot)
+    if out is not None:
+        out.write_text(json.dumps(document, indent=2) + "\n")
+    if as_json:
+        print_json(document)
+        return
+    costs = document["host"]["cost_per_stream"]
+    rows = [[n, *(f"{by[n]:.2f}" for by in costs.values())] for n in sizes]
+    show_table(f"this machine, 1 = {document['host']['unit']}", ["streams", *costs], rows)
+    if "modelled" in document:
+        found = document["modelled"]
+        heads = ["streams", "core M", "real M", "real M/stream", "over limit", "streams/core"]
+        lines = [[r["streams"], f"{r['core'] / 1e6:.2f}", f"{r['real'] / 1e6:.2f}", f"{r['real_per_stream'] / 1e6:.3f}",
+                  f"{r['over_limit']:.2f}", r["streams_per_core"]] for r in found["int8"]]  # fmt: skip
+        show_table("Cortex-A72, modelled cycles", heads, lines)
+        show_table("share per kernel", ["kernel", "%"], [[k, f"{100 * v:.1f}"] for k, v in found["share_per_kernel"].items()])
+        for key, value in found.get("at_8_streams", {}).items():
+            click.echo(f"{key.replace('_', ' ')} at 8 streams: {value}")
+
+
+@click.command("bench-peers")
+@click.option("--streams", type=click.IntRange(1, 16), default=8, help="Streams in the batch.")
+@click.option("--model", type=click.Path(path_type=Path), default=BUILD / "emotion.onnx", help="Float ONNX file.")
+@click.option("--int8-model", type=click.Path(path_type=Path), default=BUILD / "emotion-int8.onnx", help="INT8 QDQ ONNX file.")
+@click.option("--litert", type=click.Path(path_type=Path), default=None, help="Folder of `python -m edgeemo.bench.litert`.")
+@click.option("--a72cost", type=click.Path(path_type=Path), default=None, help="Folder of the a72cost tool: models a Cortex-A72.")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Write the figures as JSON to this file as well.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+@user_errors
+def bench_peers(
+    streams: int,
+    model: Path,
+    int8_model: Path,
+    litert: Path | None,
+    a72cost: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """ONNX Runtime and LiteRT beside us: our model, our QDQ file, one thread, the same batch.
+
+    Artifacts are those that `make bench` builds in build/.
+    """
+    from edgeemo.bench.peers import Peer, compare, litert_peers
+    from edgeemo.export.load import load_onnx
+
+    for path in (model, int8_model):
+        load_onnx(str(path))
+    peers = [Peer("ONNX Runtime INT8 (s8s8)", "onnxruntime", int8_model), Peer("ONNX Runtime FP32", "onnxruntime", model)]
+    peers += litert_peers(litert) if litert is not None else []
+    ours = {"edgeemo INT8": (HOST, BOARD), "edgeemo FP32": (HOST_FLOAT, BOARD_FLOAT)}
+    with progress_bar("one after another", len(peers) + (len(ours) + len(peers) if a72cost else 0)) as advance:
+        document = compare(ours, peers, streams, a72cost, advance)
+    if out is not None:
+        out.write_text(json.dumps(document, indent=2) + "\n")
+    if as_json:
+        print_json(document)
+        return
+    heads, rows = ["", "this machine, ratio"], [[r["name"], r["host_ratio"]] for r in document["rows"]]
+    if a72cost:
+        heads += ["core M", "real M", "real/MAC", "streams/core"]
+        for row, r in zip(rows, document["rows"], strict=True):
+            row += [f"{r['core'] / 1e6:.1f}", f"{r['real'] / 1e6:.1f}", r["real_per_mac"], r["streams_per_core"]]
+    show_table(f"{streams} streams in a batch" + (", Cortex-A72 modelled" if a72cost else ""), heads, rows)

@@ -1,0 +1,77 @@
+"""One batched step of our own model in another runtime: ONNX Runtime or LiteRT, one thread, states fed back.
+
+    python peer_step.py {onnxruntime|litert} MODEL STREAMS STEPS
+
+Imported for timing on this machine; run as a file on the (emulated) board, where nothing of edgeemo is. The markers are those of
+board_step.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+MARK = 0x7A72
+WARM_UP = 3
+
+
+def onnxruntime_step(model: str, streams: int) -> Callable[[], None]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    feed = {i.name: np.zeros([streams, *i.shape[1:]], np.float32) for i in session.get_inputs()}
+    feed["audio"] = _noise(feed["audio"].shape)
+    states = [o.name for o in session.get_outputs()][1:]
+
+    def step() -> None:
+        for name, value in zip(states, session.run(states, feed), strict=True):
+            feed[name.removesuffix("_next")] = value
+
+    return step
+
+
+def litert_step(model: str, streams: int) -> Callable[[], None]:
+    """``streams`` must be what the model was converted for. Its tensors are args_0 (audio), args_i and output_i (states)."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    run = Interpreter(model, num_threads=1).get_signature_runner()
+    feed = {name: np.zeros(d["shape"], d["dtype"]) for name, d in run.get_input_details().items()}
+    if len(feed["args_0"]) != streams:
+        raise ValueError(f"{model} is for {len(feed['args_0'])} streams, not {streams}")
+    noise = _noise(feed["args_0"].shape)
+    feed["args_0"] = noise if feed["args_0"].dtype == np.float32 else (noise * 127).astype(np.int8)
+
+    def step() -> None:
+        for name, value in run(**feed).items():
+            if name != "output_0":
+                feed["args_" + name.removeprefix("output_")] = value
+
+    return step
+
+
+def _noise(shape: tuple[int, ...]) -> np.ndarray:
+    return (0.1 * np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
+
+
+RUNTIMES = {"onnxruntime": onnxruntime_step, "litert": litert_step}
+
+
+def main() -> None:
+    runtime, model, streams, steps = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    step = RUNTIMES[runtime](model, streams)
+    for _ in range(WARM_UP):
+        step()
+    mark = ctypes.CDLL(None).syscall
+    mark(MARK, 1, 0)
+    for _ in range(steps):
+        step()
+    mark(MARK, 2, 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Other runtimes beside ours in one run: our own model, our own QDQ file, one thread, the same batch."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeemo_runtime.artifact import read_manifest
+from edgeemo_runtime.errors import EdgeEmoError
+
+from edgeemo.bench import host, modelled
+from edgeemo.bench.litert import FILES
+from edgeemo.bench.peer_step import RUNTIMES
+
+SCRIPT = Path(__file__).parent / "peer_step.py"
+
+
+@dataclass(frozen=True)
+class Peer:
+    name: str
+    runtime: str  # a key of RUNTIMES
+    model: Path
+
+
+def litert_peers(folder: Path) -> list[Peer]:
+    """The files of edgeemo/bench/litert.py. Raises EdgeEmoError where they or LiteRT are missing."""
+    try:
+        import ai_edge_litert  # noqa: F401
+    except ImportError as error:
+        raise EdgeEmoError("LiteRT is not installed: pip install 'edgeemo[peers]', or leave --litert out") from error
+    peers = [Peer("LiteRT INT8 (static)", "litert", folder / FILES[1]), Peer("LiteRT FP32", "litert", folder / FILES[0])]
+    for peer in peers:
+        if not peer.model.is_file():
+            raise EdgeEmoError(f"{peer.model}: no such file; `make bench-peers` makes it")
+    return peers
+
+
+def compare(
+    ours: dict[str, tuple[Path, Path]], peers: list[Peer], streams: int, tool: Path | None, advance: Callable[[int], None]
+) -> dict[str, Any]:
+    """``ours``: name to (host artifact, aarch64 artifact), the first being the unit. Wall-clock ratios on this machine; where
+    ``tool`` is, modelled cycles of a batched step, with the Python that calls the runtime left out of ours and in of theirs."""
+    seconds = {name: host.seconds_per_step(built, [streams])[streams] for name, (built, _) in ours.items()}
+    for peer in peers:
+        seconds[peer.name] = _seconds(RUNTIMES[peer.runtime](str(peer.model), streams))
+        advance(1)
+    unit = next(iter(seconds.values()))
+    rows: list[dict[str, Any]] = [{"name": n, "host_ratio": round(s / unit, 2)} for n, s in seconds.items()]
+    document: dict[str, Any] = {"streams": streams, "unit": next(iter(ours)), "rows": rows}
+    if tool is None:
+        return document
+    board = next(iter(ours.values()))[1]
+    with zipfile.ZipFile(board) as archive:
+        macs = read_manifest(board, archive.read)["macs_per_step"] * streams
+    by_name = {row["name"]: row for row in rows}
+    for name, (_, built) in ours.items():
+        _add(by_name[name], modelled.measure(tool, built, streams), streams, macs)
+        advance(1)
+    for peer in peers:
+        cost = modelled.run(tool, SCRIPT, [peer.runtime, str(peer.model.resolve()), str(streams), str(modelled.STEPS)])
+        _add(by_name[peer.name], cost, streams, macs)
+        advance(1)
+    return document
+
+
+def _add(row: dict[str, Any], cost: modelled.Cost, streams: int, macs: int) -> None:
+    row |= {"core": round(cost.core), "real": round(cost.real), "real_per_mac": round(cost.real / macs, 3)}
+    row["streams_per_core"] = modelled.streams_per_core(cost.real / streams)
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    """The fastest of a few rounds, as for ours."""
+    step()
+    began = time.perf_counter()
+    step()
+    repeats = max(1, int(host.ROUND_S / (time.perf_counter() - began)))
+    best = float("inf")
+    for _ in range(host.ROUNDS):
+        began = time.perf_counter()
+        for _ in range(repeats):
+            step()
+        best = min(best, (time.perf_counter() - began) / repeats)
+    return best

@@ -1,0 +1,91 @@
+"""The commands of edgeemo-run besides running calls: install, rollback, list, bench, top."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from edgeemo_runtime import loadtest, store, top
+from edgeemo_runtime.errors import EdgeEmoError
+
+COMMANDS = ("install", "rollback", "list", "bench", "top")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edgeemo-run")
+    verbs = parser.add_subparsers(dest="command", required=True)
+    install = verbs.add_parser("install", help="unpack a model, check it, make it current")
+    install.add_argument("artifact", type=Path)
+    install.add_argument("--canary", action="store_true", help="for a share of the users first ([canary] in the config)")
+    rollback = verbs.add_parser("rollback", help="back to the model that was current before")
+    listing = verbs.add_parser("list", help="models, their checks, and which is live")
+    listing.add_argument("--json", action="store_true", help="one JSON document")
+    for verb in (install, rollback, listing):
+        verb.add_argument("--models", type=Path, required=True, metavar="DIR", help="folder of models")
+    bench = verbs.add_parser("bench", help="many calls through one engine: percentiles, memory, misses")
+    bench.add_argument("artifact", type=Path)
+    bench.add_argument("--streams", type=int, default=80)
+    bench.add_argument("--seconds", type=float, default=60.0, help="length of the calls")
+    bench.add_argument("--real-time", action="store_true", help="paced as calls are, phases at random; else as fast as it goes")
+    bench.add_argument("--spread-phases", action="store_true", help="lead calls in so that their hops end evenly")
+    bench.add_argument("--budget-ms", type=float, default=20.0, help="from a hop's last sample to its answer")
+    bench.add_argument("--seed", type=int, default=0, help="of phases and audio")
+    bench.add_argument("--plot", type=Path, help="PNG histogram of the latencies")
+    bench.add_argument("--json", action="store_true", help="one JSON document")
+    table = verbs.add_parser("top", help="a running process's figures as a live table")
+    table.add_argument("status", type=Path, help="the file that [metrics] status in its config names")
+    table.add_argument("--once", action="store_true", help="print one table and end")
+    return parser
+
+
+def run(argv: Sequence[str]) -> None:
+    """Raises EdgeEmoError for what cannot be done."""
+    arguments = _parser().parse_args(argv)
+    if arguments.command == "install":
+        role = store.CANARY if arguments.canary else store.CURRENT
+        name = store.install(arguments.artifact, arguments.models, role)
+        print(f"{arguments.models / name}: installed, {role}")
+    elif arguments.command == "rollback":
+        print(f"{arguments.models / store.rollback(arguments.models)}: current again")
+    elif arguments.command == "list":
+        _list(arguments.models, arguments.json)
+    elif arguments.command == "bench":
+        _bench(arguments)
+    else:
+        top.top(arguments.status, arguments.once)
+
+
+def _list(folder: Path, as_json: bool) -> None:
+    rows = store.installed(folder)
+    if as_json:
+        print(json.dumps([asdict(r) for r in rows]))
+        return
+    width = max([4, *(len(r.name) for r in rows)])
+    print(f"{'name':{width}}  {'version':19}  {'role':8}  checks")
+    for r in rows:
+        print(f"{r.name:{width}}  {r.version:19}  {r.role:8}  {r.problem or 'fine'}")
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    if arguments.streams < 1 or arguments.seconds < 1 or arguments.budget_ms <= 0:
+        raise EdgeEmoError("bench needs --streams and --seconds of at least 1 and a positive --budget-ms")
+    if arguments.plot and not arguments.real_time:
+        raise EdgeEmoError("--plot shows latencies, which only --real-time has")
+    document = loadtest.run_bench(
+        arguments.artifact,
+        arguments.streams,
+        arguments.seconds,
+        arguments.real_time,
+        arguments.seed,
+        arguments.spread_phases,
+        arguments.budget_ms / 1000,
+    )
+    if arguments.plot:
+        loadtest.plot_histogram(document, arguments.plot)
+    if arguments.json:
+        print(json.dumps(document))
+    else:
+        loadtest.show(document)

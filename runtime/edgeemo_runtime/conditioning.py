@@ -1,0 +1,77 @@
+"""What is done to a step's audio before the network: clipping to range, a constant offset taken out, silence recognised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeemo_runtime.errors import EdgeEmoError, check_range
+
+GAPS = ("fill", "reset")
+OFFSET_MEMORY = 0.1  # weight of the newest step in the running mean
+
+
+@dataclass(frozen=True)
+class AudioRules:
+    """Raises EdgeEmoError for a value out of range."""
+
+    gaps: str = "fill"  # missing audio becomes silence; "reset": the stream begins anew
+    longest_fill_s: float = 1.0  # longer gaps reset either way
+    largest_offset: float = 0.01  # a running mean beyond this is taken out; 1 leaves it in
+    skip_silence: bool = False
+    silence_dbfs: float = -50.0  # RMS of a step
+    hangover_steps: int = 6  # silent steps that still go through the network: its windows then hold nothing but silence
+
+    def __post_init__(self) -> None:
+        if self.gaps not in GAPS:
+            raise EdgeEmoError(f"gaps must be one of {', '.join(GAPS)}, not {self.gaps!r}")
+        for name, good in (
+            ("longest_fill_s must not be negative", self.longest_fill_s >= 0),
+            ("largest_offset must lie in (0, 1]", 0 < self.largest_offset <= 1),
+            ("silence_dbfs must be at most 0", self.silence_dbfs <= 0),
+            ("hangover_steps must be at least 1", self.hangover_steps >= 1),
+        ):
+            check_range(self, name, good)
+
+
+class Conditioner:
+    """Per slot: the running mean, and for how many steps it has been silent."""
+
+    def __init__(self, slots: int, rules: AudioRules) -> None:
+        self.rules = rules
+        self._mean = np.zeros(slots, dtype=np.float32)
+        self._known = np.zeros(slots, dtype=bool)
+        self._silent = np.zeros(slots, dtype=np.int64)
+        self._threshold = np.float32(10 ** (rules.silence_dbfs / 10))  # of the mean square
+
+    def __call__(self, slots: np.ndarray, audio: np.ndarray, learn: bool = True) -> None:
+        """In place, ``audio`` (n, samples): to [-1, 1], and without an offset that lasts. Sound audio is left as it is, to the
+        bit.
+
+        A step of 0.05 + speech after a stream of such steps: running mean 0.05 > 0.01, so 0.05 is taken out.
+        """
+        if np.abs(audio).max(initial=0.0) > 1.0:
+            np.clip(audio, -1.0, 1.0, out=audio)
+        if learn:
+            mean = audio.mean(axis=1)
+            kept = np.where(self._known[slots], np.float32(OFFSET_MEMORY), np.float32(1.0))
+            self._mean[slots] += kept * (mean - self._mean[slots])
+            self._known[slots] = True
+        offset = self._mean[slots]
+        shifted = np.abs(offset) > self.rules.largest_offset
+        if shifted.any():
+            audio[shifted] -= offset[shifted, None]
+
+    def skipped(self, slots: np.ndarray, audio: np.ndarray) -> np.ndarray | None:
+        """Which of the streams (n,) have been silent for longer than the hangover; None where no silence is skipped."""
+        if not self.rules.skip_silence:
+            return None
+        silent = np.einsum("ij,ij->i", audio, audio) / audio.shape[1] < self._threshold
+        self._silent[slots] = np.where(silent, self._silent[slots] + 1, 0)
+        return self._silent[slots] > self.rules.hangover_steps
+
+    def clear(self, slot: int) -> None:
+        self._mean[slot] = 0
+        self._known[slot] = False
+        self._silent[slot] = 0

@@ -1,0 +1,81 @@
+"""A loaded artifact with the memory its step needs: a state row per slot, scratch, and the arrays a batch goes through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeemo_runtime.artifact import ALIGNMENT, Artifact, load_artifact
+from edgeemo_runtime.errors import EdgeEmoError
+
+# From 8 to 16 streams the cost per stream falls by 2 % (docs/performance.md): what a batch shares, the weights, it has shared by
+# then, while its activations take 36 kB of L2 per stream.
+LARGEST_BATCH = 16
+
+
+class Model:
+    """One compiled model serving up to ``slots`` streams. Not for sharing between threads."""
+
+    def __init__(self, artifact: str | Path | Artifact, slots: int) -> None:
+        """Raises EdgeEmoError if the artifact does not load here or is not a streaming model."""
+        import tvm_ffi
+
+        self.artifact = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+        manifest = self.artifact.manifest
+        stream, step = manifest["stream"], manifest["step"]
+        if stream is None:
+            raise EdgeEmoError(f"{self.artifact.path}: has no stream contract, so audio cannot be streamed through it")
+        self.version: str = self.artifact.version
+        self.sample_rate: int = stream["sample_rate"]
+        self.samples_per_step: int = stream["samples_per_step"]
+        self.ring_samples: int = stream["ring_samples"]
+        self.labels: tuple[str, ...] = tuple(stream["labels"])
+        self.slots = slots
+        self._step = self.artifact.load_step()
+        self._tensor = tvm_ffi.from_dlpack
+        batch = min(slots, LARGEST_BATCH)
+        self.states = aligned_zeros((slots, step["state_words"]), np.float32)
+        self._arena = aligned_zeros((batch * max(ALIGNMENT, step["arena_bytes_per_stream"]),), np.uint8)
+        self.audio = aligned_zeros((batch, self.samples_per_step), np.float32)
+        self._slots = aligned_zeros((batch,), np.int32)
+        self._out = aligned_zeros((batch, len(self.labels)), np.float32)
+        self._fixed = [self._tensor(a) for a in (self.states, self.artifact.weights, self._arena)]
+        self._arguments: dict[int, list[Any]] = {}
+
+    def run(self, slots: np.ndarray) -> np.ndarray:
+        """One step of ``slots`` (n,), at most 16, on the audio that the caller put into ``audio[:n]``.
+
+        Returns probabilities float32 (n, labels), a view that the next call writes over.
+        """
+        n = len(slots)
+        self._slots[:n] = slots
+        if n not in self._arguments:  # made once per batch size: wrapping an array costs more than calling
+            views = [self._tensor(a[:n]) for a in (self._slots, self.audio, self._out)]
+            self._arguments[n] = [*views[:2], *self._fixed, views[2]]
+        self._step(*self._arguments[n])
+        return self._out[:n]
+
+    def clear(self, slots: np.ndarray | list[int] | int) -> None:
+        """Begins new streams in ``slots``."""
+        self.states[slots] = 0
+
+    def warm_up(self) -> None:
+        """One step on silence in a largest batch, so that code and weights are in memory; raises EdgeEmoError if its answer is
+        no probability. All slots must be free."""
+        n = len(self.audio)
+        self.audio[:] = 0
+        answer = self.run(np.arange(n))
+        sums = answer.sum(axis=1)
+        self.clear(np.arange(n))
+        if not np.isfinite(answer).all() or np.abs(sums - 1).max() > 1e-3:
+            raise EdgeEmoError(f"{self.artifact.path}: answers silence with {answer[0]}, which are no probabilities")
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros at a multiple of 64 bytes, with as many after them that may be read: compiled code takes both for granted."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + 2 * ALIGNMENT, dtype=np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)

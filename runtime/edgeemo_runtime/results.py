@@ -1,0 +1,56 @@
+"""What a step answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeemo_runtime.decision import REASONS
+
+
+@dataclass(frozen=True)
+class Result:
+    """One stream's answer to one step. Times are seconds of that stream's audio."""
+
+    stream: int
+    start_s: float
+    end_s: float
+    probabilities: np.ndarray  # (labels,) float32, this step's
+    smoothed: np.ndarray  # (labels,) float32, after EMA
+    label: str  # after all rules (decision.py)
+    handoff: str  # why the call should go to a person, in the one step that says so; else empty
+    model: str  # version
+
+
+@dataclass(frozen=True)
+class StepResults:
+    """A batch of answers as arrays; iterate for one Result per stream."""
+
+    streams: np.ndarray  # (n,) int64, ids as in Stream.id
+    start_s: np.ndarray  # (n,) float64
+    end_s: np.ndarray  # (n,) float64
+    probabilities: np.ndarray  # (n, labels) float32
+    smoothed: np.ndarray  # (n, labels) float32
+    label: np.ndarray  # (n,) int64
+    handoff: np.ndarray  # (n,) int8, index into decision.REASONS
+    waited_s: np.ndarray  # (n,) float64, from a hop's last sample to its answer, on the engine's clock
+    models: list[str]  # version per stream
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.streams)
+
+    def __iter__(self) -> Iterator[Result]:
+        for i in range(len(self)):
+            yield Result(
+                int(self.streams[i]),
+                float(self.start_s[i]),
+                float(self.end_s[i]),
+                self.probabilities[i],
+                self.smoothed[i],
+                self.labels[self.label[i]],
+                REASONS[self.handoff[i]],
+                self.models[i],
+            )

@@ -1,0 +1,38 @@
+"""One core, one thread, for real: asked of the libraries before they load, asserted after."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from edgeemo_runtime.errors import EdgeEmoError
+
+VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+TASKS = Path("/proc/self/task")
+
+if "numpy" not in sys.modules:  # numpy's BLAS starts a thread per core while it is imported, unless told before
+    for variable in VARIABLES:
+        os.environ.setdefault(variable, "1")
+
+
+def threads() -> int:
+    """Threads of this process; 1 where the system does not say."""
+    return len(list(TASKS.iterdir())) if TASKS.is_dir() else 1
+
+
+def stay_on(cpu: int) -> None:
+    """Binds this process to one core. Raises EdgeEmoError if there is no such core to have."""
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except (OSError, AttributeError) as error:
+        raise EdgeEmoError(f"cpu {cpu}: this process cannot be bound to it ({error})") from error
+
+
+def assert_single() -> None:
+    """Raises EdgeEmoError if anything has started a thread."""
+    if (count := threads()) > 1:
+        raise EdgeEmoError(
+            f"{count} threads where there should be one: a library was imported before edgeemo_runtime could set "
+            f"{VARIABLES[0]}=1; set it in the environment"
+        )

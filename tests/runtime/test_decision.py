@@ -1,0 +1,114 @@
+"""The rules by their worked examples, and all streams at once against one at a time."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from edgeemo_runtime.decision import PRESETS, REASONS, DecisionRules, Decisions
+from edgeemo_runtime.errors import EdgeEmoError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+LABELS = ("angry", "happy", "sad", "neutral")
+ANGRY, HAPPY, SAD, NEUTRAL = range(4)
+OFF = PRESETS["raw"]
+ONE = np.array([0])
+
+
+def sure(label: int, p: float = 0.97) -> np.ndarray:
+    row = np.full((1, 4), (1 - p) / 3, dtype=np.float32)
+    row[0, label] = p
+    return row
+
+
+def decisions(**rules: object) -> Decisions:
+    return Decisions(1, LABELS, replace(OFF, **rules), 0.16)
+
+
+def test_average_by_the_docstring_s_example() -> None:
+    d = decisions(alpha=0.5)
+    assert d(ONE, np.array([[0.8, 0.2, 0, 0]], np.float32)).smoothed[0, ANGRY] == pytest.approx(0.8)
+    assert d(ONE, np.array([[0.4, 0.6, 0, 0]], np.float32)).smoothed[0, ANGRY] == pytest.approx(0.6)
+
+
+def test_a_label_most_of_the_window_is_not_counts_half() -> None:
+    d = decisions(consistency=True)
+    for label in (SAD, SAD, SAD, ANGRY, SAD):
+        d(ONE, sure(label))
+    decided = d(ONE, np.array([[0.5, 0.05, 0.4, 0.05]], np.float32))
+    assert decided.label[0] == SAD
+    np.testing.assert_allclose(decided.probabilities[0], np.array([0.25, 0.05, 0.4, 0.05]) / 0.75, rtol=1e-6)
+    # 0.4 of the window says angry by now: it counts in full.
+    assert d(ONE, np.array([[0.5, 0.05, 0.4, 0.05]], np.float32)).label[0] == SAD
+    assert d(ONE, np.array([[0.5, 0.05, 0.4, 0.05]], np.float32)).label[0] == ANGRY
+
+
+def test_below_the_least_confidence_it_is_neutral() -> None:
+    d = decisions(confidence=True)
+    low = d(ONE, np.array([[0.5, 0.3, 0.1, 0.1]], np.float32))
+    assert (low.label[0], low.low[0]) == (NEUTRAL, True)
+    fine = d(ONE, np.array([[0.56, 0.24, 0.1, 0.1]], np.float32))
+    assert (fine.label[0], fine.low[0]) == (ANGRY, False)
+
+
+def test_a_change_soon_after_another_is_a_jump() -> None:
+    d = decisions()
+    said = [d(ONE, sure(label)) for label in (SAD, SAD, SAD, SAD, ANGRY, HAPPY)]
+    assert [bool(x.changed[0]) for x in said] == [False, False, False, False, True, True]
+    assert [bool(x.jumped[0]) for x in said] == [False, False, False, False, False, True]
+
+
+def test_handoff_once_with_its_reason() -> None:
+    d = decisions(handoff=True, confidence=True)
+    unsure = np.full((1, 4), 0.25, np.float32)
+    steps = [sure(SAD), unsure, unsure, sure(SAD), unsure, unsure, unsure, unsure, unsure, unsure]
+    reasons = [REASONS[d(ONE, p).handoff[0]] for p in steps]
+    # Step 3 goes back to sad after 0.32 s, which is a jump, so the third bad step in a row is that one.
+    assert reasons == ["", "", "", "low confidence and jumping", "", "", "", "", "", ""]
+
+
+def test_handoff_for_low_confidence_alone() -> None:
+    d = decisions(handoff=True)
+    unsure = np.array([[0.3, 0.25, 0.25, 0.2]], np.float32)
+    assert [REASONS[d(ONE, unsure).handoff[0]] for _ in range(5)] == ["", "", "low confidence", "", ""]
+
+
+def test_presets_and_what_is_out_of_range() -> None:
+    assert PRESETS["call-centre"].alpha == 0.3
+    assert PRESETS["in-car"].alpha == 0.5
+    for wrong in ({"alpha": 0.0}, {"alpha": 1.01}, {"window_steps": 0}, {"disagreement": 0.0}, {"least_confidence": 2.0}):
+        with pytest.raises(EdgeEmoError, match=next(iter(wrong))):
+            DecisionRules(**wrong)
+    with pytest.raises(EdgeEmoError, match="neutral"):
+        Decisions(1, ("a", "b"), DecisionRules(), 0.16)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 5), st.integers(1, 25), st.integers(0, 2**32 - 1), st.sampled_from(sorted(PRESETS)))
+def test_all_streams_at_once_is_each_alone(streams: int, steps: int, seed: int, preset: str) -> None:
+    rng = np.random.default_rng(seed)
+    together = Decisions(streams, LABELS, PRESETS[preset], 0.16)
+    alone = [Decisions(1, LABELS, PRESETS[preset], 0.16) for _ in range(streams)]
+    for _ in range(steps):
+        here = np.flatnonzero(rng.random(streams) < 0.7)
+        p = rng.dirichlet(np.full(4, 0.5), len(here)).astype(np.float32)
+        both = together(here, p)
+        for row, stream in enumerate(here):
+            one = alone[stream](ONE, p[row : row + 1])
+            for f in fields(one):
+                np.testing.assert_array_equal(getattr(both, f.name)[row], getattr(one, f.name)[0])
+        assert np.allclose(both.probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_cleared_slot_is_new() -> None:
+    d = decisions(alpha=0.3, consistency=True, confidence=True, handoff=True)
+    fresh = [d(ONE, sure(HAPPY, 0.9)) for _ in range(3)]
+    for label in (SAD, ANGRY, SAD, ANGRY, SAD):
+        d(ONE, sure(label, 0.4))
+    d.clear(0)
+    for before in fresh:
+        again = d(ONE, sure(HAPPY, 0.9))
+        for f in fields(again):
+            np.testing.assert_array_equal(getattr(again, f.name), getattr(before, f.name))
