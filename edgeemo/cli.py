@@ -210,6 +210,51 @@ def eval_(model: Path, data: Path, split: str | None, as_json: bool) -> None:
     )
 
 
+@main.command("eval-calls")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with manifest.csv, speakers and labels.")
+@click.option("--split", default=None, help="Only this split of the manifest [default: all clips].")
+@click.option("--config", type=click.Path(path_type=Path), default=None, help="edgeemo-run's TOML: [decision] and [audio] count.")
+@click.option("--rules", default="call-centre", help="Decision rules where there is no config: call-centre, in-car, raw.")
+@click.option("--skip-silence", is_flag=True, help="Silent steps do not go through the network.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+@user_errors
+def eval_calls(
+    artifact: Path, data: Path, split: str | None, config: Path | None, rules: str, skip_silence: bool, as_json: bool
+) -> None:
+    """What the runtime's decision rules make of long calls joined from real clips, beside the raw answers."""
+    from edgeemo_runtime.artifact import load_artifact
+    from edgeemo_runtime.config import Config, load_config
+    from edgeemo_runtime.decision import PRESETS
+
+    from edgeemo.data.clips import read_manifest
+    from edgeemo.evaluate.calls import changing_calls, evaluate_calls, steady_calls
+
+    if rules not in PRESETS:
+        raise click.UsageError(f"--rules must be one of {', '.join(PRESETS)}, not {rules}")
+    settings = load_config(config) if config is not None else replace(Config(), decision=PRESETS[rules])
+    audio = replace(settings.audio, skip_silence=True) if skip_silence else settings.audio
+    clips = read_manifest(data, split)
+    stream = load_artifact(artifact).manifest["stream"]
+    if stream is None:
+        raise EdgeEmoError(f"{artifact}: has no stream contract, so audio cannot be streamed through it")
+    document: dict[str, Any] = {"artifact": str(artifact), "split": split}
+    kinds = {"steady": steady_calls(clips, stream["sample_rate"]), "changing": changing_calls(clips, stream["sample_rate"])}
+    if not any(kinds.values()):
+        raise EdgeEmoError(f"{data}: not enough audio of one speaker and label to join to calls")
+    with progress_bar("calls", sum(map(len, kinds.values()))) as advance:
+        for kind, calls in kinds.items():
+            document[kind] = evaluate_calls(artifact, calls, settings.decision, audio, advance) if calls else None
+    if as_json:
+        print_json(document)
+        return
+    for kind, found in document.items():
+        if isinstance(found, dict):
+            title = f"{kind}: {found['calls']} calls, {found['steps']} steps, {found['handoffs']} handoffs"
+            scores = [[name, *(f"{found[n].get(name, float('nan')):.4f}" for n in ("raw", "decided"))] for name in found["raw"]]
+            show_table(title, ["", "raw", "decided"], scores)
+
+
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 @user_errors

@@ -2,7 +2,7 @@
 
     python board_step.py ARTIFACT STREAMS STEPS {step|engine}
 
-``step`` marks Model.run, the compiled step and the one Python call around it, ``engine`` whole calls of Engine.step. The markers
+``step`` marks the compiled step alone, ``engine`` whole calls of Engine.step. The markers
 are what a72cost and the instruction counter of tests/aarch64 look for: syscall(0x7a72, 1) and syscall(0x7a72, 2).
 """
 
@@ -33,10 +33,7 @@ def main() -> None:
                 call.push((0.1 * noise.standard_normal(engine.samples_per_step)).astype(np.float32))
     else:
         model = Model(artifact, streams)
-        slots = np.arange(streams)
-
-        def run() -> None:
-            model.run(slots)
+        run = model.bound(np.arange(streams))
 
         def prepare() -> None:
             model.audio[:] = 0.1 * noise.standard_normal(model.audio.shape)

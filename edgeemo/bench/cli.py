@@ -20,7 +20,12 @@ HOST_FLOAT, BOARD_FLOAT = BUILD / "emotion-float-host.edgeemo", BUILD / "emotion
 @click.option("--a72cost", type=click.Path(path_type=Path), default=None, help="Folder of the a72cost tool: models a Cortex-A72.")
 @click.option("--board", type=click.Path(path_type=Path), default=BOARD, help="INT8 artifact to model.")
 @click.option("--board-float", type=click.Path(path_type=Path), default=None, help="Float artifact to model.")
-@click.option("--streams", default="1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", help="Batch sizes, by commas.")
+@click.option("--streams", default="1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", help="Batch sizes, by commas; with --plan, calls.")
+@click.option("--plan", "planned", is_flag=True, help="Instead: would so many calls fit on one core? In simulated time.")
+@click.option("--target", default="aarch64-neon", help="With --plan: whose costs.")
+@click.option(
+    "--costs", type=click.Path(path_type=Path), default=None, help="With --plan: costs that --out wrote [default: ours]."
+)
 @click.option("--plot", type=click.Path(path_type=Path), default=None, help="PNG of cost per stream against batch size.")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Write the figures as JSON to this file as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
@@ -32,6 +37,9 @@ def bench(
     board: Path,
     board_float: Path | None,
     streams: str,
+    planned: bool,
+    target: str,
+    costs: Path | None,
     plot: Path | None,
     out: Path | None,
     as_json: bool,
@@ -42,6 +50,9 @@ def bench(
     from edgeemo.bench.plot import plot_cost
     from edgeemo.bench.report import bench_host, bench_modelled
 
+    if planned:
+        _plan(streams, target, costs, out, as_json)
+        return
     try:
         sizes = sorted({int(n) for n in streams.split(",")})
     except ValueError:
@@ -65,9 +76,9 @@ def bench(
     if as_json:
         print_json(document)
         return
-    costs = document["host"]["cost_per_stream"]
-    rows = [[n, *(f"{by[n]:.2f}" for by in costs.values())] for n in sizes]
-    show_table(f"this machine, 1 = {document['host']['unit']}", ["streams", *costs], rows)
+    by_name = document["host"]["cost_per_stream"]
+    rows = [[n, *(f"{by[n]:.2f}" for by in by_name.values())] for n in sizes]
+    show_table(f"this machine, 1 = {document['host']['unit']}", ["streams", *by_name], rows)
     if "modelled" in document:
         found = document["modelled"]
         heads = ["streams", "core M", "real M", "real M/stream", "over limit", "streams/core"]
@@ -77,6 +88,28 @@ def bench(
         show_table("share per kernel", ["kernel", "%"], [[k, f"{100 * v:.1f}"] for k, v in found["share_per_kernel"].items()])
         for key, value in found.get("at_8_streams", {}).items():
             click.echo(f"{key.replace('_', ' ')} at 8 streams: {value}")
+
+
+def _plan(streams: str, target: str, costs: Path | None, out: Path | None, as_json: bool) -> None:
+    from edgeemo.bench.capacity import capacity
+
+    if not streams.isdigit() or int(streams) < 1:
+        raise click.UsageError("--plan takes one number of calls: --streams 120")
+    with progress_bar("simulated calls", 1):
+        document = capacity(target, int(streams), costs)
+    if out is not None:
+        out.write_text(json.dumps(document, indent=2) + "\n")
+    if as_json:
+        print_json(document)
+        return
+    keys = ["utilisation", "mean_batch", "p50_ms", "p95_ms", "p99_ms", "max_ms", "fits", "most_streams"]
+    rows = [[key.replace("_", " "), document["phases_at_random"][key], document["phases_spread"][key]] for key in keys]
+    show_table(
+        f"{streams} calls on one core, {target}, modelled", ["hop's first sample to answer", "random phases", "spread"], rows
+    )
+    click.echo(
+        f"fits: 99 % of the answers within 180 ms, hop included, for each of five sets of phases. Costs: {document['costs']}"
+    )
 
 
 @click.command("bench-peers")

@@ -25,6 +25,8 @@ class DecisionRules:
     disagreement: float = 0.6  # a label that this share of the window is not counts half
     confidence: bool = True
     least_confidence: float = 0.55  # below, the answer is neutral
+    settle: bool = True
+    settle_steps: int = 3  # in a row that another label must be the answer before it is said
     handoff: bool = True
     handoff_steps: int = 3  # so many low or jumping steps in a row
     jump_s: float = 0.5  # a label given up sooner than this was a jump
@@ -35,6 +37,7 @@ class DecisionRules:
             ("window_steps must be 1 to 100", 1 <= self.window_steps <= 100),
             ("disagreement must lie in (0, 1]", 0 < self.disagreement <= 1),
             ("least_confidence must lie in [0, 1]", 0 <= self.least_confidence <= 1),
+            ("settle_steps must be at least 1", self.settle_steps >= 1),
             ("handoff_steps must be at least 1", self.handoff_steps >= 1),
             ("jump_s must not be negative", self.jump_s >= 0),
         ):
@@ -44,7 +47,7 @@ class DecisionRules:
 PRESETS = {
     "call-centre": DecisionRules(),
     "in-car": DecisionRules(alpha=0.5),
-    "raw": DecisionRules(alpha=1.0, consistency=False, confidence=False, handoff=False),
+    "raw": DecisionRules(alpha=1.0, consistency=False, confidence=False, settle=False, handoff=False),
 }
 
 
@@ -56,8 +59,8 @@ class Decided:
     probabilities: np.ndarray  # (n, labels) float32, after the consistency rule; sum to 1
     label: np.ndarray  # (n,) int64
     low: np.ndarray  # (n,) bool: below the least confidence
-    jumped: np.ndarray  # (n,) bool
-    changed: np.ndarray  # (n,) bool: another label than the step before
+    jumped: np.ndarray  # (n,) bool: the label said changed soon after it had changed
+    changed: np.ndarray  # (n,) bool: another label is said than the step before
     handoff: np.ndarray  # (n,) int8: index into REASONS, 0 for none
 
     def rows(self, rows: np.ndarray) -> Decided:
@@ -76,6 +79,8 @@ class Decisions:
         self.smoothed = np.zeros((slots, len(labels)), dtype=np.float32)
         self._window = np.full((slots, rules.window_steps), -1, dtype=np.int8)
         self._steps = np.zeros(slots, dtype=np.int64)
+        self._answer = np.full(slots, -1, dtype=np.int64)  # of the step before, settled or not
+        self._in_row = np.zeros(slots, dtype=np.int64)
         self._label = np.full(slots, -1, dtype=np.int64)
         self._held = np.zeros(slots, dtype=np.int64)  # steps that the label has stood
         self._streak = np.zeros(slots, dtype=np.int64)
@@ -86,9 +91,12 @@ class Decisions:
         """A step of each of ``slots`` (n,), all different; ``probabilities`` (n, labels)."""
         smoothed = self._smooth(slots, probabilities)
         weighed = self._weigh(slots, smoothed) if self.rules.consistency else smoothed
-        label, low = self._doubt(weighed)
+        answer, low = self._doubt(weighed)
+        restless = (self._steps[slots] > 0) & (answer != self._answer[slots])
+        label = self._settle(slots, answer) if self.rules.settle else answer
+        self._answer[slots] = answer
         changed, jumped = self._changes(slots, label)
-        handoff = self._hand_off(slots, low, jumped) if self.rules.handoff else np.zeros(len(slots), dtype=np.int8)
+        handoff = self._hand_off(slots, low, restless) if self.rules.handoff else np.zeros(len(slots), dtype=np.int8)
         self._steps[slots] += 1
         return Decided(smoothed, weighed, label, low, jumped, changed, handoff)
 
@@ -127,6 +135,15 @@ class Decisions:
         low = probabilities.max(axis=1) < self.rules.least_confidence
         return (np.where(low, self._neutral, label), low) if self.rules.confidence else (label, low)
 
+    def _settle(self, slots: np.ndarray, answer: np.ndarray) -> np.ndarray:
+        """Another label is said once it has been the answer of ``settle_steps`` steps in a row; until then the old one stands.
+
+        3 steps, answers sad sad angry sad angry angry angry: sad throughout, and angry with the last.
+        """
+        row = np.where(answer == self._answer[slots], self._in_row[slots] + 1, 1)
+        self._in_row[slots] = row
+        return np.where((row >= self.rules.settle_steps) | (self._steps[slots] == 0), answer, self._label[slots])
+
     def _changes(self, slots: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which steps change the label, and which of those do so within ``jump_s`` of the last change.
 
@@ -139,13 +156,14 @@ class Decisions:
         self._label[slots] = label
         return changed, jumped
 
-    def _hand_off(self, slots: np.ndarray, low: np.ndarray, jumped: np.ndarray) -> np.ndarray:
-        """``handoff_steps`` steps in a row that are low or jump: hand the call to a person, once in a call, saying which it was.
+    def _hand_off(self, slots: np.ndarray, low: np.ndarray, restless: np.ndarray) -> np.ndarray:
+        """``handoff_steps`` steps in a row that are low, or whose answer (settled or not) is another than the one before: hand
+        the call to a person, once in a call, saying which it was.
 
-        Low, fine, low, jump, low with 3: nothing after step 3; at step 5 a handoff for "low confidence and jumping"; none after.
+        Low, fine, low, other, low with 3: nothing after step 3; at step 5 a handoff for "low confidence and jumping"; none after.
         """
-        bad = low | jumped
-        why = low.astype(np.int8) | (jumped.astype(np.int8) << 1)
+        bad = low | restless
+        why = low.astype(np.int8) | (restless.astype(np.int8) << 1)
         self._streak[slots] = np.where(bad, self._streak[slots] + 1, 0)
         self._why[slots] = np.where(bad, self._why[slots] | why, 0)
         now = (self._streak[slots] >= self.rules.handoff_steps) & ~self._handed_off[slots]
@@ -153,6 +171,6 @@ class Decisions:
         return np.where(now, self._why[slots], 0).astype(np.int8)
 
     def clear(self, slot: int) -> None:
-        for array in (self.smoothed, self._steps, self._held, self._streak, self._why, self._handed_off):
+        for array in (self.smoothed, self._steps, self._in_row, self._held, self._streak, self._why, self._handed_off):
             array[slot] = 0
-        self._window[slot] = self._label[slot] = -1
+        self._window[slot] = self._answer[slot] = self._label[slot] = -1

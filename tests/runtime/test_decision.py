@@ -78,7 +78,14 @@ def test_handoff_for_low_confidence_alone() -> None:
 def test_presets_and_what_is_out_of_range() -> None:
     assert PRESETS["call-centre"].alpha == 0.3
     assert PRESETS["in-car"].alpha == 0.5
-    for wrong in ({"alpha": 0.0}, {"alpha": 1.01}, {"window_steps": 0}, {"disagreement": 0.0}, {"least_confidence": 2.0}):
+    for wrong in (
+        {"alpha": 0.0},
+        {"alpha": 1.01},
+        {"window_steps": 0},
+        {"disagreement": 0.0},
+        {"least_confidence": 2.0},
+        {"settle_steps": 0},
+    ):
         with pytest.raises(EdgeEmoError, match=next(iter(wrong))):
             DecisionRules(**wrong)
     with pytest.raises(EdgeEmoError, match="neutral"):
@@ -112,3 +119,16 @@ def test_a_cleared_slot_is_new() -> None:
         again = d(ONE, sure(HAPPY, 0.9))
         for f in fields(again):
             np.testing.assert_array_equal(getattr(again, f.name), getattr(before, f.name))
+
+
+def test_another_label_is_said_once_it_has_settled() -> None:
+    d = decisions(settle=True, settle_steps=3)
+    said = [int(d(ONE, sure(label)).label[0]) for label in (SAD, SAD, ANGRY, SAD, ANGRY, ANGRY, ANGRY, ANGRY)]
+    assert said == [SAD] * 6 + [ANGRY] * 2
+
+
+def test_a_restless_answer_is_handed_off_though_what_is_said_stands() -> None:
+    d = decisions(settle=True, handoff=True)
+    said = [d(ONE, sure(label)) for label in (SAD, ANGRY, HAPPY, ANGRY, SAD)]
+    assert [int(x.label[0]) for x in said] == [SAD] * 5
+    assert [REASONS[x.handoff[0]] for x in said] == ["", "", "", "jumping", ""]

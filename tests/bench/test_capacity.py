@@ -1,0 +1,54 @@
+"""Plans: the scheduler's own arithmetic is tested beside it; here what goes in and comes out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from edgeemo_runtime.errors import EdgeEmoError
+
+from edgeemo.bench.capacity import batch_seconds
+from edgeemo.cli import main
+
+
+def report(folder: Path, rows: list[tuple[int, int]]) -> Path:
+    int8 = [{"streams": n, "real": r} for n, r in rows]
+    (folder / "costs.json").write_text(json.dumps({"modelled": {"int8": int8, "at_8_streams": {"engine_over_step": 1.1}}}))
+    return folder / "costs.json"
+
+
+def test_costs_are_cycles_at_1500_mhz_with_python_on_top(tmp_path: Path) -> None:
+    seconds, _ = batch_seconds("x", report(tmp_path, [(1, 3_000_000), (8, 15_000_000), (16, 27_000_000)]))
+    assert len(seconds) == 17
+    assert seconds[8] == pytest.approx((15 + 1.5) / 1500)
+    assert seconds[12] == pytest.approx((21 + 1.5) / 1500)
+    assert (np.diff(seconds) > 0).all()
+
+
+def test_the_plan_of_the_committed_costs() -> None:
+    done = CliRunner().invoke(main, ["bench", "--plan", "--target", "aarch64-neon", "--streams", "80", "--json"])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    for phases in ("phases_at_random", "phases_spread"):
+        assert document[phases]["fits"]
+        assert 80 <= document[phases]["most_streams"] <= 160
+    assert document["phases_spread"]["most_streams"] > document["phases_at_random"]["most_streams"]
+
+
+@pytest.mark.parametrize(("text", "words"), [("{}", "no report"), ("nonsense", "no report"), (None, "cannot be read")])
+def test_what_is_no_report_is_named(tmp_path: Path, text: str | None, words: str) -> None:
+    path = tmp_path / "costs.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(EdgeEmoError, match=words):
+        batch_seconds("x", path)
+
+
+def test_an_unknown_target_says_which_there_are() -> None:
+    done = CliRunner().invoke(main, ["bench", "--plan", "--target", "z80", "--streams", "3"])
+    assert done.exit_code == 1
+    assert "aarch64-neon" in done.output
+    assert CliRunner().invoke(main, ["bench", "--plan", "--streams", "1,2"]).exit_code == 2

@@ -1,0 +1,56 @@
+"""Long calls from clips, on the project's own synthetic ones; and what counts as a jump."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from edgeemo_runtime.conditioning import AudioRules
+from edgeemo_runtime.decision import PRESETS
+
+from edgeemo.cli import main
+from edgeemo.data.clips import read_manifest
+from edgeemo.evaluate.calls import PART_S, _jumps, changing_calls, evaluate_calls, steady_calls
+from tests.conftest import CALIBRATION
+
+RATE = 8000
+
+
+def test_steady_calls_have_one_label_and_changing_ones_several() -> None:
+    clips = read_manifest(CALIBRATION)
+    steady, changing = steady_calls(clips, RATE), changing_calls(clips, RATE)
+    assert steady
+    assert changing
+    assert all(len(set(c.truth.tolist())) == 1 and not c.changes for c in steady)
+    assert all(len(c.audio) == len(c.truth) for c in steady + changing)
+    for call in changing:
+        at = np.flatnonzero(np.diff(call.truth)) + 1
+        assert at.tolist() == call.changes
+        assert (np.diff([0, *call.changes]) >= PART_S * RATE / 2).all()
+    again = changing_calls(clips, RATE)
+    assert [c.changes for c in again] == [c.changes for c in changing]
+
+
+def test_jumps_are_changes_soon_after_another_and_far_from_a_true_one() -> None:
+    said = np.array([0] * 10 + [1, 0, 2] + [2] * 10 + [3, 2] + [2] * 5)
+    assert _jumps(said, [], 0.5, 0.16) == 3  # 0 after 1, 2 after 0, 2 after 3; 1 and 3 came after labels that had stood
+    assert _jumps(said, [12.0], 0.5, 0.16) == 1
+    assert _jumps(np.array([1, 0, 0, 0, 0]), [], 0.5, 0.16) == 1  # given up as soon as the call had begun
+
+
+@pytest.mark.slow
+def test_raw_rules_decide_nothing_and_the_verb_says_both(host_artifacts: dict[str, Path], tmp_path: Path) -> None:
+    calls = steady_calls(read_manifest(CALIBRATION)[::3], RATE)
+    report = evaluate_calls(host_artifacts["int8"], calls, PRESETS["raw"], AudioRules())
+    assert report["raw"] == report["decided"]
+    assert report["steps"] == sum(len(c.audio) // 1280 for c in calls)
+    arguments = ["eval-calls", str(host_artifacts["int8"]), "--data", str(CALIBRATION), "--json"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    for kind in ("steady", "changing"):
+        assert document[kind]["decided"]["jump_rate"] < document[kind]["raw"]["jump_rate"]
+    assert CliRunner().invoke(main, [*arguments, "--rules", "loud"]).exit_code == 2
