@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--skip-silence", action="store_true", help="silent calls do not go through the network")
     parser.add_argument("--real-time", action="store_true", help="files come as live calls would, and the process is operated")
     parser.add_argument("--repeat", action="store_true", help="with --real-time: the files again and again, until told to stop")
+    parser.add_argument("--observe", help="how long a canary is watched before it serves all, e.g. 30m (default 30m)")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="one JSON object per result and line")
     output.add_argument("--summary", action="store_true", help="only the table at the end")
@@ -184,7 +185,8 @@ def _configured(arguments: argparse.Namespace) -> Config:
         engine = replace(engine, max_streams=arguments.streams)
     if not arguments.real_time:
         engine = replace(engine, overload="refuse", spread_phases=False)
-    return replace(config, engine=engine, audio=audio, decision=decision)
+    canary = replace(config.canary, observe=arguments.observe) if arguments.observe else config.canary
+    return replace(config, engine=engine, audio=audio, decision=decision, canary=canary)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -10,11 +10,12 @@ from edgeemo_runtime.decision import REASONS, Decided
 from edgeemo_runtime.model import LARGEST_BATCH
 
 # Seconds from a hop's last sample to its answer. The budget is 20 ms, so the buckets are finest there.
+NOTED = 64  # batches
 LATENCY_BUCKETS = np.array([0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.16, 0.32, 1.0])
 
 
 class ModelCounters:
-    """Of one model."""
+    """Of one model. Steps are noted as they come and counted by ``settle`` every so often, which is cheaper than one by one."""
 
     def __init__(self, labels: tuple[str, ...]) -> None:
         self.names = labels
@@ -24,21 +25,32 @@ class ModelCounters:
         self.handoffs = np.zeros(len(REASONS), dtype=np.int64)  # by reason; [0] is not used
         self.latency = np.zeros(len(LATENCY_BUCKETS) + 1, dtype=np.int64)
         self.latency_sum = 0.0
+        self._noted: list[tuple[Decided, np.ndarray]] = []
 
-    def add(self, decided: Decided) -> None:
-        n = len(decided.label)
-        self.steps += n
-        self.changes += int(decided.changed.sum())
-        self.jumps += int(decided.jumped.sum())
-        self.low += int(decided.low.sum())
-        self.labels += np.bincount(decided.label, minlength=len(self.labels))
-        if decided.handoff.any():
-            self.handoffs += np.bincount(decided.handoff, minlength=len(REASONS))
-            self.handoffs[0] = 0
+    def note(self, decided: Decided, waited_s: np.ndarray) -> None:
+        self._noted.append((decided, waited_s))
+        if len(self._noted) >= NOTED:
+            self.settle()
 
-    def add_latency(self, seconds: np.ndarray) -> None:
-        self.latency += np.bincount(np.searchsorted(LATENCY_BUCKETS, seconds), minlength=len(self.latency))
-        self.latency_sum += float(seconds.sum())
+    def settle(self) -> None:
+        """Counts what was noted."""
+        if not self._noted:
+            return
+        noted, self._noted = self._noted, []
+
+        def every(name: str) -> np.ndarray:
+            return np.concatenate([getattr(d, name) for d, _ in noted])
+
+        label, waited = every("label"), np.concatenate([w for _, w in noted])
+        self.steps += len(label)
+        self.changes += int(every("changed").sum())
+        self.jumps += int(every("jumped").sum())
+        self.low += int(every("low").sum())
+        self.labels += np.bincount(label, minlength=len(self.labels))
+        self.handoffs += np.bincount(every("handoff"), minlength=len(REASONS))
+        self.handoffs[0] = 0
+        self.latency += np.bincount(np.searchsorted(LATENCY_BUCKETS, waited), minlength=len(self.latency))
+        self.latency_sum += float(waited.sum())
 
     @property
     def jump_rate(self) -> float:

@@ -14,6 +14,8 @@ from edgeemo_runtime.errors import EdgeEmoError, check_range
 NEUTRAL = "neutral"
 REASONS = ("", "low confidence", "jumping", "low confidence and jumping")  # of a handoff, by bits: 1 low, 2 jumping
 
+STREAK = len(REASONS)
+
 
 @dataclass(frozen=True)
 class DecisionRules:
@@ -51,7 +53,7 @@ PRESETS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Decided:
     """What the rules made of a batch of n steps."""
 
@@ -61,14 +63,16 @@ class Decided:
     low: np.ndarray  # (n,) bool: below the least confidence
     jumped: np.ndarray  # (n,) bool: the label said changed soon after it had changed
     changed: np.ndarray  # (n,) bool: another label is said than the step before
-    handoff: np.ndarray  # (n,) int8: index into REASONS, 0 for none
+    handoff: np.ndarray  # (n,) int64: index into REASONS, 0 for none
 
-    def rows(self, rows: np.ndarray) -> Decided:
-        return self if len(rows) == len(self.label) else Decided(*(getattr(self, f.name)[rows] for f in fields(self)))
+    def rows(self, rows: slice | np.ndarray) -> Decided:
+        return self if isinstance(rows, slice) else Decided(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
 class Decisions:
-    """The rules' memory for every slot."""
+    """The rules' memory for every slot. A call is a few dozen numpy operations whatever the number of streams: on the board an
+    operation costs as much as a hundred multiply-accumulates do in the network's kernels, so what is rare is only computed when
+    it is there."""
 
     def __init__(self, slots: int, labels: tuple[str, ...], rules: DecisionRules, step_s: float) -> None:
         """Raises EdgeEmoError if the confidence rule is on and no label is neutral."""
@@ -76,84 +80,104 @@ class Decisions:
             raise EdgeEmoError(f"the confidence rule answers neutral, which is none of {', '.join(labels)}; switch it off")
         self.rules, self.step_s = rules, step_s
         self._neutral = labels.index(NEUTRAL) if NEUTRAL in labels else -1
+        self._nothing = len(labels)  # stands in the window where no step was yet
         self.smoothed = np.zeros((slots, len(labels)), dtype=np.float32)
-        self._window = np.full((slots, rules.window_steps), -1, dtype=np.int8)
+        self._window = np.full((slots, rules.window_steps), self._nothing, dtype=np.int64)
+        self._seen = np.zeros((slots, len(labels) + 1), dtype=np.int64)  # how often each label stands in the window
         self._steps = np.zeros(slots, dtype=np.int64)
         self._answer = np.full(slots, -1, dtype=np.int64)  # of the step before, settled or not
         self._in_row = np.zeros(slots, dtype=np.int64)
         self._label = np.full(slots, -1, dtype=np.int64)
-        self._held = np.zeros(slots, dtype=np.int64)  # steps that the label has stood
-        self._streak = np.zeros(slots, dtype=np.int64)
-        self._why = np.zeros(slots, dtype=np.int8)
+        self._since = np.zeros(slots, dtype=np.int64)  # step in which the label was first said
+        self._streak = np.zeros(slots, dtype=np.int64)  # STREAK times the bad steps in a row, and why, by REASONS' bits
+        self._none = np.zeros(slots, dtype=np.int64)
         self._handed_off = np.zeros(slots, dtype=bool)
 
     def __call__(self, slots: np.ndarray, probabilities: np.ndarray) -> Decided:
         """A step of each of ``slots`` (n,), all different; ``probabilities`` (n, labels)."""
-        smoothed = self._smooth(slots, probabilities)
-        weighed = self._weigh(slots, smoothed) if self.rules.consistency else smoothed
-        answer, low = self._doubt(weighed)
-        restless = (self._steps[slots] > 0) & (answer != self._answer[slots])
-        label = self._settle(slots, answer) if self.rules.settle else answer
+        rules, steps = self.rules, self._steps[slots]
+        begun = steps > 0
+        smoothed = self._smooth(slots, begun, probabilities)
+        weighed, top = self._weigh(slots, steps, smoothed) if rules.consistency else (smoothed, smoothed.argmax(axis=1))
+        answer, low = self._doubt(weighed, top)
+        before = self._answer[slots]
+        label = self._settle(slots, begun, answer, before) if rules.settle else answer
+        changed, jumped = self._changes(slots, steps, begun, label)
+        handoff = self._hand_off(slots, low, begun & (answer != before)) if rules.handoff else self._none[: len(slots)]
         self._answer[slots] = answer
-        changed, jumped = self._changes(slots, label)
-        handoff = self._hand_off(slots, low, restless) if self.rules.handoff else np.zeros(len(slots), dtype=np.int8)
-        self._steps[slots] += 1
+        self._label[slots] = label
+        self._steps[slots] = steps + 1
         return Decided(smoothed, weighed, label, low, jumped, changed, handoff)
 
-    def _smooth(self, slots: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    def _smooth(self, slots: np.ndarray, begun: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         """s = alpha p + (1 - alpha) s, a stream's first step being its own average.
 
         alpha 0.5, p(angry) 0.8 then 0.4: s = 0.8, then 0.5 * 0.4 + 0.5 * 0.8 = 0.6.
         """
-        weight = np.where(self._steps[slots] == 0, 1.0, self.rules.alpha).astype(np.float32)[:, None]
-        smoothed = weight * probabilities + (1.0 - weight) * self.smoothed[slots]
+        if self.rules.alpha == 1.0:
+            smoothed = probabilities
+        else:
+            smoothed = self.smoothed[slots]
+            smoothed += np.float32(self.rules.alpha) * (probabilities - smoothed)
+            if np.count_nonzero(begun) < len(begun):
+                smoothed[~begun] = probabilities[~begun]
         self.smoothed[slots] = smoothed
         return smoothed
 
-    def _weigh(self, slots: np.ndarray, smoothed: np.ndarray) -> np.ndarray:
+    def _weigh(self, slots: np.ndarray, steps: np.ndarray, smoothed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The top label counts half if at least ``disagreement`` of the window's top labels are another; then sum to 1 again.
 
         Window sad sad sad angry sad, now angry 0.5, sad 0.4, rest 0.1: four of five (0.8 >= 0.6) disagree, so angry counts 0.25
-        and, out of 0.75, sad leads with 0.53.
+        and, out of 0.75, sad leads with 0.53. Returns the probabilities and the label that now leads.
         """
         top = smoothed.argmax(axis=1)
-        window = self._window[slots]
-        seen = np.minimum(self._steps[slots], self.rules.window_steps)
-        other = ((window >= 0) & (window != top[:, None])).sum(axis=1)
-        doubted = (seen > 0) & (other >= self.rules.disagreement * seen)
+        in_window = np.minimum(steps, self.rules.window_steps)
+        doubted = (in_window - self._seen[slots, top]) >= np.maximum(self.rules.disagreement * in_window, 1e-9)
+        place = steps % self.rules.window_steps
+        self._seen[slots, self._window[slots, place]] -= 1
+        self._seen[slots, top] += 1
+        self._window[slots, place] = top
+        if not np.count_nonzero(doubted):
+            return smoothed, top
+        rows = np.flatnonzero(doubted)  # the others are left alone to the bit, whoever is in the batch
+        halved = smoothed[rows]
+        halved[np.arange(len(rows)), top[rows]] *= 0.5
+        halved /= halved.sum(axis=1, keepdims=True)
         weighed = smoothed.copy()
-        weighed[np.flatnonzero(doubted), top[doubted]] *= 0.5
-        self._window[slots, self._steps[slots] % self.rules.window_steps] = top
-        return weighed / weighed.sum(axis=1, keepdims=True)
+        weighed[rows] = halved
+        top[rows] = halved.argmax(axis=1)
+        return weighed, top
 
-    def _doubt(self, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _doubt(self, probabilities: np.ndarray, top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The likeliest label, or neutral where it is below ``least_confidence``.
 
         Angry 0.5, sad 0.3, rest 0.2 with 0.55: neutral, and the step is a low one. Angry 0.56: angry.
         """
-        label = probabilities.argmax(axis=1)
-        low = probabilities.max(axis=1) < self.rules.least_confidence
-        return (np.where(low, self._neutral, label), low) if self.rules.confidence else (label, low)
+        low = np.maximum.reduce(probabilities, axis=1) < self.rules.least_confidence
+        return (np.where(low, self._neutral, top), low) if self.rules.confidence else (top, low)
 
-    def _settle(self, slots: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    def _settle(self, slots: np.ndarray, begun: np.ndarray, answer: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Another label is said once it has been the answer of ``settle_steps`` steps in a row; until then the old one stands.
 
         3 steps, answers sad sad angry sad angry angry angry: sad throughout, and angry with the last.
         """
-        row = np.where(answer == self._answer[slots], self._in_row[slots] + 1, 1)
-        self._in_row[slots] = row
-        return np.where((row >= self.rules.settle_steps) | (self._steps[slots] == 0), answer, self._label[slots])
+        in_row = self._in_row[slots] * (answer == before) + 1
+        self._in_row[slots] = in_row
+        return np.where((in_row >= self.rules.settle_steps) | ~begun, answer, self._label[slots])
 
-    def _changes(self, slots: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _changes(
+        self, slots: np.ndarray, steps: np.ndarray, begun: np.ndarray, label: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Which steps change the label, and which of those do so within ``jump_s`` of the last change.
 
         160 ms steps, 0.5 s, labels sad sad sad sad angry happy: angry comes after 0.64 s, a change and no jump; happy 0.16 s
         later is a jump. A stream's first label is neither.
         """
-        changed = (self._steps[slots] > 0) & (label != self._label[slots])
-        jumped = changed & (self._held[slots] * self.step_s < self.rules.jump_s)
-        self._held[slots] = np.where(changed | (self._steps[slots] == 0), 1, self._held[slots] + 1)
-        self._label[slots] = label
+        changed = begun & (label != self._label[slots])
+        if not np.count_nonzero(changed):
+            return changed, changed
+        jumped = changed & ((steps - self._since[slots]) * self.step_s < self.rules.jump_s)
+        self._since[slots[changed]] = steps[changed]
         return changed, jumped
 
     def _hand_off(self, slots: np.ndarray, low: np.ndarray, restless: np.ndarray) -> np.ndarray:
@@ -162,15 +186,26 @@ class Decisions:
 
         Low, fine, low, other, low with 3: nothing after step 3; at step 5 a handoff for "low confidence and jumping"; none after.
         """
-        bad = low | restless
-        why = low.astype(np.int8) | (restless.astype(np.int8) << 1)
-        self._streak[slots] = np.where(bad, self._streak[slots] + 1, 0)
-        self._why[slots] = np.where(bad, self._why[slots] | why, 0)
-        now = (self._streak[slots] >= self.rules.handoff_steps) & ~self._handed_off[slots]
-        self._handed_off[slots] |= now
-        return np.where(now, self._why[slots], 0).astype(np.int8)
+        code = ((self._streak[slots] + STREAK) | low | (restless << 1)) * (low | restless)
+        self._streak[slots] = code
+        reached = code >= STREAK * self.rules.handoff_steps
+        if np.count_nonzero(reached):
+            reached &= ~self._handed_off[slots]
+            self._handed_off[slots[reached]] = True
+            return np.where(reached, code % STREAK, 0)
+        return self._none[: len(slots)]
 
     def clear(self, slot: int) -> None:
-        for array in (self.smoothed, self._steps, self._in_row, self._held, self._streak, self._why, self._handed_off):
+        for array in (
+            self.smoothed,
+            self._seen,
+            self._steps,
+            self._in_row,
+            self._since,
+            self._streak,
+            self._why,
+            self._handed_off,
+        ):
             array[slot] = 0
-        self._window[slot] = self._answer[slot] = self._label[slot] = -1
+        self._window[slot] = self._nothing
+        self._answer[slot] = self._label[slot] = -1

@@ -15,6 +15,7 @@ One engine, one thread: calls from any other raise. Two engines share nothing th
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -54,7 +55,8 @@ class Stream:
             raise EdgeEmoError(f"stream {self.id} is closed; open another")
 
     def push(self, samples: np.ndarray, at: int | None = None, came: float | None = None) -> None:
-        """Adds audio: float32 in [-1, 1] or int16, mono, any length up to the backlog, at the engine's rate.
+        """Adds audio: float32 in [-1, 1] (what is beyond is clipped) or int16, mono, any length up to the backlog, at the
+        engine's rate.
 
         ``at`` is the first sample's number in the source's own count (an RTP timestamp, say): what was sent twice is left out,
         what is missing filled or the stream begun anew, as AudioRules says, and counted. Without it all audio is taken as it
@@ -74,7 +76,9 @@ class Stream:
                 f"push takes float32 or int16 samples of one channel, not {samples.dtype} of shape {samples.shape}"
             )
         if samples.size:
-            check_samples(samples, f"stream {self.id}")
+            if not np.abs(samples).max() <= 1.0:
+                check_samples(samples, f"stream {self.id}")
+                samples = samples.clip(-1.0, 1.0)
             self._engine._push(self._slot, samples, at, came)
 
     def finish(self) -> None:
@@ -144,7 +148,7 @@ class Engine:
         self.audio_rules = audio
         self._rings = AudioRings(max_streams, self.samples_per_step, model.ring_samples, backlog_hops)
         self._decisions = Decisions(max_streams, self.labels, rules, self.step_s)
-        self._conditioner = Conditioner(max_streams, audio)
+        self._conditioner = Conditioner(max_streams, self.samples_per_step, audio)
         self._begun_at = np.zeros(max_streams, dtype=np.int64)  # the source's count at the ring's first sample
         self._heard = np.zeros(max_streams, dtype=bool)
         self.spread_phases = spread_phases
@@ -192,25 +196,21 @@ class Engine:
         self._check_thread()
         ready = self._rings.ready() if slots is None else slots
         self.fleet.carry_some(self._replay)
-        probabilities = np.empty((len(ready), len(self.labels)), dtype=np.float32)
-        start = self._begun_at[ready] + self._rings.taken(ready)
-        since = self._ready_since[ready]
-        versions = [""] * len(ready)
-        for model, rows in self.fleet.split(ready):
-            for first in range(0, len(rows), LARGEST_BATCH):
-                part = rows[first : first + LARGEST_BATCH]
-                probabilities[part] = self._run(model, ready[part])
-            for row in rows:
-                versions[row] = model.version
+        split = self.fleet.split(ready)
+        start_s = (self._begun_at[ready] + self._rings.taken(ready)) / self.sample_rate
+        if len(split) == 1:
+            versions = [split[0][0].version] * len(ready)
+            probabilities = self._run_all(split[0][0], ready)
+        else:
+            probabilities, versions = self._run_split(split, ready)
         decided = self._decisions(ready, probabilities)
         done = self.clock()
-        for model, rows in self.fleet.split(ready):
-            counters = self.fleet.counters[model.version]
-            counters.add(decided.rows(rows))
-            counters.add_latency(done - since[rows])
+        waited_s = done - self._ready_since[ready]
+        for model, rows in split:
+            self.fleet.counters_of(model).note(decided.rows(rows), waited_s[rows])
         # A step that is still waiting has been since its last sample came; that is not kept, so it counts from now.
-        self._ready_since[ready] = np.where(self._rings.waiting_steps(ready) > 0, done, np.inf)
-        start_s = start / self.sample_rate
+        waiting = self._rings.waiting_steps(ready)
+        self._ready_since[ready] = np.where(waiting > 0, done, np.inf) if np.count_nonzero(waiting) else np.inf
         return StepResults(
             self._ids[ready],
             start_s,
@@ -219,10 +219,26 @@ class Engine:
             decided.smoothed,
             decided.label,
             decided.handoff,
-            done - since,
+            waited_s,
             versions,
             self.labels,
         )
+
+    def _run_all(self, model: Model, slots: np.ndarray) -> np.ndarray:
+        """Probabilities (n, labels) of any number of streams of one model, in batches."""
+        if len(slots) <= LARGEST_BATCH:
+            return self._run(model, slots).copy()
+        parts = [self._run(model, slots[i : i + LARGEST_BATCH]).copy() for i in range(0, len(slots), LARGEST_BATCH)]
+        return np.concatenate(parts)
+
+    def _run_split(self, split: list[tuple[Model, slice | np.ndarray]], slots: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """While several models serve: probabilities, and the version that each row is from."""
+        probabilities = np.empty((len(slots), len(self.labels)), dtype=np.float32)
+        versions = np.empty(len(slots), dtype=object)
+        for model, rows in split:
+            probabilities[rows] = self._run_all(model, slots[rows])
+            versions[rows] = model.version
+        return probabilities, versions.tolist()
 
     def _run(self, model: Model, slots: np.ndarray) -> np.ndarray:
         """One batch: conditioned audio through the network, but for streams whose silence is skipped."""
@@ -231,25 +247,27 @@ class Engine:
         self._rings.take(slots, audio)
         self._conditioner(slots, audio)
         quiet = self._conditioner.skipped(slots, audio)
+        counters = self.fleet.counters_of(model)
         if quiet is None or not quiet.any():
-            self.fleet.counters[model.version].batches[n] += 1
+            counters.batches[n] += 1
             return self._checked(model, model.run(slots))
         answer = self._decisions.smoothed[slots]
         loud = np.flatnonzero(~quiet)
         self.counters.skipped_steps += n - len(loud)
         if len(loud):
             model.audio[: len(loud)] = audio[loud]
-            self.fleet.counters[model.version].batches[len(loud)] += 1
+            counters.batches[len(loud)] += 1
             answer[loud] = self._checked(model, model.run(slots[loud]))
         return answer
 
     def _checked(self, model: Model, answer: np.ndarray) -> np.ndarray:
         """Answers that are no probabilities become uniform and are counted: one bad row must not poison a call's average."""
+        total = float(answer.sum())
+        if math.isfinite(total):
+            return answer
         bad = ~np.isfinite(answer).all(axis=1)
-        if bad.any():
-            self.fleet.counters[model.version].errors += int(bad.sum())
-            answer = np.where(bad[:, None], np.float32(1.0 / answer.shape[1]), answer)
-        return answer
+        self.fleet.counters_of(model).errors += int(bad.sum())
+        return np.where(bad[:, None], np.float32(1.0 / answer.shape[1]), answer)
 
     # -- models ----------------------------------------------------------------------------------------------------------
     def swap(self, artifact: str | Path | Artifact, carry: str = "replay") -> Model:

@@ -7,7 +7,7 @@ serve side by side.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,15 +40,16 @@ class Fleet:
     def __init__(self, model: Model) -> None:
         self.live = model
         self.canary: _Canary | None = None
-        self.counters: dict[str, ModelCounters] = {}
+        self._counters: dict[str, ModelCounters] = {}
         self._models: list[Model | None] = []
         self._model_of = np.zeros(model.slots, dtype=np.int64)
         self._in_use = np.zeros(model.slots, dtype=bool)
         self._moving: list[int] = []
+        self._only: Model | None = model
         self._add(model)
 
     def _add(self, model: Model) -> int:
-        self.counters.setdefault(model.version, ModelCounters(model.labels))
+        self._counters.setdefault(model.version, ModelCounters(model.labels))
         free = next((i for i, m in enumerate(self._models) if m is None), None)
         if free is None:
             self._models.append(model)
@@ -58,6 +59,17 @@ class Fleet:
 
     def _index(self, model: Model) -> int:
         return next(i for i, m in enumerate(self._models) if m is model)
+
+    @property
+    def counters(self) -> dict[str, ModelCounters]:
+        """By version, everything counted."""
+        for counters in self._counters.values():
+            counters.settle()
+        return self._counters
+
+    def counters_of(self, model: Model) -> ModelCounters:
+        """To add to; what was noted may not be counted yet."""
+        return self._counters[model.version]
 
     @property
     def models(self) -> list[Model]:
@@ -83,17 +95,12 @@ class Fleet:
         for model in self.models:
             model.clear(slot)
 
-    def split(self, slots: np.ndarray) -> Iterator[tuple[Model, np.ndarray]]:
+    def split(self, slots: np.ndarray) -> list[tuple[Model, slice | np.ndarray]]:
         """The models that serve ``slots``, each with its rows."""
-        if len(self.models) == 1:
-            if len(slots):
-                yield self.models[0], np.arange(len(slots))
-            return
+        if self._only is not None:
+            return [(self._only, slice(None))] if len(slots) else []
         mine = self._model_of[slots]
-        for index in np.unique(mine):
-            model = self._models[index]
-            assert model is not None
-            yield model, np.flatnonzero(mine == index)
+        return [(m, np.flatnonzero(mine == i)) for i, m in enumerate(self._models) if m is not None and (mine == i).any()]
 
     def swap(self, model: Model, carry: str, in_use: list[int]) -> Model:
         if carry not in CARRY:
@@ -112,6 +119,7 @@ class Fleet:
             raise EdgeEmoError("a canary is running; end it first")
         self._add(model)
         self.canary = _Canary(model, share)
+        self._retire()
         return model
 
     def end_canary(self, promote: bool, carry: str, in_use: list[int]) -> None:
@@ -139,3 +147,5 @@ class Fleet:
         if self.canary is not None:
             kept.add(self._index(self.canary.model))
         self._models = [m if i in kept else None for i, m in enumerate(self._models)]
+        models = self.models
+        self._only = models[0] if len(models) == 1 else None

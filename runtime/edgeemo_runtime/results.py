@@ -24,7 +24,7 @@ class Result:
     model: str  # version
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class StepResults:
     """A batch of answers as arrays; iterate for one Result per stream."""
 
@@ -34,7 +34,7 @@ class StepResults:
     probabilities: np.ndarray  # (n, labels) float32
     smoothed: np.ndarray  # (n, labels) float32
     label: np.ndarray  # (n,) int64
-    handoff: np.ndarray  # (n,) int8, index into decision.REASONS
+    handoff: np.ndarray  # (n,) int64, index into decision.REASONS
     waited_s: np.ndarray  # (n,) float64, from a hop's last sample to its answer, on the engine's clock
     models: list[str]  # version per stream
     labels: tuple[str, ...]

@@ -55,13 +55,14 @@ def test_a_slot_forgets_its_last_call(artifact: Path) -> None:
     answers(engine, [speech(100, 17)], 1280)
     assert not engine.model.states.any()
     assert not engine._decisions.smoothed.any()
-    assert (engine._decisions._window == -1).all()
+    assert (engine._decisions._window == len(engine.labels)).all()
+    assert not engine._decisions._seen.any()
     assert not engine._rings._samples.any()
     np.testing.assert_array_equal(answers(engine, [speech(0, STEPS)], 1280)[0], fresh)
 
 
 def test_results_have_times_probabilities_and_ema(artifact: Path) -> None:
-    engine = Engine(artifact, 2, DecisionRules(alpha=0.5, confidence=False, consistency=False))
+    engine = Engine(artifact, 2, DecisionRules(alpha=0.5, confidence=False, consistency=False, settle=False))
     stream = engine.open()
     stream.push(speech(9, 3))
     results = [next(iter(engine.step())) for _ in range(3)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,79 @@ def test_stdin_is_raw_pcm(artifact: Path, rate: int) -> None:
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == 10
     assert lines[-1]["end_s"] == pytest.approx(1.6)
+
+
+def test_g711_and_raw_files_and_stdin_are_heard_as_what_they_are(artifact: Path, tmp_path: Path) -> None:
+    call = speech(3, 6)
+    soundfile.write(tmp_path / "a.wav", call, 8000, subtype="PCM_16")
+    soundfile.write(tmp_path / "ulaw.wav", call, 8000, subtype="ULAW")
+    for suffix, subtype in ((".pcm", "PCM_16"), (".ul", "ULAW"), (".al", "ALAW")):
+        soundfile.write(tmp_path / f"b{suffix}", call, 8000, subtype=subtype, format="RAW")
+    files = [tmp_path / n for n in ("a.wav", "ulaw.wav", "b.pcm", "b.ul", "b.al")]
+    answers: dict[str, list[list[float]]] = {}
+    for line in run(artifact, *files, "--json").stdout.splitlines():
+        document = json.loads(line)
+        answers.setdefault(Path(document["call"]).name, []).append(list(document["probabilities"].values()))
+    assert answers["b.pcm"] == answers["a.wav"]
+    assert answers["b.ul"] == answers["ulaw.wav"] != answers["a.wav"]
+    assert np.abs(np.array(answers["b.al"]) - np.array(answers["a.wav"])).max() < 0.35  # eight bits a sample
+    piped = run(artifact, "-", "--json", "--encoding", "mulaw", stdin=(tmp_path / "b.ul").read_bytes())
+    assert [list(json.loads(x)["probabilities"].values()) for x in piped.stdout.splitlines()] == answers["b.ul"]
+
+
+def test_config_and_rules(artifact: Path, tmp_path: Path) -> None:
+    clip = sorted((CALIBRATION / "clips").glob("angry_*.flac"))[0]
+    (tmp_path / "run.toml").write_text('[decision]\npreset = "raw"\n')
+    raw = [json.loads(x) for x in run(artifact, clip, "--json", "--config", tmp_path / "run.toml").stdout.splitlines()]
+    assert all(x["smoothed"] == x["probabilities"] for x in raw)
+    assert all(x["label"] == max(x["probabilities"], key=x["probabilities"].get) for x in raw)
+    smooth = [json.loads(x) for x in run(artifact, clip, "--json", "--rules", "in-car").stdout.splitlines()]
+    assert [x["probabilities"] for x in smooth] == [x["probabilities"] for x in raw]
+    assert any(x["smoothed"] != x["probabilities"] for x in smooth)
+    (tmp_path / "run.toml").write_text("[engine]\nstreams = 3\n")
+    wrong = run(artifact, clip, "--config", tmp_path / "run.toml")
+    assert wrong.returncode == 1
+    assert b"has no key streams" in wrong.stderr
+
+
+def test_a_live_process_is_one_thread_follows_its_models_and_ends_when_told(
+    artifact: Path, host_artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    models, status = tmp_path / "models", tmp_path / "status.json"
+    assert run("install", artifact, "--models", models).returncode == 0
+    (tmp_path / "run.toml").write_text(f'[swap]\nwatch_s = 0.0\n[metrics]\nstatus = "{status}"\n')
+    clips = sorted((CALIBRATION / "clips").glob("happy_*.flac"))[:4]
+    command = [sys.executable, "-m", "edgeemo_runtime.cli", models, *clips, "--real-time", "--repeat", "--json"]
+    process = subprocess.Popen(
+        [*map(str, command), "--config", str(tmp_path / "run.toml")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    first = [json.loads(process.stdout.readline()) for _ in range(8)]
+    assert run("install", host_artifacts["float"], "--models", models).returncode == 0
+    process.send_signal(signal.SIGHUP)
+    said = [json.loads(process.stdout.readline()) for _ in range(60)]
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 0
+    events = [json.loads(line) for line in log.splitlines()]
+    assert [e["event"] for e in events] == ["started", "model_swapped", "stopped"]
+    assert {x["model"] for x in first} == {events[0]["version"]}
+    assert said[-1]["model"] == events[1]["version"] != events[0]["version"]
+    document = json.loads(status.read_text())
+    assert document["threads"] == 1
+    assert document["serving"].startswith("cosyVoice-v")
+
+
+def test_bench_paced_and_not(artifact: Path, tmp_path: Path) -> None:
+    arguments = ("bench", artifact, "--streams", "5", "--seconds", "2", "--json")
+    plain = json.loads(run(*arguments).stdout)
+    assert (plain["steps"], plain["dropped_hops"]) == (60, 0)
+    paced = json.loads(run(*arguments, "--real-time", "--plot", tmp_path / "h.png").stdout)
+    assert paced["steps"] == 65  # the last hop of each is filled up
+    assert paced["latency_ms"].keys() == {"p50", "p90", "p95", "p99", "max"}
+    assert (tmp_path / "h.png").read_bytes()[:4] == b"\x89PNG"
+    assert run(*arguments, "--plot", tmp_path / "h.png").returncode == 1
+    assert run("bench", artifact, "--streams", "0").returncode == 1
 
 
 def test_messages(artifact: Path, tmp_path: Path) -> None:
