@@ -42,6 +42,12 @@ class Artifact:
 
     def load_step(self) -> Any:
         """The compiled step as a callable of tvm_ffi tensors. Raises EdgeEmoError if the library does not load."""
+        key = self.manifest["files"][LIBRARY]
+        if key not in _steps:
+            _steps[key] = self._open_library()
+        return _steps[key]
+
+    def _open_library(self) -> Any:
         import tvm_ffi
 
         # dlopen wants a file; once it is mapped the name is not needed any more.
@@ -52,6 +58,11 @@ class Artifact:
                 return tvm_ffi.load_module(str(library))[self.manifest["step"]["function"]]
             except (RuntimeError, AttributeError, OSError) as error:
                 raise EdgeEmoError(f"{self.path}: its library does not load here ({str(error).splitlines()[0]})") from error
+
+
+# By the library's hash. A library that was opened stays in the process (0.2 MB), so a model that comes back, as after a rollback,
+# is not opened again. Its code writes to nothing but what it is given: engines may share it.
+_steps: dict[str, Any] = {}
 
 
 def read_manifest(path: Path, read: Callable[[str], bytes]) -> dict[str, Any]:

@@ -203,7 +203,6 @@ class Decisions:
             self._in_row,
             self._since,
             self._streak,
-            self._why,
             self._handed_off,
         ):
             array[slot] = 0
