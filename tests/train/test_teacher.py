@@ -10,10 +10,12 @@ import pytest
 import torch
 from edgeemo_runtime.errors import EdgeEmoError
 
-from edgeemo.data.corpus import change_speed
+from edgeemo.data.clips import read_manifest
+from edgeemo.data.corpus import Corpus, change_speed, unlabelled_pieces
 from edgeemo.model.checkpoint import load_checkpoint
+from edgeemo.model.config import ModelConfig
 from edgeemo.model.whisper import WhisperEncoder, load_whisper, read_ctranslate2, slaney_mel
-from edgeemo.train.teacher import Lesson, soft_labels, standardise, token_pooling
+from edgeemo.train.teacher import Lesson, Lessons, soft_labels, standardise, token_pooling
 from edgeemo.train.trainer import Recipe, train
 from tests.train.test_trainer import small_corpus  # noqa: F401  a fixture
 
@@ -100,3 +102,36 @@ def test_training_with_a_teacher(small_corpus: Path, tmp_path: Path) -> None:  #
     assert all(torch.isfinite(p).all() for p in load_checkpoint(tmp_path / "a").parameters())
     train(small_corpus, tmp_path / "c", recipe, 1)
     assert (tmp_path / "c").read_bytes() != made[0]
+
+
+@pytest.mark.slow
+def test_unlabelled_speech_is_followed_but_has_no_label(small_corpus: Path, tmp_path: Path) -> None:  # noqa: F811
+    import soundfile
+
+    torch.manual_seed(0)
+    teacher = WhisperEncoder(32, 2, 2).eval()
+    rng = np.random.default_rng(5)
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    soundfile.write(prompts / "long.wav", 0.1 * rng.standard_normal(8000 * 7), 8000)
+    soundfile.write(prompts / "silent.wav", np.zeros(16000), 8000)
+    soundfile.write(prompts / "short.wav", 0.1 * rng.standard_normal(4000), 8000)
+    pieces = unlabelled_pieces(prompts, 8000)
+    assert [len(p) for p in pieces] == [23040, 23040, 9920]
+    corpus = Corpus(read_manifest(small_corpus, "train"), 8000, 1280)
+    lessons = Lessons(corpus, teacher, (1, 2), 1, ModelConfig(), rng, pieces)
+    assert len(lessons) == len(corpus) + len(corpus) // 2
+    index = []
+    for batch, of in lessons.batches(5, rng):
+        index += of.tolist()
+        assert batch.labelled is not None
+        assert (batch.labelled.numpy() == (of >= 0)).all()
+        assert (batch.label.numpy()[of >= 0] == corpus.label[of[of >= 0]]).all()
+    assert sorted(i for i in index if i >= 0) == list(range(len(corpus)))
+    assert len(index) == len(lessons)
+    recipe = Recipe(epochs=1, batch=8, copies=1, teacher_layers=(1, 2))
+    report = train(small_corpus, tmp_path / "out", recipe, 1, teacher=teacher, unlabelled=prompts)
+    assert report["best_dev_macro_f1"] >= 0  # type: ignore[operator]
+    with pytest.raises(EdgeEmoError, match="no speech"):
+        (prompts / "long.wav").unlink()
+        unlabelled_pieces(prompts, 8000)
