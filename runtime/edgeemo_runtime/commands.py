@@ -74,6 +74,8 @@ def _bench(arguments: argparse.Namespace) -> None:
         raise EdgeEmoError("bench needs --streams and --seconds of at least 1 and a positive --budget-ms")
     if arguments.plot and not arguments.real_time:
         raise EdgeEmoError("--plot shows latencies, which only --real-time has")
+    if arguments.plot:
+        loadtest.check_plot()
     document = loadtest.run_bench(
         arguments.artifact,
         arguments.streams,

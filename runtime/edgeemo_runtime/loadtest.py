@@ -121,14 +121,18 @@ def _histogram(latency_ms: np.ndarray) -> dict[str, list[float]]:
     return {"edges": [round(float(e), 3) for e in edges], "counts": counts.tolist()}
 
 
-def plot_histogram(document: dict[str, Any], path: Path) -> None:
-    """Raises EdgeEmoError where matplotlib is missing, or there are no latencies."""
-    if "histogram_ms" not in document:
-        raise EdgeEmoError("--plot shows latencies, which only --real-time has")
+def check_plot() -> None:
+    """Before a long run: raises EdgeEmoError where matplotlib is missing."""
     try:
-        import matplotlib
+        import matplotlib  # noqa: F401
     except ImportError as error:
         raise EdgeEmoError("--plot needs matplotlib: pip install matplotlib, or leave it out and take --json") from error
+
+
+def plot_histogram(document: dict[str, Any], path: Path) -> None:
+    """The latencies of a paced run, as PNG."""
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
