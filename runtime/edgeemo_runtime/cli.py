@@ -118,7 +118,7 @@ def _run_live(
     """Paced as calls are, with everything that an operated process does between two steps."""
     loop = LiveLoop(engine, Scheduler(budget_s=config.engine.budget_ms / 1000))
     operator = Operator(engine, loop, config, models)
-    operator.take_signals()
+    operator.take_signals(end=True)
     log("started", artifact=str(engine.model.artifact.path), version=engine.model.version, streams=engine.max_streams)
     ended = False
 
@@ -141,7 +141,10 @@ def _run_live(
         log("stopped", **engine.counters.document())
 
 
-def _run_stdin(engine: Engine, rate: int, encoding: str) -> Iterator[tuple[str, Result]]:
+def _run_stdin(engine: Engine, rate: int, encoding: str, config: Config, models: Path | None) -> Iterator[tuple[str, Result]]:
+    """One live call. SIGTERM ends the process as ever: a pipe that brings nothing must not hold it."""
+    operator = Operator(engine, LiveLoop(engine, Scheduler()), config, models)
+    operator.take_signals(end=False)
     resample = stream_resampler(rate, engine.sample_rate)
     width = ENCODINGS[encoding]
     with engine.open() as stream:
@@ -156,6 +159,7 @@ def _run_stdin(engine: Engine, rate: int, encoding: str) -> Iterator[tuple[str, 
             samples = decode_raw(data[:whole], encoding)
             heard += len(samples)
             yield from _answers(engine, stream, resample(samples, last))
+            operator.poll()
             if last and heard:
                 stream.finish()
                 yield from _answers(engine, stream, np.zeros(0, dtype=np.float32))
@@ -207,9 +211,10 @@ def run(arguments: argparse.Namespace) -> None:
         e.spread_phases,
     )
     single_core.assert_single()
+    single_core.settle_memory()
     summary = _Summary(engine.labels)
     if arguments.audio == ["-"]:
-        results = _run_stdin(engine, arguments.rate, arguments.encoding)
+        results = _run_stdin(engine, arguments.rate, arguments.encoding, config, models)
     else:
         calls = [Call(f, load_call(f, engine.sample_rate, arguments.rate), user=Path(f).stem) for f in arguments.audio]
         live = arguments.real_time

@@ -41,6 +41,7 @@ def run_bench(
     engine = Engine(artifact, streams, overload="drop-oldest", spread_phases=spread and real_time)
     single_core.assert_single()
     calls = noise_calls(streams, seconds, engine.sample_rate, engine.step_s, seed)
+    single_core.settle_memory()
     measured = _paced(engine, calls, budget_s) if real_time else _unpaced(engine, calls)
     steps = sum(c.steps for c in engine.fleet.counters.values())
     batches = sum(int(c.batches.sum()) for c in engine.fleet.counters.values())

@@ -48,10 +48,11 @@ class Operator:
         self._began, self._steps = engine.clock(), 0
         self._server = MetricsServer(engine, config.metrics.port) if config.metrics.port else None
 
-    def take_signals(self) -> None:
-        """SIGHUP looks at the links at once, SIGTERM ends the loop between two steps."""
+    def take_signals(self, end: bool) -> None:
+        """SIGHUP looks at the links at once; with ``end`` SIGTERM ends the loop between two steps."""
         signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_asked", True))
-        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_ended", True))
+        if end:
+            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_ended", True))
 
     def poll(self) -> bool:
         now = self.engine.clock()

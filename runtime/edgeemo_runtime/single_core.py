@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -27,6 +28,13 @@ def stay_on(cpu: int) -> None:
         os.sched_setaffinity(0, {cpu})
     except (OSError, AttributeError) as error:
         raise EdgeEmoError(f"cpu {cpu}: this process cannot be bound to it ({error})") from error
+
+
+def settle_memory() -> None:
+    """What is there now stays: the garbage collector does not walk all of it in the middle of a step any more. For processes that
+    answer in time, once everything is loaded."""
+    gc.collect()
+    gc.freeze()
 
 
 def assert_single() -> None:

@@ -159,7 +159,7 @@ def test_signals_are_taken_between_steps(artifact: Path) -> None:
     loop, operator = operated(engine, clock, None, Config())
     before = {s: signal.getsignal(s) for s in (signal.SIGHUP, signal.SIGTERM)}
     try:
-        operator.take_signals()
+        operator.take_signals(end=True)
         count = 0
         for _ in loop.run([Call("c", np.resize(speech(0, 12), 100 * HOP))], operator.poll):
             count += 1

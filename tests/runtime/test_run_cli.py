@@ -129,6 +129,31 @@ def test_a_live_process_is_one_thread_follows_its_models_and_ends_when_told(
     assert document["serving"].startswith("cosyVoice-v")
 
 
+def test_a_call_on_stdin_follows_its_models_too(artifact: Path, host_artifacts: dict[str, Path], tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    run("install", artifact, "--models", models)
+    (tmp_path / "run.toml").write_text("[swap]\nwatch_s = 0.0\n")
+    command = [sys.executable, "-m", "edgeemo_runtime.cli", str(models), "-", "--json", "--config", str(tmp_path / "run.toml")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    hop = np.round(speech(3, 1) * 32767).astype("<i2").tobytes()
+
+    def answer() -> str:
+        process.stdin.write(hop)  # type: ignore[union-attr]
+        process.stdin.flush()  # type: ignore[union-attr]
+        return str(json.loads(process.stdout.readline())["model"])  # type: ignore[union-attr]
+
+    before = answer()
+    run("install", host_artifacts["float"], "--models", models)
+    process.send_signal(signal.SIGHUP)
+    after = [answer() for _ in range(4)]
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
+    assert before != after[-1]
+    assert b"model_swapped" in (process.stderr.read() if process.stderr else b"")
+
+
 def test_bench_paced_and_not(artifact: Path, tmp_path: Path) -> None:
     arguments = ("bench", artifact, "--streams", "5", "--seconds", "2", "--json")
     plain = json.loads(run(*arguments).stdout)
