@@ -71,7 +71,7 @@ def test_first_int8_layers_are_exact(files: dict[str, Path], host_artifacts: dic
     values = stream.step(call[None])
     engine.open().push(call)
     engine.step()
-    place = engine.artifact.manifest["states"]["emotion"]
+    place = engine.model.artifact.manifest["states"]["emotion"]
     size = int(np.prod(place["shape"]))
     ours = engine.model.states[0, place["offset_words"] : place["offset_words"] + size]
     difference = np.abs(ours - values["emotion_next"].ravel())
