@@ -13,11 +13,18 @@ from edgeemo.console import BUILD, print_json, progress_bar, show_table, user_er
 HOST, BOARD = BUILD / "emotion-host.edgeemo", BUILD / "emotion-aarch64-neon.edgeemo"
 HOST_FLOAT, BOARD_FLOAT = BUILD / "emotion-float-host.edgeemo", BUILD / "emotion-float-aarch64-neon.edgeemo"
 
+a72cost_option = click.option(
+    "--a72cost", type=click.Path(path_type=Path), default=None, help="Folder of the a72cost tool: models a Cortex-A72."
+)
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path), default=None, help="Write the figures as JSON to this file as well."
+)
+
 
 @click.command()
 @click.option("--int8", type=click.Path(path_type=Path), default=HOST, help="INT8 artifact for this machine.")
 @click.option("--float", "floating", type=click.Path(path_type=Path), default=None, help="Float artifact to compare with.")
-@click.option("--a72cost", type=click.Path(path_type=Path), default=None, help="Folder of the a72cost tool: models a Cortex-A72.")
+@a72cost_option
 @click.option("--board", type=click.Path(path_type=Path), default=BOARD, help="INT8 artifact to model.")
 @click.option("--board-float", type=click.Path(path_type=Path), default=None, help="Float artifact to model.")
 @click.option("--streams", default="1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", help="Batch sizes, by commas; with --plan, calls.")
@@ -27,7 +34,7 @@ HOST_FLOAT, BOARD_FLOAT = BUILD / "emotion-float-host.edgeemo", BUILD / "emotion
     "--costs", type=click.Path(path_type=Path), default=None, help="With --plan: costs that --out wrote [default: ours]."
 )
 @click.option("--plot", type=click.Path(path_type=Path), default=None, help="PNG of cost per stream against batch size.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Write the figures as JSON to this file as well.")
+@out_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 @user_errors
 def bench(
@@ -117,8 +124,8 @@ def _plan(streams: str, target: str, costs: Path | None, out: Path | None, as_js
 @click.option("--model", type=click.Path(path_type=Path), default=BUILD / "emotion.onnx", help="Float ONNX file.")
 @click.option("--int8-model", type=click.Path(path_type=Path), default=BUILD / "emotion-int8.onnx", help="INT8 QDQ ONNX file.")
 @click.option("--litert", type=click.Path(path_type=Path), default=None, help="Folder of `python -m edgeemo.bench.litert`.")
-@click.option("--a72cost", type=click.Path(path_type=Path), default=None, help="Folder of the a72cost tool: models a Cortex-A72.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Write the figures as JSON to this file as well.")
+@a72cost_option
+@out_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 @user_errors
 def bench_peers(

@@ -9,8 +9,8 @@ import numpy as np
 from edgeemo_runtime.decision import REASONS, Decided
 from edgeemo_runtime.model import LARGEST_BATCH
 
-# Seconds from a hop's last sample to its answer. The budget is 20 ms, so the buckets are finest there.
 NOTED = 64  # batches
+# Seconds from a hop's last sample to its answer. The budget is 20 ms, so the buckets are finest there.
 LATENCY_BUCKETS = np.array([0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.16, 0.32, 1.0])
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,27 +80,26 @@ class Operator:
     def _follow(self, models: Path) -> None:
         """What the links say against what serves."""
         wanted, trying = store.linked(models, store.CURRENT), store.linked(models, store.CANARY)
-        if wanted not in (None, self._serving, self._refused):
-            assert wanted is not None
-            began = self.engine.clock()
-            try:
+        began = self.engine.clock()
+        if wanted is not None and wanted not in (self._serving, self._refused):
+            with self._refusing("model_refused", wanted):
                 model = self.engine.swap(models / wanted, self.config.swap.carry)
-            except EdgeEmoError as error:
-                self._refused = wanted
-                log("model_refused", name=wanted, reason=str(error), serving=self._serving)
-            else:
                 self._serving, self._trying = wanted, None
                 log("model_swapped", name=wanted, version=model.version, took_s=round(self.engine.clock() - began, 4))
-        if trying not in (None, self._trying, self._serving, self._refused) and self._trying is None:
-            assert trying is not None
-            try:
+        if trying is not None and self._trying is None and trying not in (self._serving, self._refused):
+            with self._refusing("canary_refused", trying):
                 model = self.engine.start_canary(models / trying, self.config.canary.share)
-            except EdgeEmoError as error:
-                self._refused = trying
-                log("canary_refused", name=trying, reason=str(error), serving=self._serving)
-            else:
                 self._trying, self._tried_since = trying, self.engine.clock()
                 log("canary_started", name=trying, version=model.version, share=self.config.canary.share)
+
+    @contextlib.contextmanager
+    def _refusing(self, event: str, name: str) -> Iterator[None]:
+        """A model that does not load is logged; what served goes on serving."""
+        try:
+            yield
+        except EdgeEmoError as error:
+            self._refused = name
+            log(event, name=name, reason=str(error), serving=self._serving)
 
     def _judge(self, models: Path, now: float) -> None:
         fleet = self.engine.fleet

@@ -15,7 +15,8 @@ class AudioRings:
     def __init__(self, slots: int, step: int, history: int, backlog: int) -> None:
         """``backlog``: whole steps that may wait in a ring; it never grows."""
         self.step, self.history, self.backlog = step, history, backlog
-        self._samples = np.zeros((slots, _capacity(history + (backlog + 1) * step, step)), dtype=np.float32)
+        steps = backlog + 1 + -(-history // step)
+        self._samples = np.zeros((slots, steps * step), dtype=np.float32)
         self._written = np.zeros(slots, dtype=np.int64)
         self._taken = np.zeros(slots, dtype=np.int64)
 
@@ -73,8 +74,3 @@ class AudioRings:
     def clear(self, slot: int) -> None:
         self._samples[slot] = 0
         self._written[slot] = self._taken[slot] = 0
-
-
-def _capacity(samples: int, step: int) -> int:
-    """Whole steps."""
-    return -(-samples // step) * step

@@ -156,7 +156,8 @@ class _Emitter:
     def _row_tiles(self, batch: Expr) -> Iterator[list[tuple[Expr, Expr]]]:
         """Within loops over all rows, yields tiles of rows as (output row, first element of a)."""
         spec = self.spec
-        if not spec.flat and spec.rows % ROWS == 0:
+        # Tiles over several streams pay for halves, whose widening the rows share; bytes gain nothing by them but code.
+        if not spec.flat and (spec.rows % ROWS == 0 or spec.weights == "s8"):
             with T.serial(0, batch) as stream:
                 yield from self._stream_tiles(stream)
             return
