@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo import __version__
 from edgeemo.bench import cli as bench_cli
-from edgeemo.console import BUILD, print_json, progress_bar, show_table, user_errors
+from edgeemo.console import BUILD, FLOAT_MODEL, INT8_MODEL, print_json, progress_bar, show_table, user_errors
+from edgeemo.evaluate import cli as evaluate_cli
 from edgeemo.files import check_output, write_file
-
-FLOAT_MODEL = BUILD / "emotion.onnx"
-INT8_MODEL = BUILD / "emotion-int8.onnx"
 
 
 def output_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -181,84 +178,6 @@ def compile_(model: Path, target_name: str, debug_dump: Path | None, out: Path |
     show_table("artifact", ["", ""], [[k, v] for k, v in facts.items()])
 
 
-@main.command(name="eval")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), default=Path("calibration"), help="Folder with manifest.csv.")
-@click.option("--split", default=None, help="Only this split of the manifest [default: all clips].")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
-@user_errors
-def eval_(model: Path, data: Path, split: str | None, as_json: bool) -> None:
-    """Clip-level macro-F1 of MODEL (checkpoint, ONNX or artifact) through the streaming path."""
-    from edgeemo.data.clips import read_manifest
-    from edgeemo.evaluate.evaluate import evaluate, open_model
-
-    clips = [c for c in read_manifest(data, split) if c.label is not None]
-    if not clips:
-        raise EdgeEmoError(f"{data}: no clip has a label; eval compares with labels")
-    stream = open_model(model)
-    with progress_bar(f"{len(clips)} clips", len(clips)) as advance:
-        report = evaluate(stream, clips, advance)
-    document = {"model": str(model), "split": split, **report}
-    if as_json:
-        print_json(document)
-        return
-    labels = report["labels"]
-    show_table("per class", ["class", "F1", "clips"], [[n, f"{v['f1']:.3f}", v["clips"]] for n, v in report["per_class"].items()])
-    rows = [[n, f"{v['macro_f1']:.3f}", f"{v['accuracy']:.3f}", v["clips"]] for n, v in report["per_corpus"].items()]
-    show_table("per corpus", ["corpus", "macro-F1", "accuracy", "clips"], rows)
-    rows = [[n, *row] for n, row in zip(labels, report["confusion"], strict=True)]
-    show_table("confusion: row = label, column = answer", ["", *labels], rows)
-    click.echo(
-        f"macro-F1 {report['macro_f1']:.4f}  accuracy {report['accuracy']:.4f}  "
-        f"jump rate {report['jump_rate']:.4f}  clips {report['clips']}"
-    )
-
-
-@main.command("eval-calls")
-@click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with manifest.csv, speakers and labels.")
-@click.option("--split", default=None, help="Only this split of the manifest [default: all clips].")
-@click.option("--config", type=click.Path(path_type=Path), default=None, help="edgeemo-run's TOML: [decision] and [audio] count.")
-@click.option("--rules", default="call-centre", help="Decision rules where there is no config: call-centre, in-car, raw.")
-@click.option("--skip-silence", is_flag=True, help="Silent steps do not go through the network.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
-@user_errors
-def eval_calls(
-    artifact: Path, data: Path, split: str | None, config: Path | None, rules: str, skip_silence: bool, as_json: bool
-) -> None:
-    """What the runtime's decision rules make of long calls joined from real clips, beside the raw answers."""
-    from edgeemo_runtime.artifact import load_artifact
-    from edgeemo_runtime.config import Config, load_config
-    from edgeemo_runtime.decision import PRESETS
-
-    from edgeemo.data.clips import read_manifest
-    from edgeemo.evaluate.calls import changing_calls, evaluate_calls, steady_calls
-
-    if rules not in PRESETS:
-        raise click.UsageError(f"--rules must be one of {', '.join(PRESETS)}, not {rules}")
-    settings = load_config(config) if config is not None else replace(Config(), decision=PRESETS[rules])
-    audio = replace(settings.audio, skip_silence=True) if skip_silence else settings.audio
-    clips = read_manifest(data, split)
-    stream = load_artifact(artifact).manifest["stream"]
-    if stream is None:
-        raise EdgeEmoError(f"{artifact}: has no stream contract, so audio cannot be streamed through it")
-    document: dict[str, Any] = {"artifact": str(artifact), "split": split}
-    kinds = {"steady": steady_calls(clips, stream["sample_rate"]), "changing": changing_calls(clips, stream["sample_rate"])}
-    if not any(kinds.values()):
-        raise EdgeEmoError(f"{data}: not enough audio of one speaker and label to join to calls")
-    with progress_bar("calls", sum(map(len, kinds.values()))) as advance:
-        for kind, calls in kinds.items():
-            document[kind] = evaluate_calls(artifact, calls, settings.decision, audio, advance) if calls else None
-    if as_json:
-        print_json(document)
-        return
-    for kind, found in document.items():
-        if isinstance(found, dict):
-            title = f"{kind}: {found['calls']} calls, {found['steps']} steps, {found['handoffs']} handoffs"
-            scores = [[name, *(f"{found[n].get(name, float('nan')):.4f}" for n in ("raw", "decided"))] for name in found["raw"]]
-            show_table(title, ["", "raw", "decided"], scores)
-
-
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 @user_errors
@@ -273,5 +192,5 @@ def targets(as_json: bool) -> None:
         show_table("targets", ["name", "cpu", "triple", "what it is"], [[b.name, b.cpu, b.triple, b.description] for b in boards])
 
 
-main.add_command(bench_cli.bench)
-main.add_command(bench_cli.bench_peers)
+for verb in (evaluate_cli.eval_, evaluate_cli.gate, evaluate_cli.eval_calls, bench_cli.bench, bench_cli.bench_peers):
+    main.add_command(verb)

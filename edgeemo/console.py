@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 BUILD = Path("build")  # where verbs write when not told
+FLOAT_MODEL, INT8_MODEL = BUILD / "emotion.onnx", BUILD / "emotion-int8.onnx"
 
 
 def show_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:

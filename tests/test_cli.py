@@ -145,3 +145,38 @@ def test_usage_errors_exit_2() -> None:
 def test_targets_lists_boards() -> None:
     document = json.loads(edgeemo("targets", "--json").stdout)
     assert [t["name"] for t in document["targets"]] == ["aarch64-neon", "host"]
+
+
+@pytest.fixture
+def deaf(files: dict[str, Path], tmp_path: Path) -> Path:
+    """A model whose classifier hears nothing."""
+    broken = onnx.load(files["int8"])
+    bias = next(i for i in broken.graph.initializer if i.name == "head.classifier.bias")
+    values = np.zeros(7, dtype=np.float32)
+    values[6] = 50.0
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    path = tmp_path / "deaf.onnx"
+    onnx.save(broken, path)
+    return path
+
+
+def test_gate_by_exit_code(files: dict[str, Path], deaf: Path, tmp_path: Path) -> None:
+    passed = edgeemo("gate", files["float"], files["int8"], "--max-f1-drop", "0.08")
+    assert passed.exit_code == 0, passed.output
+    assert passed.stdout.startswith("gate passed: macro-F1 ") and "200 clips" in passed.stdout and "calibration" in passed.stdout
+    failed = edgeemo("gate", files["float"], deaf, "--json")
+    document = json.loads(failed.stdout)
+    assert failed.exit_code == 3
+    assert not document["passed"] and document["drop"] > 0.1 and document["interval"][0] < document["drop"]
+    assert len(document["worst"]) == 10
+    refused(edgeemo("gate", files["float"], tmp_path / "none.onnx"), "none.onnx", "no such file")
+    refused(edgeemo("gate", files["float"], files["int8"], "--on", tmp_path / "nowhere"), "nowhere")
+
+
+def test_eval_compares_models_on_the_same_clips(files: dict[str, Path], deaf: Path) -> None:
+    document = json.loads(edgeemo("eval", files["int8"], files["int8"], deaf, "--json").stdout)
+    same, other = document["compared"][str(files["int8"])], document["compared"][str(deaf)]
+    assert same["drop"] == 0 and same["agreement"] == 1
+    assert other["reference_f1"] == document["macro_f1"] and other["agreement"] < 0.5
+    table = edgeemo("eval", files["int8"], deaf).stdout
+    assert "95 % interval" in table and "worst clips" in table

@@ -116,13 +116,18 @@ def open_model(path: Path) -> StepModel:
     return kinds[path.suffix](path)
 
 
-def evaluate(model: StepModel, clips: list[Clip], progress: Callable[[int], None] = lambda n: None) -> dict[str, Any]:
-    """The report of `edgeemo eval`: a clip's answer is the mean of its step probabilities. Clips need labels."""
+def clip_answers(model: StepModel, clips: list[Clip], progress: Callable[[int], None] = lambda n: None) -> list[np.ndarray]:
+    """Probabilities of every step of every clip, each clip a stream of its own: per clip (steps, labels) float32."""
     answers: list[np.ndarray] = []
     for first in range(0, len(clips), BATCH):
         group = clips[first : first + BATCH]
         answers += model.run([load_audio(c.path, model.sample_rate) for c in group])
         progress(len(group))
+    return answers
+
+
+def evaluate(model: StepModel, clips: list[Clip], answers: list[np.ndarray]) -> dict[str, Any]:
+    """The report of `edgeemo eval`: a clip's answer is the mean of its step probabilities. Clips need labels."""
     truth = np.array([c.label for c in clips])
     answer = np.array([a.mean(axis=0).argmax() for a in answers])
     classes = len(model.labels)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeemo.data.clips import read_manifest
-from edgeemo.evaluate.evaluate import TorchModel, evaluate
+from edgeemo.evaluate.evaluate import TorchModel, clip_answers, evaluate
 from edgeemo.model.checkpoint import DEFAULT_CHECKPOINT
 from tests.conftest import CORPUS
 
@@ -22,5 +22,6 @@ pytestmark = [
 def test_checkpoint_scores_what_its_card_says() -> None:
     card = json.loads(Path(DEFAULT_CHECKPOINT).with_suffix(".scores.json").read_text())
     clips = [c for c in read_manifest(CORPUS, "dev") if c.label is not None]
-    report = evaluate(TorchModel(DEFAULT_CHECKPOINT), clips)
+    model = TorchModel(DEFAULT_CHECKPOINT)
+    report = evaluate(model, clips, clip_answers(model, clips))
     assert report["macro_f1"] == pytest.approx(card["dev"]["macro_f1"], abs=0.005)
