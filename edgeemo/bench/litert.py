@@ -64,4 +64,6 @@ def _calibration(model: Path) -> dict[str, list[dict[str, np.ndarray]]]:
 
 
 if __name__ == "__main__":
-    write_litert(load_checkpoint(), int(sys.argv[1]), Path(sys.argv[2]))
+    reference = load_checkpoint()
+    assert isinstance(reference, CosyVoiceTiny)
+    write_litert(reference, int(sys.argv[1]), Path(sys.argv[2]))

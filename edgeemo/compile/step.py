@@ -159,10 +159,10 @@ class _Builder:
     def _release(self, at: int) -> None:
         kept = {id(t) for v, t in self.tensors.items() if self.last_use.get(v, -1) > at}
         for var, tensor in list(self.tensors.items()):
-            parts = tensor if isinstance(tensor, list) else [tensor]
-            if self.last_use.get(var, -1) == at and id(tensor) not in kept:
-                for part in parts:
-                    if part.place == "arena":
+            if self.last_use.get(var, -1) == at:
+                # Of a tuple (a split's results) each part lives as long as it is read itself.
+                for part in tensor if isinstance(tensor, list) else [tensor]:
+                    if part.place == "arena" and id(part) not in kept:
                         self.arena.release(part.offset)
 
     def _finish(self, result: list[tuple[str, Var]]) -> None:

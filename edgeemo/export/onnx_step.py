@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from edgeemo.export.contract import State, StreamContract, write_contract
 from edgeemo.files import write_file
-from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+from edgeemo.model.streaming import StreamingModel
 
 OPSET = 20  # the first with Gelu; LayerNormalization came with 17
 LARGEST_BATCH = 1024
@@ -26,7 +26,7 @@ AUDIO, PROBABILITIES = "audio", "probabilities"
 class StepModule(nn.Module):
     """Positional arguments instead of a dictionary of states, which is what torch.export names inputs by."""
 
-    def __init__(self, model: CosyVoiceTiny) -> None:
+    def __init__(self, model: StreamingModel) -> None:
         super().__init__()
         self.model = model
         self.names = list(model.state_spec())
@@ -36,7 +36,7 @@ class StepModule(nn.Module):
         return (probabilities.squeeze(1), *(after[n] for n in self.names))
 
 
-def stream_contract(model: CosyVoiceTiny) -> StreamContract:
+def stream_contract(model: StreamingModel) -> StreamContract:
     c = model.config
     states = tuple(
         State(name, name, f"{name}_next", shape, "float32", update) for name, (shape, update) in model.state_spec().items()
@@ -45,7 +45,7 @@ def stream_contract(model: CosyVoiceTiny) -> StreamContract:
     return StreamContract(c.sample_rate, c.step_samples, c.ring_frames, ring_samples, c.labels, AUDIO, PROBABILITIES, states)
 
 
-def export_step(model: CosyVoiceTiny) -> onnx.ModelProto:
+def export_step(model: StreamingModel) -> onnx.ModelProto:
     """The checked ONNX model of one step, batch symbolic, stream contract in its metadata."""
     model = copy.deepcopy(model).eval()
     model.fold()
@@ -69,7 +69,7 @@ def export_step(model: CosyVoiceTiny) -> onnx.ModelProto:
     _name_layers(exported)
     _name_batch(exported)
     del exported.metadata_props[:]
-    exported.doc_string = "CosyVoice-Tiny, emotion: one 160 ms step of a stream"
+    exported.doc_string = f"{model.title}: one 160 ms step of a stream"
     write_contract(exported, stream_contract(model))
     onnx.checker.check_model(exported, full_check=True)
     return exported

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from edgeemo_runtime.errors import EdgeEmoError
@@ -13,11 +14,21 @@ from safetensors.torch import save_file
 
 from edgeemo.model.config import ModelConfig
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+from edgeemo.model.mfcc_bilstm import MfccBiLstm, MfccConfig
+from edgeemo.model.streaming import StreamingModel
+from edgeemo.model.whisper_cls import WhisperConfig, WhisperTinyCls
 
 DEFAULT_CHECKPOINT = Path(__file__).parent / "weights" / "cosyvoice_tiny.safetensors"
 
+# By their names in checkpoints and on the command line.
+MODELS: dict[str, tuple[type[StreamingModel], type[Any]]] = {
+    CosyVoiceTiny.kind: (CosyVoiceTiny, ModelConfig),
+    WhisperTinyCls.kind: (WhisperTinyCls, WhisperConfig),
+    MfccBiLstm.kind: (MfccBiLstm, MfccConfig),
+}
 
-def save_checkpoint(model: CosyVoiceTiny, path: str | Path) -> None:
+
+def save_checkpoint(model: StreamingModel, path: str | Path) -> None:
     """Writes float16 weights (half the size; the scores in the model card are of the file as written)."""
     path = Path(path)
     tensors = {
@@ -25,11 +36,11 @@ def save_checkpoint(model: CosyVoiceTiny, path: str | Path) -> None:
     }
     partial = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, partial, metadata={"config": json.dumps(model.config.to_dict())})
+    save_file(tensors, partial, metadata={"config": json.dumps({"model": model.kind, **model.config.to_dict()})})
     os.replace(partial, path)
 
 
-def load_checkpoint(path: str | Path = DEFAULT_CHECKPOINT) -> CosyVoiceTiny:
+def load_checkpoint(path: str | Path = DEFAULT_CHECKPOINT) -> StreamingModel:
     """The model in evaluation mode. Raises EdgeEmoError naming the file and what does not fit."""
     path = Path(path)
     if not path.is_file():
@@ -39,9 +50,11 @@ def load_checkpoint(path: str | Path = DEFAULT_CHECKPOINT) -> CosyVoiceTiny:
             metadata = tensors.metadata() or {}
             stored = {k: tensors.get_tensor(k) for k in tensors.keys()}  # noqa: SIM118  not a dict
         state = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in stored.items()}
-        config = ModelConfig.from_dict(json.loads(metadata["config"]))
-        model = CosyVoiceTiny(config)
+        values = json.loads(metadata["config"])  # one key: safetensors writes several in any order
+        # The first checkpoints did not say which model they are of: there was one.
+        made, config = MODELS[values.pop("model", CosyVoiceTiny.kind)]
+        model = made(config.from_dict(values))
         model.load_state_dict(state)
     except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
-        raise EdgeEmoError(f"{path}: not a CosyVoice-Tiny checkpoint of this version ({str(error).splitlines()[0]})") from error
+        raise EdgeEmoError(f"{path}: not a checkpoint of this version ({str(error).splitlines()[0]})") from error
     return model.eval()

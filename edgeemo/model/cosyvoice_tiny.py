@@ -8,13 +8,17 @@ from torch import Tensor, nn
 from edgeemo.model.config import ModelConfig
 from edgeemo.model.frontend import FilterbankFrontend
 from edgeemo.model.layers import MASKED, DualPathBlock, EmotionConv, EmotionHead, Subsample
+from edgeemo.model.streaming import StreamingModel
 
 BLOCK_STATES = ("local_k", "local_v", "global_k", "global_v")
 HEAD_STATES = ("head_q", "head_k", "head_v")
 
 
-class CosyVoiceTiny(nn.Module):
-    """Streaming emotion classifier. All memory of a call is in the states, so a step is a pure function."""
+class CosyVoiceTiny(StreamingModel):
+    """A learnable filterbank, a dual path of local and global attention, an emotion convolution."""
+
+    kind, title = "cosyvoice-tiny", "CosyVoice-Tiny, emotion"
+    config: ModelConfig
 
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
@@ -38,8 +42,6 @@ class CosyVoiceTiny(nn.Module):
         self.subsample.fold()
 
     def state_spec(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """State name to (shape without the batch, update). Update: shift (drops the oldest), ring (may be kept in place
-        as a ring along the first axis), replace. All float32, all zero at the start of a call."""
         c, d = self.config, self.config.d_model
         spec: dict[str, tuple[tuple[int, ...], str]] = {
             "pcm": ((self.frontend.history,), "shift"),
@@ -54,9 +56,6 @@ class CosyVoiceTiny(nn.Module):
                 spec[f"block{i}_{name}"] = ((past, d), "ring")
         spec |= dict.fromkeys(HEAD_STATES, ((c.head_past, d), "ring"))
         return spec
-
-    def initial_state(self, batch: int) -> dict[str, Tensor]:
-        return {name: torch.zeros(batch, *shape) for name, (shape, _) in self.state_spec().items()}
 
     def features(self, pcm: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Filterbank features (B, 12 S, bands) of the step(s) and the states of the front end."""
@@ -83,7 +82,6 @@ class CosyVoiceTiny(nn.Module):
         return logits.reshape(-1, steps, len(c.labels)), after
 
     def forward(self, pcm: Tensor, state: dict[str, Tensor], steps: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
-        """pcm (B, S * 1280) float32 in [-1, 1] to probabilities (B, S, 7) and the next states."""
         features, front = self.features(pcm, state, steps)
         logits, after = self.logits(features, state, steps)
         return torch.softmax(logits, dim=-1), front | after

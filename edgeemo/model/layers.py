@@ -35,7 +35,7 @@ def chunk_causal(bias: Tensor, new: int, steps: int) -> Tensor:
     return full
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int, pool: Tensor | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int, pool: Tensor | None = None) -> Tensor:
     """Multi-head attention: q (N, nq, d), k and v (N, nk, d), bias broadcastable to (N, heads, nq, nk); gives (N, nq, d).
 
     With ``pool`` (N, 1, nq, 1), weights that sum to 1, the weighted mean over queries instead, (N, 1, d). The mean is taken of
@@ -47,8 +47,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int, pool: Tens
     def split(x: Tensor, n: int) -> Tensor:
         return x.reshape(-1, n, heads, width).transpose(1, 2)
 
-    scores = split(q, nq) @ split(k, nk).transpose(2, 3) * width**-0.5 + bias
-    weights = torch.softmax(scores, dim=-1)
+    scores = split(q, nq) @ split(k, nk).transpose(2, 3) * width**-0.5
+    weights = torch.softmax(scores if bias is None else scores + bias, dim=-1)
     if pool is not None:
         weights, nq = (weights * pool).sum(dim=2, keepdim=True), 1
     return (weights @ split(v, nk)).transpose(1, 2).reshape(-1, nq, d)

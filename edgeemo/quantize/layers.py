@@ -11,7 +11,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 from onnx import numpy_helper
 
 # The spectrum spans nine orders of magnitude before its logarithm: int8 would leave nothing of quiet speech.
-DEFAULT_KEEP_FP32 = (r"^frontend\.",)
+DEFAULT_KEEP_FP32 = (r"^frontend\.", r"^log_mel\.")
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def find_tokens(model: onnx.ModelProto, rings: set[str], kept: tuple[str, ...]) 
     """The tensors between projections and attention: what a MatMul of activations reads through nothing but reshapes,
     transposes and a cache (``rings``: graph inputs that are kept in place), back to a Split.
 
-    Quantized there, caches hold int8 values, and the products are int8 products. ``kept`` are names' regular expressions to leave
-    in float; an attention is left whole.
+    Quantized there, caches hold int8 values, and the products are int8 products. An attention without a cache stays in float:
+    no kernel would gain by it. ``kept`` are names' regular expressions to leave in float; an attention is left whole.
     """
     constants = {i.name for i in model.graph.initializer}
     producer = {o: n for n in model.graph.node for o in n.output}
@@ -57,15 +57,21 @@ def find_tokens(model: onnx.ModelProto, rings: set[str], kept: tuple[str, ...]) 
         for tensor in node.input:
             consumers.setdefault(tensor, []).append(node)
 
+    cached: set[str] = set()  # splits of which a part goes into a cache
+
     def origin(tensor: str) -> str | None:
-        moved = False
+        moved = held = False
         while (node := producer.get(tensor)) is not None:
             if node.op_type in ("Transpose", "Reshape"):
                 tensor, moved = node.input[0], True
             elif node.op_type == "Concat" and len(node.input) == 2 and node.input[0] in rings:
-                tensor = node.input[1]
+                tensor, held = node.input[1], True
             else:
-                return tensor if moved and node.op_type == "Split" and len(consumers[tensor]) == 1 else None
+                if not moved or node.op_type != "Split" or len(consumers[tensor]) != 1:
+                    return None
+                if held:
+                    cached.add(node.name)
+                return tensor
         return None
 
     keep = _matcher(kept, "--keep-fp16")
@@ -77,7 +83,7 @@ def find_tokens(model: onnx.ModelProto, rings: set[str], kept: tuple[str, ...]) 
                 part = list(split.output).index(tensor)
                 name = f"{node.name.rsplit('.', 1)[0]}.{'qkv'[part] if len(split.output) == 3 else part}"
                 found.setdefault(split.name, []).append(Tokens(name, tensor, "fp32" if keep(name) else "int8"))
-    whole = (group for group in found.values() if all(t.precision == "int8" for t in group))
+    whole = (g for split, g in found.items() if split in cached and all(t.precision == "int8" for t in g))
     return [t for group in whole for t in sorted(group, key=lambda t: t.input)]
 
 

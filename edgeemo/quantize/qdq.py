@@ -38,10 +38,11 @@ def rewrite(
         front = before.setdefault(layer.name, [])
         if layer.precision == "fp16":
             half = f"{layer.weight_name}_fp16"
-            added[half] = numpy_helper.from_array(layer.weight.astype(np.float16), half)
-            front.append(
-                helper.make_node("Cast", [half], [f"{half}_cast"], name=f"{layer.name}.cast_weight", to=TensorProto.FLOAT)
-            )
+            if half not in added:
+                added[half] = numpy_helper.from_array(layer.weight.astype(np.float16), half)
+                front.append(
+                    helper.make_node("Cast", [half], [f"{half}_cast"], name=f"{layer.name}.cast_weight", to=TensorProto.FLOAT)
+                )
             node.input[1] = f"{half}_cast"
         elif layer.precision == "int8":
             if layer.input not in dequantized:
@@ -74,8 +75,11 @@ def _activation_pair(tensor: str, scale: float, added: dict[str, onnx.TensorProt
 
 
 def _int8_weight(layer: Layer, front: list[onnx.NodeProto], added: dict[str, onnx.TensorProto]) -> str:
-    scales = weight_scales(layer.weight, layer.axis)
+    """The dequantized weight's name; of one that several layers share, made before the first of them."""
     name = layer.weight_name
+    if f"{name}_int8" in added:
+        return f"{name}_dequantized"
+    scales = weight_scales(layer.weight, layer.axis)
     zeros = f"int8_zeros_{len(scales)}"
     added[f"{name}_int8"] = numpy_helper.from_array(quantize_weight(layer.weight, scales, layer.axis), f"{name}_int8")
     added[f"{name}_scale"] = numpy_helper.from_array(scales, f"{name}_scale")

@@ -6,22 +6,68 @@ teacher's standardised states; the soft labels of a clip come from a classifier 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import soxr
 import torch
+from edgeemo_runtime.errors import EdgeEmoError
 from torch import Tensor
 
 from edgeemo.data.corpus import CROP_S, SPEEDS, Batch, Corpus, change_speed
+from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.model.config import ModelConfig
-from edgeemo.model.whisper import FRAME_SAMPLES, RATE, WhisperEncoder
+from edgeemo.model.whisper import FRAME_SAMPLES, RATE, WhisperEncoder, load_whisper
+from edgeemo.model.whisper_cls import WhisperTinyCls
 
 FOLDS = 5
 EXTRA_COPIES, EXTRA_SPEEDS = 2, (0.85, 1.15)  # of speech without labels
 EXTRA_SHARE = 0.5  # as many pieces of it in an epoch as this share of the labelled clips
 L2 = 0.03  # of the classifier on standardised features; chosen on dev
+
+
+FRAME_S = FRAME_SAMPLES / RATE  # of the teacher's states, 20 ms
+
+# Audio (samples,) at the student's rate, whole steps, to the states (frames of 20 ms, width) after each of the teacher's layers.
+Listen = Callable[[np.ndarray], list[Tensor]]
+
+
+def frozen_teacher(encoder: WhisperEncoder, rate: int) -> Listen:
+    """Whisper's encoder as it came, on the whole clip."""
+    return lambda audio: [s[0] for s in encoder(torch.from_numpy(soxr.resample(audio, rate, RATE))[None])]
+
+
+def tuned_teacher(model: WhisperTinyCls) -> Listen:
+    """The encoder of Whisper-Tiny + CLS, on windows one after another, the last one ending with the clip."""
+    c = model.config
+
+    def listen(audio: np.ndarray) -> list[Tensor]:
+        pcm = torch.cat([torch.zeros(c.frame - c.hop), torch.from_numpy(audio)])[None]
+        mel = torch.nn.functional.pad(model.log_mel(pcm), (0, 0, c.ring_frames, 0))  # silence before the call
+        steps = len(audio) // c.step_samples
+        parts: list[list[Tensor]] = []
+        heard = 0
+        while heard < steps:
+            end = min(heard + c.window_steps, steps)
+            window = mel[:, end * c.frames_per_step : end * c.frames_per_step + c.ring_frames]
+            new = (end - heard) * c.frames_per_step // 2  # the encoder halves the frames
+            parts.append([s[0, -new:] for s in model.encoder.encode(model.scaled(window).transpose(1, 2))])
+            heard = end
+        return [torch.cat(states) for states in zip(*parts, strict=True)]
+
+    return listen
+
+
+def load_teacher(name: str, rate: int) -> Listen:
+    """``whisper``: the installed package's encoder; else a checkpoint of Whisper-Tiny + CLS. Raises EdgeEmoError for another."""
+    if name == "whisper":
+        return frozen_teacher(load_whisper(), rate)
+    model = load_checkpoint(name)
+    if not isinstance(model, WhisperTinyCls) or model.config.sample_rate != rate:
+        raise EdgeEmoError(f"{name}: is a checkpoint of {model.title}; a teacher is `whisper` or a whisper-tiny-cls checkpoint")
+    return tuned_teacher(model)
 
 
 @dataclass
@@ -32,9 +78,9 @@ class Lesson:
     states: Tensor
 
 
-def token_pooling(steps: int, tokens_per_step: int, step_samples: int) -> Tensor:
+def token_pooling(steps: int, tokens_per_step: int, step_s: float) -> Tensor:
     """Weights (tokens, teacher frames) that average over each token the teacher frames it overlaps; rows sum to 1."""
-    frames, tokens = step_samples // FRAME_SAMPLES, tokens_per_step  # per step, step_samples counted at the teacher's rate
+    frames, tokens = round(step_s / FRAME_S), tokens_per_step  # per step
     edges = np.arange(tokens + 1) * frames / tokens
     start, end = edges[:-1, None], edges[1:, None]
     overlap = np.clip(np.minimum(end, np.arange(1, frames + 1)) - np.maximum(start, np.arange(frames)), 0, None)
@@ -43,7 +89,7 @@ def token_pooling(steps: int, tokens_per_step: int, step_samples: int) -> Tensor
 
 
 def teach(
-    teacher: WhisperEncoder,
+    teacher: Listen,
     audio: Sequence[np.ndarray],
     layers: Sequence[int],
     rate: int,
@@ -61,11 +107,11 @@ def teach(
         padded = np.zeros(steps * step_samples, dtype=np.float32)
         padded[: len(heard)] = heard
         with torch.inference_mode():
-            states = [s[0] for s in teacher(torch.from_numpy(soxr.resample(padded, rate, RATE))[None])]
-            pooling = token_pooling(steps, tokens_per_step, step_samples * RATE // rate)
+            states = teacher(padded)
+            pooling = token_pooling(steps, tokens_per_step, step_samples / rate)
             chosen = torch.cat([states[i - 1] for i in layers], dim=1)
             lessons.append(Lesson(padded, (pooling @ chosen).half()))
-            real = -(-len(heard) * (RATE // rate) // FRAME_SAMPLES)
+            real = math.ceil(len(heard) / rate / FRAME_S)
             summaries.append(torch.cat([f(s[:real], dim=0) for s in states for f in (torch.mean, torch.std)]).numpy())
         advance(1)
     return lessons, np.stack(summaries)
@@ -133,7 +179,7 @@ class Lessons:
     def __init__(
         self,
         corpus: Corpus,
-        teacher: WhisperEncoder,
+        teacher: Listen,
         layers: Sequence[int],
         copies: int,
         config: ModelConfig,

@@ -1,15 +1,15 @@
-"""Training from labelled clips: telephone channel, SpecAugment, AdamW with one cycle, weight averaging, dev selection."""
+"""Training CosyVoice-Tiny: from labelled clips through a telephone line, with SpecAugment, with or without a teacher."""
 
 from __future__ import annotations
 
-import copy
 import sys
-import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from edgeemo_runtime.errors import EdgeEmoError
 from torch import Tensor
 
 from edgeemo.console import progress_bar
@@ -17,10 +17,11 @@ from edgeemo.data.clips import read_manifest
 from edgeemo.data.corpus import Batch, Corpus, unlabelled_pieces
 from edgeemo.data.telephone import TelephoneChannel
 from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
-from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
+from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
-from edgeemo.model.whisper import WhisperEncoder
-from edgeemo.train.teacher import EXTRA_COPIES, Lessons
+from edgeemo.model.streaming import StreamingModel
+from edgeemo.train.loop import class_weights, fit, smoothed_nll
+from edgeemo.train.teacher import EXTRA_COPIES, Lessons, Listen
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,6 @@ def clip_log_probabilities(model: CosyVoiceTiny, features: Tensor, batch: Batch)
     real = (torch.arange(steps) < batch.steps[:, None]).float()
     mean = torch.logsumexp(log_p + real.log()[:, :, None], dim=1) - batch.steps.log()[:, None]
     return mean, log_p, real
-
-
-def smoothed_nll(log_p: Tensor, target: Tensor, smoothing: float, weight: Tensor) -> Tensor:
-    """Label-smoothed negative log-likelihood per row, weighted by class; log_p (..., 7), target (...)."""
-    nll = -log_p.gather(-1, target[..., None])[..., 0]
-    return weight[target] * ((1 - smoothing) * nll - smoothing * log_p.mean(dim=-1))
 
 
 class Student:
@@ -124,7 +119,7 @@ def train(
     recipe: Recipe,
     threads: int,
     init: Path | None = None,
-    teacher: WhisperEncoder | None = None,
+    teacher: Listen | None = None,
     unlabelled: Path | None = None,
 ) -> dict[str, object]:
     """Trains on the split ``train`` of ``folder``, keeps the best averaged weights on ``dev``, writes them to ``out``.
@@ -138,6 +133,8 @@ def train(
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     model = CosyVoiceTiny() if init is None else load_checkpoint(init)
+    if not isinstance(model, CosyVoiceTiny):
+        raise EdgeEmoError(f"{init}: is a checkpoint of {model.title}; give --model {model.kind} to go on with it")
     c = model.config
     print(f"recipe: {recipe}", file=sys.stderr)
     train_set = Corpus(read_manifest(folder, "train"), c.sample_rate, c.step_samples)
@@ -145,7 +142,6 @@ def train(
     print(f"clips: {len(train_set.clips)} train, {len(dev_set.clips)} dev", file=sys.stderr)
     if init is None:
         _set_statistics(model, train_set, recipe.batch)
-    averaged = copy.deepcopy(model)
     lessons: Corpus | Lessons = train_set
     student = None
     if teacher is not None:
@@ -153,28 +149,19 @@ def train(
         with progress_bar("teacher listens", recipe.copies * len(train_set.clips) + EXTRA_COPIES * len(extra)) as advance:
             lessons = Lessons(train_set, teacher, recipe.teacher_layers, recipe.copies, c, rng, extra, advance)
         student = Student(model, len(recipe.teacher_layers), lessons.copies[0][0].states.shape[1])
-    counts = np.bincount(train_set.label, minlength=len(c.labels))
-    weight = torch.tensor((counts.max() / np.maximum(counts, 1)) ** 0.5, dtype=torch.float32)
-    weight /= (weight * torch.tensor(counts)).sum() / counts.sum()
+    weight = class_weights(train_set.label, len(c.labels))
     channel = TelephoneChannel(recipe.seed, recipe.line)
     # The filterbank is a softplus of large negative numbers: decaying those to zero would open every band to every bin.
     is_decayed = {n: p.ndim >= 2 and "filters" not in n for n, p in model.named_parameters()}
     decayed = [p for n, p in model.named_parameters() if is_decayed[n]]
     others = [p for n, p in model.named_parameters() if not is_decayed[n]]
     others += list(student.maps.parameters()) if student else []
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=recipe.peak_lr,
-        betas=(0.9, 0.98),
-    )
-    per_epoch = -(-len(lessons) // recipe.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.peak_lr, total_steps=per_epoch * recipe.epochs, pct_start=0.08, cycle_momentum=False
-    )
-    best, scores = -1.0, []
-    for epoch in range(recipe.epochs):
-        model.train()
-        began, total = time.monotonic(), 0.0
+    groups = [
+        {"params": decayed, "lr": recipe.peak_lr, "weight_decay": recipe.weight_decay},
+        {"params": others, "lr": recipe.peak_lr, "weight_decay": 0.0},
+    ]
+
+    def losses() -> Iterator[Tensor]:
         for batch, _ in lessons.batches(recipe.batch, rng):
             steps = batch.pcm.shape[1] // c.step_samples
             features, _ = model.features(channel(batch.pcm), model.initial_state(len(batch.pcm)), steps)
@@ -185,31 +172,11 @@ def train(
             targets = batch.label[:, None].expand(-1, steps)
             step_loss = (smoothed_nll(log_p, targets, recipe.label_smoothing, weight) * known).sum() / known.sum().clamp(min=1)
             loss = step_loss + recipe.clip_loss * clip_loss
-            if student is not None:
-                loss = loss + student.loss(batch, mean, real, recipe)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach())
-            # A short memory at first: averaging in the random start would only slow the beginning.
-            decay = min(recipe.average, (1 + schedule.last_epoch) / (10 + schedule.last_epoch))
-            with torch.no_grad():
-                for a, p in zip(averaged.parameters(), model.parameters(), strict=True):
-                    a.lerp_(p, 1 - decay)
-                for mine, theirs in zip(averaged.buffers(), model.buffers(), strict=True):
-                    mine.copy_(theirs)
-        score = evaluate(averaged, dev_set)
-        scores.append(round(score, 4))
-        mark = ""
-        if score > best:
-            best, mark = score, " *"
-            save_checkpoint(averaged, out)
-        took = time.monotonic() - began
-        print(
-            f"epoch {epoch + 1:3}/{recipe.epochs}  loss {total / per_epoch:.3f}  dev macro-F1 {score:.4f}{mark}  {took:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
-    return {"recipe": asdict(recipe), "dev_macro_f1": scores, "best_dev_macro_f1": round(best, 4), "checkpoint": str(out)}
+            yield loss if student is None else loss + student.loss(batch, mean, real, recipe)
+
+    def score(averaged: StreamingModel) -> float:
+        assert isinstance(averaged, CosyVoiceTiny)
+        return evaluate(averaged, dev_set)
+
+    report = fit(model, groups, losses, -(-len(lessons) // recipe.batch), recipe.epochs, recipe.average, score, out)
+    return {"recipe": asdict(recipe), **report}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from edgeemo_runtime.errors import EdgeEmoError
 
-from edgeemo.model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, save_checkpoint
+from edgeemo.model.checkpoint import DEFAULT_CHECKPOINT, MODELS, load_checkpoint, save_checkpoint
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 
 
@@ -43,3 +43,15 @@ def test_folding_changes_nothing(model: CosyVoiceTiny) -> None:
         a, _ = model(pcm, model.initial_state(2))
         b, _ = folded(pcm, folded.initial_state(2))
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_model_comes_back_as_itself_and_the_same_bytes(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = MODELS[kind][0]()
+    for name in "abcd":
+        save_checkpoint(model, tmp_path / name)
+    assert len({(tmp_path / n).read_bytes() for n in "abcd"}) == 1
+    again = load_checkpoint(tmp_path / "a")
+    assert type(again) is MODELS[kind][0]
+    assert again.config == model.config

@@ -12,16 +12,18 @@ from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.data.clips import read_manifest
 from edgeemo.data.corpus import Corpus, change_speed, unlabelled_pieces
-from edgeemo.model.checkpoint import load_checkpoint
+from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.config import ModelConfig
+from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.whisper import WhisperEncoder, load_whisper, read_ctranslate2, slaney_mel
-from edgeemo.train.teacher import Lesson, Lessons, soft_labels, standardise, token_pooling
+from edgeemo.model.whisper_cls import WhisperConfig, WhisperTinyCls
+from edgeemo.train.teacher import Lesson, Lessons, frozen_teacher, load_teacher, soft_labels, standardise, token_pooling
 from edgeemo.train.trainer import Recipe, train
 from tests.train.test_trainer import small_corpus  # noqa: F401  a fixture
 
 
 def test_pooling_averages_the_frames_a_token_overlaps() -> None:
-    pooling = token_pooling(2, 3, 2560)  # 160 ms at 16 kHz: eight teacher frames, three tokens
+    pooling = token_pooling(2, 3, 0.16)  # eight teacher frames, three tokens
     assert pooling.shape == (6, 16)
     torch.testing.assert_close(pooling.sum(dim=1), torch.ones(6))
     torch.testing.assert_close(pooling[0, :4], torch.tensor([3, 3, 2, 0]) / 8)
@@ -95,7 +97,7 @@ def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.slow
 def test_training_with_a_teacher(small_corpus: Path, tmp_path: Path) -> None:  # noqa: F811
     torch.manual_seed(0)
-    teacher = WhisperEncoder(32, 2, 2).eval()
+    teacher = frozen_teacher(WhisperEncoder(32, 2, 2).eval(), 8000)
     recipe = Recipe(epochs=1, batch=8, copies=2, teacher_layers=(1, 2))
     made = [train(small_corpus, tmp_path / n, recipe, 1, teacher=teacher) and (tmp_path / n).read_bytes() for n in "ab"]
     assert made[0] == made[1]
@@ -109,7 +111,7 @@ def test_unlabelled_speech_is_followed_but_has_no_label(small_corpus: Path, tmp_
     import soundfile
 
     torch.manual_seed(0)
-    teacher = WhisperEncoder(32, 2, 2).eval()
+    teacher = frozen_teacher(WhisperEncoder(32, 2, 2).eval(), 8000)
     rng = np.random.default_rng(5)
     prompts = tmp_path / "prompts"
     prompts.mkdir()
@@ -135,3 +137,23 @@ def test_unlabelled_speech_is_followed_but_has_no_label(small_corpus: Path, tmp_
     with pytest.raises(EdgeEmoError, match="no speech"):
         (prompts / "long.wav").unlink()
         unlabelled_pieces(prompts, 8000)
+
+
+def test_tuned_teacher_hears_windows_that_end_with_the_clip(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = WhisperConfig(width=32, heads=2, layers=2, window_steps=4)
+    model = WhisperTinyCls(config).eval()
+    save_checkpoint(model, tmp_path / "tuned")
+    audio = 0.1 * np.random.default_rng(0).standard_normal(6 * 1280).astype(np.float32)
+    with torch.inference_mode():
+        states = load_teacher(str(tmp_path / "tuned"), 8000)(audio)
+        assert [tuple(s.shape) for s in states] == [(48, 32)] * 2  # 6 steps of 8 frames
+        saved = load_checkpoint(tmp_path / "tuned")
+        assert isinstance(saved, WhisperTinyCls)
+        seen, _, _ = saved.windows(torch.from_numpy(audio)[None], saved.initial_state(1), 6)
+        for step, new in ((3, slice(0, 32)), (5, slice(32, 48))):  # the first window, and what is new in the last
+            whole = saved.encoder.encode(saved.scaled(seen[step : step + 1]).transpose(1, 2))[1][0]
+            torch.testing.assert_close(states[1][new], whole[-(new.stop - new.start) :], atol=1e-5, rtol=1e-4)
+    save_checkpoint(CosyVoiceTiny(), tmp_path / "other")
+    with pytest.raises(EdgeEmoError, match="whisper-tiny-cls"):
+        load_teacher(str(tmp_path / "other"), 8000)

@@ -1,0 +1,80 @@
+"""The loop that every recipe shares: AdamW with one cycle, averaged weights, the best of them on dev kept."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgeemo.model.checkpoint import save_checkpoint
+from edgeemo.model.streaming import StreamingModel
+
+
+def class_weights(label: np.ndarray, classes: int) -> Tensor:
+    """Square root of how much rarer a class is than the most frequent, on average 1 over the clips; float32 (classes,)."""
+    counts = np.bincount(label, minlength=classes)
+    weight = torch.tensor((counts.max() / np.maximum(counts, 1)) ** 0.5, dtype=torch.float32)
+    return weight / ((weight * torch.tensor(counts)).sum() / counts.sum())
+
+
+def smoothed_nll(log_p: Tensor, target: Tensor, smoothing: float, weight: Tensor) -> Tensor:
+    """Label-smoothed negative log-likelihood per row, weighted by class; log_p (..., 7), target (...)."""
+    nll = -log_p.gather(-1, target[..., None])[..., 0]
+    return weight[target] * ((1 - smoothing) * nll - smoothing * log_p.mean(dim=-1))
+
+
+def fit(
+    model: StreamingModel,
+    groups: list[dict[str, Any]],
+    losses: Callable[[], Iterator[Tensor]],
+    batches: int,
+    epochs: int,
+    average: float,
+    score: Callable[[StreamingModel], float],
+    out: Path,
+) -> dict[str, object]:
+    """``groups``: AdamW's, each with its peak learning rate; ``losses``: an epoch of ``batches`` losses of ``model``; ``score``:
+    of the averaged weights on dev, the best of which are written to ``out``. Returns the scores."""
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [g["lr"] for g in groups], total_steps=batches * epochs, pct_start=0.08, cycle_momentum=False
+    )
+    averaged = copy.deepcopy(model)
+    best, scores = -1.0, []
+    for epoch in range(epochs):
+        model.train()
+        began, total = time.monotonic(), 0.0
+        for loss in losses():
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach())
+            # A short memory at first: averaging in the random start would only slow the beginning.
+            decay = min(average, (1 + schedule.last_epoch) / (10 + schedule.last_epoch))
+            with torch.no_grad():
+                for a, p in zip(averaged.parameters(), model.parameters(), strict=True):
+                    a.lerp_(p, 1 - decay)
+                for mine, theirs in zip(averaged.buffers(), model.buffers(), strict=True):
+                    mine.copy_(theirs)
+        reached = score(averaged)
+        scores.append(round(reached, 4))
+        mark = ""
+        if reached > best:
+            best, mark = reached, " *"
+            save_checkpoint(averaged, out)
+        took = time.monotonic() - began
+        print(
+            f"epoch {epoch + 1:3}/{epochs}  loss {total / batches:.3f}  dev macro-F1 {reached:.4f}{mark}  {took:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+    return {"dev_macro_f1": scores, "best_dev_macro_f1": round(best, 4), "checkpoint": str(out)}

@@ -1,0 +1,167 @@
+"""Training the windowed models, Whisper-Tiny + CLS and MFCC + BiLSTM: one window of each clip, as a call would show it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from edgeemo_runtime.errors import EdgeEmoError
+from torch import Tensor
+
+from edgeemo.data.clips import read_manifest
+from edgeemo.data.corpus import Corpus, change_speed
+from edgeemo.data.telephone import TelephoneChannel
+from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
+from edgeemo.model.checkpoint import load_checkpoint
+from edgeemo.model.mfcc_bilstm import MfccBiLstm
+from edgeemo.model.streaming import StreamingModel
+from edgeemo.model.whisper import load_whisper
+from edgeemo.model.whisper_cls import WhisperTinyCls
+from edgeemo.model.windowed import WindowedModel
+from edgeemo.train.loop import class_weights, fit, smoothed_nll
+
+DEV_STRIDE = 5  # every so many steps of a clip, and its last, count for dev: a window costs as much as a second of training
+
+
+@dataclass(frozen=True)
+class WindowRecipe:
+    epochs: int = 14
+    batch: int = 16
+    peak_lr: float = 1e-4
+    head_lr: float = 1e-3  # of what does not come from Whisper
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    average: float = 0.995
+    speeds: tuple[float, float] = (0.88, 1.14)
+    whole: float = 0.4  # share of clips heard to their end; the others end anywhere from step ``earliest`` on
+    earliest: int = 5
+    bands_masked: float = 0.15  # SpecAugment: up to this share of the bands, twice
+    frames_masked: int = 30  # and up to so many frames, twice
+    line: float = 0.3
+    half: bool = True  # matrix products in bfloat16
+    seed: int = 1
+
+
+RECIPES = {WhisperTinyCls.kind: WindowRecipe(), MfccBiLstm.kind: WindowRecipe(epochs=60, peak_lr=2e-3, head_lr=2e-3, half=False)}
+
+
+def draw_windows(
+    audio: list[np.ndarray], size: int, step: int, recipe: WindowRecipe, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """A window of each clip at a random speed, ending at its end or before: pcm (n, size * step) with silence in front of a clip
+    that does not fill it, and the steps that are the clip's (n, 1)."""
+    pcm, heard = torch.zeros(len(audio), size * step), torch.zeros(len(audio), 1)
+    for row, samples in enumerate(audio):
+        heard_at = change_speed(samples, rng.uniform(*recipe.speeds))
+        steps = max(1, -(-len(heard_at) // step))
+        whole = steps <= recipe.earliest or rng.random() < recipe.whole
+        end = steps if whole else int(rng.integers(recipe.earliest, steps + 1))
+        padded = np.zeros(steps * step, dtype=np.float32)
+        padded[: len(heard_at)] = heard_at
+        chosen = padded[max(0, end - size) * step : end * step]
+        pcm[row, size * step - len(chosen) :] = torch.from_numpy(chosen)
+        heard[row] = len(chosen) // step
+    return pcm, heard
+
+
+def mask_windows(mel: Tensor, recipe: WindowRecipe, rng: np.random.Generator) -> Tensor:
+    """SpecAugment (Park et al. 2019) on scaled log-mel (n, frames, bands): two band and two time masks, filled with the mean."""
+    masked = mel.clone()
+    _, frames, bands = mel.shape
+    widest = int(recipe.bands_masked * bands)
+    for row in range(len(mel)):
+        for _ in range(2):
+            width = int(rng.integers(widest + 1))
+            start = int(rng.integers(bands - width + 1))
+            masked[row, :, start : start + width] = mel[row].mean()
+            width = int(rng.integers(recipe.frames_masked + 1))
+            start = int(rng.integers(frames - width + 1))
+            masked[row, start : start + width] = mel[row].mean()
+    return masked
+
+
+def evaluate(model: WindowedModel, corpus: Corpus, half: bool) -> float:
+    """Macro-F1 of the mean probability over every DEV_STRIDE-th step of a clip, and its last."""
+    model.eval()
+    answer = np.empty(len(corpus.clips), dtype=np.int64)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        for batch, index in corpus.batches(32):
+            steps = batch.pcm.shape[1] // corpus.step_samples
+            seen, heard, _ = model.windows(batch.pcm, model.initial_state(len(index)), steps)
+            ends = [(r, s) for r, n in enumerate(batch.steps.tolist()) for s in sorted({n - 1, *range(2, n, DEV_STRIDE)})]
+            rows = torch.tensor([r * steps + s for r, s in ends])
+            p = torch.cat([torch.softmax(model.classify(model.scaled(seen[i]), heard[i]).float(), dim=1) for i in rows.split(64)])
+            clip = torch.tensor([r for r, _ in ends])
+            total = torch.zeros(len(index), p.shape[1]).index_add_(0, clip, p)
+            answer[index] = (total / torch.bincount(clip)[:, None]).argmax(dim=1).numpy()
+    return macro_f1(confusion_matrix(corpus.label, answer, len(model.config.labels)))
+
+
+def new_model(kind: str) -> WindowedModel:
+    """Before training: Whisper's encoder, or random. Raises EdgeEmoError where Whisper's weights are not installed."""
+    return WhisperTinyCls(encoder=load_whisper()) if kind == WhisperTinyCls.kind else MfccBiLstm()
+
+
+def _groups(model: WindowedModel, recipe: WindowRecipe) -> list[dict[str, object]]:
+    """Whisper's own weights go slower than what is new; only matrices decay."""
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, p in model.named_parameters():
+        groups.setdefault((name.startswith("encoder."), p.ndim >= 2), []).append(p)
+    return [
+        {"params": ps, "lr": recipe.peak_lr if old else recipe.head_lr, "weight_decay": recipe.weight_decay if matrix else 0.0}
+        for (old, matrix), ps in groups.items()
+    ]
+
+
+def train_windowed(
+    kind: str, folder: Path, out: Path, recipe: WindowRecipe, threads: int, init: Path | None = None
+) -> dict[str, object]:
+    """As trainer.train, for a windowed model. Raises EdgeEmoError if ``init`` is of another model."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng(recipe.seed)
+    model = new_model(kind) if init is None else load_checkpoint(init)
+    if not isinstance(model, WindowedModel) or model.kind != kind:
+        raise EdgeEmoError(f"{init}: is a checkpoint of {model.title}; give --model {model.kind} to go on with it")
+    c = model.config
+    print(f"recipe: {recipe}", file=sys.stderr)
+    train_set = Corpus(read_manifest(folder, "train"), c.sample_rate, c.step_samples)
+    dev_set = Corpus(read_manifest(folder, "dev"), c.sample_rate, c.step_samples)
+    print(f"clips: {len(train_set.clips)} train, {len(dev_set.clips)} dev", file=sys.stderr)
+    weight = class_weights(train_set.label, len(c.labels))
+    channel = TelephoneChannel(recipe.seed, recipe.line)
+    before = torch.zeros(1, c.frame - c.hop)
+    samples = torch.arange(c.window_steps * c.step_samples)
+
+    def windows(clips: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Scaled log-mel of a window of each of ``clips``, and the steps heard in it."""
+        pcm, heard = draw_windows([train_set.audio[i] for i in clips], c.window_steps, c.step_samples, recipe, rng)
+        # Before a call begins there is nothing, not a line's noise.
+        pcm = channel(pcm) * (samples >= len(samples) - heard * c.step_samples)
+        with torch.no_grad():
+            return model.scaled(model.log_mel(torch.cat([before.expand(len(pcm), -1), pcm], dim=1))), heard
+
+    if isinstance(model, MfccBiLstm) and init is None:
+        with torch.no_grad():
+            model.set_statistics(model.cepstra(windows(rng.permutation(len(train_set))[:256])[0]).flatten(0, 1))
+
+    def losses() -> Iterator[Tensor]:
+        order = rng.permutation(len(train_set))
+        for group in np.split(order, range(recipe.batch, len(order), recipe.batch)):
+            mel, heard = windows(group)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.half):
+                logits = model.classify(mask_windows(mel, recipe, rng), heard)
+            label = torch.from_numpy(train_set.label[group])
+            yield smoothed_nll(torch.log_softmax(logits.float(), dim=1), label, recipe.label_smoothing, weight).mean()
+
+    def score(averaged: StreamingModel) -> float:
+        assert isinstance(averaged, WindowedModel)
+        return evaluate(averaged, dev_set, recipe.half)
+
+    batches = -(-len(train_set) // recipe.batch)
+    report = fit(model, _groups(model, recipe), losses, batches, recipe.epochs, recipe.average, score, out)
+    return {"model": kind, "recipe": asdict(recipe), **report}
