@@ -178,7 +178,7 @@ def compile_(model: Path, target_name: str, debug_dump: Path | None, out: Path |
     board = load_target(target_name)
     compiled = compile_onnx(model, board, debug_dump)
     write_file(target, compiled.archive, force)
-    ours = {k: v for k, v in compiled.kernels.items() if k.startswith(("gemm", "attention", "layer_norm", "quantize"))}
+    ours = {k: v for k, v in compiled.kernels.items() if k.startswith(("gemm", "attention", "product", "layer_norm", "quantize"))}
     facts = {
         "out": str(target),
         "bytes": len(compiled.archive),

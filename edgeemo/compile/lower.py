@@ -8,7 +8,7 @@ from tvm import relax
 
 from edgeemo.compile.importer import Imported
 from edgeemo.compile.kernels.builder import KernelTarget
-from edgeemo.compile.passes import fuse_attention, fuse_gemm, fuse_norm, stock
+from edgeemo.compile.passes import fuse_attention, fuse_gemm, fuse_norm, fuse_product, stock
 from edgeemo.compile.passes.graph import Graph, KernelTable
 from edgeemo.compile.step import Step, build_step
 
@@ -22,6 +22,7 @@ def lower(model: Imported, target: KernelTarget, dump: Dump) -> tuple[Step, Kern
     graph = Graph(model.mod)
     in_place = fuse_attention.run(graph, table, model.states)
     left = fuse_gemm.run(graph, table)
+    fuse_product.run(graph, table)
     fuse_norm.run(graph, table)
     fuse_norm.run_quantize(graph, table)
     mod = graph.finish(_results(graph, model, in_place))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from edgeemo_runtime.audio import load_audio
+from edgeemo_runtime.audio import audio_seconds, load_audio
 from edgeemo_runtime.errors import EdgeEmoError
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from edgeemo.data.clips import Clip, find_clips
 CROP_S = 2.88  # 18 steps; random, so that a batch of any clips is little padding
 SPEEDS = (0.9, 1.1)
 SILENCE_RMS = 1e-3
+LEAST_PIECE_S = 0.75
 
 
 @dataclass
@@ -47,9 +48,11 @@ def unlabelled_pieces(folder: Path, rate: int) -> list[np.ndarray]:
     size = int(CROP_S * rate)
     pieces = []
     for clip in find_clips(folder):
+        if audio_seconds(clip.path) < LEAST_PIECE_S:  # an empty file among prompts is no mistake
+            continue
         audio = load_audio(clip.path, rate)
         cut = (audio[i : i + size] for i in range(0, len(audio), size))
-        pieces += [p for p in cut if len(p) >= 0.75 * rate and np.sqrt(np.mean(p**2)) > SILENCE_RMS]
+        pieces += [p for p in cut if len(p) >= LEAST_PIECE_S * rate and np.sqrt(np.mean(p**2)) > SILENCE_RMS]
     if not pieces:
         raise EdgeEmoError(f"{folder}: holds no speech of 0.75 s or more")
     return pieces

@@ -123,9 +123,9 @@ class WindowedModel(StreamingModel):
         return windows(seen, c.ring_frames, c.frames_per_step, steps), heard, after
 
     def scaled(self, mel: Tensor) -> Tensor:
-        """Whisper's scale, its loudest band always at 1.5: a call's level means nothing."""
+        """Whisper's scale, its loudest band always at 1.0: a call's level means nothing."""
         top = mel.amax(dim=(1, 2), keepdim=True)
-        return torch.clamp(mel - top, min=-self.config.range_decades) / 4.0 + 1.5
+        return torch.clamp(mel - top, min=-self.config.range_decades) / 4.0 + 1.0
 
     def classify(self, mel: Tensor, heard: Tensor) -> Tensor:
         """Logits (N, classes) of scaled windows (N, frames, bands) of which the last ``heard`` (N, 1) steps are the call's."""

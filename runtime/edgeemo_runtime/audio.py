@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,26 @@ def check_samples(samples: np.ndarray, name: str) -> None:
         raise EdgeEmoError(f"{name}: sample {first} is NaN or infinite; write the file again from its source")
 
 
+def _open_file(path: Path, use: Callable[[Path], Any]) -> Any:
+    """``use`` of an audio file. Raises EdgeEmoError naming it if it is missing, or not audio."""
+    _need_files_extra()
+    import soundfile
+
+    if not path.is_file():
+        raise EdgeEmoError(f"{path}: no such file")
+    try:
+        return use(path)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise EdgeEmoError(f"{path}: not an audio file that libsndfile reads ({str(error).rsplit(': ', 1)[-1]})") from error
+
+
+def audio_seconds(path: str | Path) -> float:
+    """Length of a file, without reading it all. Raises EdgeEmoError naming it if it is missing or not audio."""
+    import soundfile
+
+    return float(_open_file(Path(path), soundfile.info).duration)
+
+
 def load_audio(path: str | Path, rate: int) -> np.ndarray:
     """Reads WAV, FLAC, OGG (whatever libsndfile reads) at any rate, mono or more.
 
@@ -47,12 +68,7 @@ def load_audio(path: str | Path, rate: int) -> np.ndarray:
     import soxr
 
     path = Path(path)
-    if not path.is_file():
-        raise EdgeEmoError(f"{path}: no such file")
-    try:
-        samples, source_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise EdgeEmoError(f"{path}: not an audio file that libsndfile reads ({str(error).rsplit(': ', 1)[-1]})") from error
+    samples, source_rate = _open_file(path, lambda p: soundfile.read(p, dtype="float32", always_2d=True))
     check_samples(samples, str(path))
     mono = samples.mean(axis=1)
     if source_rate != rate:

@@ -118,6 +118,7 @@ def test_unlabelled_speech_is_followed_but_has_no_label(small_corpus: Path, tmp_
     soundfile.write(prompts / "long.wav", 0.1 * rng.standard_normal(8000 * 7), 8000)
     soundfile.write(prompts / "silent.wav", np.zeros(16000), 8000)
     soundfile.write(prompts / "short.wav", 0.1 * rng.standard_normal(4000), 8000)
+    soundfile.write(prompts / "empty.wav", np.zeros(0), 8000)
     pieces = unlabelled_pieces(prompts, 8000)
     assert [len(p) for p in pieces] == [23040, 23040, 9920]
     corpus = Corpus(read_manifest(small_corpus, "train"), 8000, 1280)
