@@ -13,7 +13,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-.PHONY: run test soak bench bench-peers lint fmt qemu dist calibration clean install
+.PHONY: run test soak bench bench-peers reproduce-table lint fmt qemu dist calibration clean install
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
@@ -58,6 +58,11 @@ bench: run build/emotion-float-host.edgeemo build/emotion-float-aarch64-neon.edg
 
 build/emotion-float-%.edgeemo: run
 	$(BIN)/edgeemo compile build/emotion.onnx --target $* --out $@ --force >/dev/null
+
+# The mission's table from the committed weights, on real speech where SPEECH is. Kept in build/table.
+SPEECH ?= $(wildcard ../shared/data/emotion)
+reproduce-table: install
+	$(BIN)/python -m edgeemo.bench.table $(if $(SPEECH),--data $(SPEECH)) $(if $(A72COST),--a72cost $(A72COST)) --plots build/table
 
 PEERS := build/peers
 PEERS_PIP := $(PEERS)/bin/pip install --quiet --disable-pip-version-check

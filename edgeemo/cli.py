@@ -96,17 +96,20 @@ def train(
 
 
 @main.command()
-@click.option("--checkpoint", type=click.Path(path_type=Path), default=None, help="Weights [default: those of the package].")
+@click.option("--model", "kind", default="cosyvoice-tiny", help="The package's cosyvoice-tiny, whisper-tiny-cls or mfcc-bilstm.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), default=None, help="Weights of your own, of any of the models.")
 @output_options(str(FLOAT_MODEL))
 @user_errors
-def export(checkpoint: Path | None, out: Path | None, force: bool, as_json: bool) -> None:
+def export(kind: str, checkpoint: Path | None, out: Path | None, force: bool, as_json: bool) -> None:
     """Write the model's streaming step as ONNX, states explicit, stream contract in its metadata."""
     target = check_output(out or FLOAT_MODEL, force)
     from edgeemo.export.onnx_step import export_step, save_onnx
-    from edgeemo.model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+    from edgeemo.model.checkpoint import MODELS, committed_checkpoint, load_checkpoint
     from edgeemo.model.size import model_size
 
-    source = checkpoint or DEFAULT_CHECKPOINT
+    if kind not in MODELS:
+        raise click.UsageError(f"--model {kind}: there are {', '.join(MODELS)}")
+    source = checkpoint or committed_checkpoint(kind)
     model = load_checkpoint(source)
     size = model_size(model)
     exported = export_step(model)

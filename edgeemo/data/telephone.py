@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +42,22 @@ def coloured_noise(shape: tuple[int, int], slope: float, generator: torch.Genera
     f = torch.arange(spectrum.shape[-1], dtype=torch.float32).clamp(min=1.0)
     noise = torch.fft.irfft(spectrum * f ** (-slope / 2), shape[-1])
     return noise / noise.pow(2).mean(dim=-1, keepdim=True).sqrt()
+
+
+LINES = ("clean", "alaw", "mulaw", "noise20", "noise10", "noise5")
+
+
+def through_line(audio: np.ndarray, line: str, seed: int) -> np.ndarray:
+    """A clip (samples,) float32 as it comes out of one of LINES: clean; band-passed to 300-3400 Hz and companded by G.711; or
+    with noise (falling as 1 / f) so many dB under the clip's own power. ``seed`` makes the noise."""
+    if line == "clean":
+        return audio
+    x = torch.from_numpy(audio)[None]
+    if line in ("alaw", "mulaw"):
+        return g711(band_pass(x, 300.0, 3400.0), line.removesuffix("law"))[0].numpy()
+    noise = coloured_noise((1, x.shape[1]), 1.0, torch.Generator().manual_seed(seed))
+    level = x.square().mean().sqrt() * 10 ** (-float(line.removeprefix("noise")) / 20)
+    return (x + level * noise)[0].clamp(-1.0, 1.0).numpy()
 
 
 class TelephoneChannel:

@@ -26,7 +26,7 @@ def _labelled(data: Path, split: str | None) -> list[Clip]:
     return clips
 
 
-def _answers(models: tuple[Path, ...], clips: list[Clip]) -> tuple[list[Any], list[list[np.ndarray]]]:
+def _answers(models: tuple[Path, ...], clips: list[Clip], line: str = "clean") -> tuple[list[Any], list[list[np.ndarray]]]:
     """Every model opened before any runs, and what each says. Raises EdgeEmoError if they do not have the same labels."""
     from edgeemo.evaluate.evaluate import clip_answers, open_model
 
@@ -35,7 +35,7 @@ def _answers(models: tuple[Path, ...], clips: list[Clip]) -> tuple[list[Any], li
         if model.labels != opened[0].labels:
             raise EdgeEmoError(f"{path}: its labels are {', '.join(model.labels)}, those of {models[0]} others; not comparable")
     with progress_bar(f"{len(clips)} clips", len(models) * len(clips)) as advance:
-        return opened, [clip_answers(m, clips, advance) for m in opened]
+        return opened, [clip_answers(m, clips, advance, line) for m in opened]
 
 
 def _interval(ends: tuple[float, float]) -> str:
@@ -47,20 +47,26 @@ def _interval(ends: tuple[float, float]) -> str:
 @click.argument("others", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), default=Path("calibration"), help="Folder with manifest.csv.")
 @click.option("--split", default=None, help="Only this split of the manifest [default: all clips].")
+@click.option(
+    "--line", default="clean", help="What clips come through: clean, alaw, mulaw (G.711), noise20, noise10, noise5 (dB)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 @user_errors
-def eval_(model: Path, others: tuple[Path, ...], data: Path, split: str | None, as_json: bool) -> None:
+def eval_(model: Path, others: tuple[Path, ...], data: Path, split: str | None, line: str, as_json: bool) -> None:
     """Clip-level macro-F1 of MODEL (checkpoint, ONNX or artifact) through the streaming path.
 
     OTHERS are compared with it clip by clip: the drop in F1 with its 95 % interval, how often they agree, and the worst clips.
     """
+    from edgeemo.data.telephone import LINES
     from edgeemo.evaluate.compare import compare
     from edgeemo.evaluate.evaluate import evaluate
 
+    if line not in LINES:
+        raise click.UsageError(f"--line must be one of {', '.join(LINES)}, not {line}")
     clips = _labelled(data, split)
-    opened, answers = _answers((model, *others), clips)
+    opened, answers = _answers((model, *others), clips, line)
     report = evaluate(opened[0], clips, answers[0])
-    document = {"model": str(model), "split": split, **report}
+    document = {"model": str(model), "split": split, "line": line, **report}
     found = {str(path): compare(answers[0], a, clips, opened[0].labels) for path, a in zip(others, answers[1:], strict=True)}
     if found:
         document["compared"] = {path: c.document() for path, c in found.items()}

@@ -116,12 +116,18 @@ def open_model(path: Path) -> StepModel:
     return kinds[path.suffix](path)
 
 
-def clip_answers(model: StepModel, clips: list[Clip], progress: Callable[[int], None] = lambda n: None) -> list[np.ndarray]:
-    """Probabilities of every step of every clip, each clip a stream of its own: per clip (steps, labels) float32."""
+def clip_answers(
+    model: StepModel, clips: list[Clip], progress: Callable[[int], None] = lambda n: None, line: str = "clean"
+) -> list[np.ndarray]:
+    """Probabilities of every step of every clip, each clip a stream of its own that comes through ``line`` (telephone.LINES): per
+    clip (steps, labels) float32."""
+    from edgeemo.data.telephone import through_line
+
     answers: list[np.ndarray] = []
     for first in range(0, len(clips), BATCH):
         group = clips[first : first + BATCH]
-        answers += model.run([load_audio(c.path, model.sample_rate) for c in group])
+        audio = [load_audio(c.path, model.sample_rate) for c in group]
+        answers += model.run([through_line(a, line, first + i) for i, a in enumerate(audio)])
         progress(len(group))
     return answers
 

@@ -18,7 +18,8 @@ from edgeemo.model.mfcc_bilstm import MfccBiLstm, MfccConfig
 from edgeemo.model.streaming import StreamingModel
 from edgeemo.model.whisper_cls import WhisperConfig, WhisperTinyCls
 
-DEFAULT_CHECKPOINT = Path(__file__).parent / "weights" / "cosyvoice_tiny.safetensors"
+WEIGHTS = Path(__file__).parent / "weights"
+DEFAULT_CHECKPOINT = WEIGHTS / "cosyvoice_tiny.safetensors"
 
 # By their names in checkpoints and on the command line.
 MODELS: dict[str, tuple[type[StreamingModel], type[Any]]] = {
@@ -26,6 +27,11 @@ MODELS: dict[str, tuple[type[StreamingModel], type[Any]]] = {
     WhisperTinyCls.kind: (WhisperTinyCls, WhisperConfig),
     MfccBiLstm.kind: (MfccBiLstm, MfccConfig),
 }
+
+
+def committed_checkpoint(kind: str) -> Path:
+    """Where the package's weights of a model lie."""
+    return WEIGHTS / f"{kind.replace('-', '_')}.safetensors"
 
 
 def save_checkpoint(model: StreamingModel, path: str | Path) -> None:

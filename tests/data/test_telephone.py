@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeemo.data.telephone import TelephoneChannel, band_pass, g711
+from edgeemo.data.telephone import LINES, TelephoneChannel, band_pass, g711, through_line
 
 
 @given(st.floats(-1, 1, width=32), st.sampled_from(["mu", "a"]))
@@ -37,3 +38,16 @@ def test_channel_is_repeatable_and_in_range() -> None:
     assert torch.equal(a, b)
     assert a.abs().max() <= 1.0
     assert not torch.equal(a, x)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_lines_are_repeatable_and_as_loud_as_they_say(line: str) -> None:
+    clip = (0.1 * np.random.default_rng(0).standard_normal(16000)).astype(np.float32)
+    out = through_line(clip, line, 3)
+    np.testing.assert_array_equal(out, through_line(clip, line, 3))
+    assert out.dtype == np.float32 and out.shape == clip.shape
+    if line.startswith("noise"):
+        snr = 10 * np.log10(np.mean(clip**2) / np.mean((out - clip) ** 2))
+        assert snr == pytest.approx(float(line[5:]), abs=0.3)
+    if line == "clean":
+        assert out is clip

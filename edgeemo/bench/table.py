@@ -1,0 +1,156 @@
+"""The mission's table from the committed weights: `python -m edgeemo.bench.table --data DIR` (`make reproduce-table`).
+
+Every model goes through export, quantize and compile as the command line does it, and is scored through the streaming path: the
+float checkpoint and the INT8 artifact, on the same clips. What was made and scored is kept in --work, so that a run goes on where
+the last one stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from edgeemo_runtime.artifact import load_artifact
+
+from edgeemo.bench import host, modelled
+from edgeemo.compile.compiler import compile_onnx
+from edgeemo.compile.targets import load_target
+from edgeemo.console import BUILD, progress_bar, show_table, user_errors
+from edgeemo.data.clips import Clip, find_clips, read_manifest
+from edgeemo.evaluate.compare import compare
+from edgeemo.evaluate.evaluate import clip_answers, open_model
+from edgeemo.export.load import load_onnx
+from edgeemo.export.onnx_step import export_step, save_onnx
+from edgeemo.files import write_file
+from edgeemo.model.checkpoint import MODELS, committed_checkpoint, load_checkpoint
+from edgeemo.model.size import model_size
+from edgeemo.quantize.quantizer import quantize_model
+
+STEP_S = 0.16
+ORDER = ("mfcc-bilstm", "whisper-tiny-cls", "cosyvoice-tiny")
+
+
+def build(kind: str, calib: Path, work: Path, progress: Callable[[int], None]) -> dict[str, Path]:
+    """Float and INT8 ONNX and the INT8 artifacts of a model, made where they are not there or older than its weights."""
+    checkpoint = committed_checkpoint(kind)
+    paths = {n: work / f"{kind}{s}" for n, s in (("float", ".onnx"), ("int8", "-int8.onnx"))}
+    paths |= {t: work / f"{kind}-{t}.edgeemo" for t in ("host", "aarch64-neon")}
+    if all(p.is_file() and p.stat().st_mtime > checkpoint.stat().st_mtime for p in paths.values()):
+        return paths
+    save_onnx(export_step(load_checkpoint(checkpoint)), paths["float"], force=True)
+    quantized, _ = quantize_model(load_onnx(paths["float"]), kind, find_clips(calib), progress=progress)
+    save_onnx(quantized, paths["int8"], force=True)
+    for target in ("host", "aarch64-neon"):
+        write_file(paths[target], compile_onnx(paths["int8"], load_target(target)).archive, force=True)
+    return paths
+
+
+def answers(model: Path, clips: list[Clip], name: str, work: Path) -> list[np.ndarray]:
+    """Step probabilities of every clip, kept in ``work``."""
+    kept = work / f"{name}.answers.npz"
+    if kept.is_file() and kept.stat().st_mtime > model.stat().st_mtime:
+        with np.load(kept) as stored:
+            if len(stored.files) == len(clips):
+                return [stored[f"arr_{i}"] for i in range(len(clips))]
+    with progress_bar(f"{name}: {len(clips)} clips", len(clips)) as advance:
+        found = clip_answers(open_model(model), clips, advance)
+    np.savez(kept, *found)
+    return found
+
+
+def row(kind: str, clips: list[Clip], calib: Path, work: Path, tool: Path | None) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """A model's line of the table, and its INT8 answers."""
+    checkpoint = committed_checkpoint(kind)
+    model = load_checkpoint(checkpoint)
+    size = model_size(model)
+    with progress_bar(f"{kind}: export, quantize, compile", 2 * len(find_clips(calib))) as advance:
+        paths = build(kind, calib, work, advance)
+    floating, int8 = (answers(p, clips, f"{kind}-{n}", work) for n, p in (("float", checkpoint), ("int8", paths["host"])))
+    found = compare(floating, int8, clips, model.config.labels)
+    seconds = host.seconds_per_step(paths["host"], [1])[1]
+    line: dict[str, Any] = {
+        "model": model.title,
+        "f1": round(found.reference_f1, 4),
+        "f1_int8": round(found.f1, 4),
+        "drop": round(found.drop, 4),
+        "interval": [round(x, 4) for x in found.interval],
+        "fp32_mb": round(size.fp32_bytes / 1e6, 2),
+        "int8_mb": round(paths["aarch64-neon"].stat().st_size / 1e6, 2),
+        "macs_per_step": load_artifact(paths["host"]).manifest["macs_per_step"],
+        "rtf_host": round(seconds / STEP_S, 4),
+    }
+    if tool is not None:
+        line["rtf_a72_modelled"] = round(modelled.measure(tool, paths["aarch64-neon"], 1).real / (modelled.MHZ * 1e6) / STEP_S, 4)
+    return line, int8
+
+
+def plot(probabilities: np.ndarray, truth: np.ndarray, labels: tuple[str, ...], title: str, path: Path) -> None:
+    """Confusion matrix (shares of the true label) and reliability: how often answers of a confidence are right, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    answer, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    counts = np.zeros((len(labels), len(labels)))
+    np.add.at(counts, (truth, answer), 1)
+    share = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.6))
+    left.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for i, j in np.ndindex(share.shape):
+        left.text(
+            j, i, f"{share[i, j]:.2f}", ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.6 else "black"
+        )
+    left.set_xticks(range(len(labels)), labels, rotation=40)
+    left.set_yticks(range(len(labels)), labels)
+    left.set(xlabel="answer", ylabel="label", title=title)
+    edges = np.linspace(0, 1, 11)
+    bins = np.clip(np.digitize(sure, edges) - 1, 0, 9)
+    used = [b for b in range(10) if (bins == b).sum() >= 5]
+    right.plot([0, 1], [0, 1], color="grey", linewidth=1)
+    right.plot([sure[bins == b].mean() for b in used], [(answer == truth)[bins == b].mean() for b in used], marker="o")
+    right.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1), title="reliability")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), default=Path("calibration"), help="Folder with manifest.csv.")
+@click.option("--split", default=None, help="Only this split of the manifest [default: test, where it has it].")
+@click.option("--calib", type=click.Path(path_type=Path), default=Path("calibration"), help="Clips to calibrate on.")
+@click.option("--a72cost", type=click.Path(path_type=Path), default=None, help="Folder of the a72cost tool: models a Cortex-A72.")
+@click.option("--work", type=click.Path(path_type=Path), default=BUILD / "table", help="Where artifacts and answers are kept.")
+@click.option("--plots", type=click.Path(path_type=Path), default=None, help="Folder for a plot per model.")
+@user_errors
+def main(data: Path, split: str | None, calib: Path, a72cost: Path | None, work: Path, plots: Path | None) -> None:
+    """Print the table; build/table/table.json has it as JSON."""
+    clips = [c for c in read_manifest(data, split) if c.label is not None]
+    if split is None and any(c.split == "test" for c in clips):
+        split, clips = "test", [c for c in clips if c.split == "test"]
+    work.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for kind in ORDER:
+        line, said = row(kind, clips, calib, work, a72cost)
+        lines.append(line)
+        if plots is not None:
+            truth, mean = np.array([c.label for c in clips]), np.stack([a.mean(axis=0) for a in said])
+            labels = MODELS[kind][1]().labels
+            plot(mean, truth, labels, f"{line['model']}, INT8, {len(clips)} clips", plots / f"{kind}.png")
+    on = f"{data}, split {split}" if split else str(data)
+    write_file(work / "table.json", json.dumps({"on": on, "clips": len(clips), "rows": lines}, indent=1).encode(), force=True)
+    heads = ["", "F1", "F1 INT8", "drop", "95 %", "FP32 MB", "INT8 MB", "M MAC/step", "RTF here"]
+    heads += ["RTF A72 (modelled)"] if a72cost else []
+    rows = [
+        [x["model"], x["f1"], x["f1_int8"], x["drop"], f"{x['interval'][0]} to {x['interval'][1]}", x["fp32_mb"], x["int8_mb"],
+         round(x["macs_per_step"] / 1e6, 2), x["rtf_host"], *([x["rtf_a72_modelled"]] if a72cost else [])] for x in lines
+    ]  # fmt: skip
+    show_table(f"macro-F1 of {len(clips)} clips, {on}; 8 kHz, streaming, one call at a time", heads, rows)
+
+
+if __name__ == "__main__":
+    main()
