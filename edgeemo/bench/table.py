@@ -102,9 +102,8 @@ def plot(probabilities: np.ndarray, truth: np.ndarray, labels: tuple[str, ...], 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.6))
     left.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(share.shape):
-        left.text(
-            j, i, f"{share[i, j]:.2f}", ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.6 else "black"
-        )
+        ink = "white" if share[i, j] > 0.6 else "black"
+        left.text(j, i, f"{share[i, j]:.2f}", ha="center", va="center", fontsize=8, color=ink)
     left.set_xticks(range(len(labels)), labels, rotation=40)
     left.set_yticks(range(len(labels)), labels)
     left.set(xlabel="answer", ylabel="label", title=title)

@@ -99,7 +99,7 @@ def _name_layers(model: onnx.ModelProto) -> None:
     Weights folded by the exporter get the layer's name too: ``val_315`` becomes ``blocks.0.local_ffn.up.weight``.
     """
     constants = {i.name: i for i in model.graph.initializer}
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     renamed: dict[str, str] = {}
     for index, node in enumerate(model.graph.node):
         scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
@@ -108,10 +108,9 @@ def _name_layers(model: onnx.ModelProto) -> None:
         weight = next((i for i in node.input[1:2] if i in constants), None)
         if node.op_type in ("MatMul", "Gemm", "Conv") and weight is not None:
             own = weight.removeprefix("model.")
-            name = scope if own.startswith("val_") or (own.startswith(scope) and own.endswith(".weight")) else own
-            while name in taken:
-                name += "_"
-            taken.add(name)
+            base = scope if own.startswith("val_") or (own.startswith(scope) and own.endswith(".weight")) else own
+            taken[base] = taken.get(base, 0) + 1
+            name = base if taken[base] == 1 else f"{base}_{taken[base]}"
             node.name = name
             if own.startswith("val_"):
                 renamed[weight] = f"{name}.weight"

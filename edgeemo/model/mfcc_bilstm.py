@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from edgeemo.model.whisper import slaney_mel
 from edgeemo.model.windowed import WindowConfig, WindowedModel
 
+SIDES = ("", "_reverse")  # of the LSTM, as torch names them
+
 
 @dataclass(frozen=True)
 class MfccConfig(WindowConfig):
@@ -39,6 +41,7 @@ class MfccBiLstm(WindowedModel):
         # Standardise each feature; set once from training speech (set_statistics), part of the checkpoint.
         self.register_buffer("mean", torch.zeros(3 * c.cepstra))
         self.register_buffer("gain", torch.ones(3 * c.cepstra))
+        self.folded = False
         self.lstm = nn.LSTM(3 * c.cepstra * c.stacked, c.hidden, bidirectional=True, batch_first=True)
         self.norm = nn.LayerNorm(4 * c.hidden)
         self.dropout = nn.Dropout(0.3)
@@ -64,23 +67,31 @@ class MfccBiLstm(WindowedModel):
     def classify(self, mel: Tensor, heard: Tensor) -> Tensor:
         c = self.config
         x = ((self.cepstra(mel) - self.mean) * self.gain).reshape(-1, c.ring_frames // c.stacked, 3 * c.cepstra * c.stacked)
-        y = self._unrolled(x) if torch.compiler.is_exporting() else self.lstm(x)[0]
+        y = self._unrolled(x) if self.folded else self.lstm(x)[0]
         return self.classifier(self.dropout(self.norm(self.pooled(y, heard))))
+
+    def fold(self) -> None:
+        """From here on the LSTM runs unrolled, its weights as the products take them."""
+        for side in SIDES:
+            for mine, theirs in (("input", "weight_ih"), ("recurrent", "weight_hh")):
+                self.register_buffer(
+                    f"lstm_{mine}{side}", getattr(self.lstm, f"{theirs}_l0{side}").detach().T.contiguous(), False
+                )
+        self.folded = True
 
     def _unrolled(self, x: Tensor) -> Tensor:
         """The LSTM as plain products and activations, for exporters and compilers: (N, T, in) to (N, T, 2 hidden)."""
         hidden, time = self.config.hidden, x.shape[1]
         sides = []
-        for suffix, order in (("", range(time)), ("_reverse", reversed(range(time)))):
-            w_in, w_state, b_in, b_state = (
-                getattr(self.lstm, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            )
-            driven = x @ w_in.T + (b_in + b_state)
+        for side, order in zip(SIDES, (range(time), reversed(range(time))), strict=True):
+            bias = getattr(self.lstm, f"bias_ih_l0{side}") + getattr(self.lstm, f"bias_hh_l0{side}")
+            driven = x @ getattr(self, f"lstm_input{side}") + bias
+            recurrent = getattr(self, f"lstm_recurrent{side}")
             out: dict[int, Tensor] = {}
             h = cell = None  # zero before the first token
             for t in order:
                 gates = driven[:, t : t + 1].reshape(-1, 4 * hidden)  # a slice: compilers take an index for one that varies
-                gates = gates if h is None else gates + h @ w_state.T
+                gates = gates if h is None else gates + h @ recurrent
                 i, f, g, o = torch.split(gates, hidden, dim=1)
                 new = torch.sigmoid(i) * torch.tanh(g)
                 cell = new if cell is None else torch.sigmoid(f) * cell + new

@@ -33,15 +33,17 @@ class Calibration:
 
 
 def calibrate(
-    model: onnx.ModelProto, contract: StreamContract, tensors: list[str], clips: list[Clip], progress: Progress
+    model: onnx.ModelProto, contract: StreamContract, tensors: dict[str, str], clips: list[Clip], progress: Progress
 ) -> Calibration:
-    """Observes ``tensors`` over ``clips`` (read twice, never all in memory). ``progress`` gets clips done."""
-    tensors = list(dict.fromkeys(tensors))
-    observers = {t: KLObserver(t) for t in tensors}
-    stream = OnnxStream(model, contract, extra_outputs=tensors)
+    """Observes tensors over ``clips`` (read twice, never all in memory). ``tensors``: name to the name of its observer, which
+    several may share. ``progress`` gets clips done."""
+    by_name = {name: KLObserver(name) for name in tensors.values()}
+    observers = {t: by_name[name] for t, name in tensors.items()}
+    first = next(iter(tensors))
+    stream = OnnxStream(model, contract, extra_outputs=list(tensors))
     steps = 0
-    for values in _steps(stream, clips, tensors, progress):
-        steps += len(values[tensors[0]])
+    for values in _steps(stream, clips, list(tensors), progress):
+        steps += len(values[first])
         for t in tensors:
             observers[t].observe_range(values[t])
     if steps == 0:
@@ -49,8 +51,8 @@ def calibrate(
     samples: dict[str, list[np.ndarray]] = {t: [] for t in tensors}
     every = max(1, steps // SAMPLE_STEPS)
     seen = 0
-    for values in _steps(stream, clips, tensors, progress):
-        here = len(values[tensors[0]])
+    for values in _steps(stream, clips, list(tensors), progress):
+        here = len(values[first])
         wanted = [i for i in range(here) if (seen + i) % every == 0]
         seen += here
         for t in tensors:

@@ -11,7 +11,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 from onnx import numpy_helper
 
 # The spectrum spans nine orders of magnitude before its logarithm: int8 would leave nothing of quiet speech.
-DEFAULT_KEEP_FP32 = (r"^frontend\.", r"^log_mel\.")
+DEFAULT_KEEP_FP32 = (r"^frontend\.", r"^log_mel\.", r"^dct$")
 
 
 @dataclass(frozen=True)

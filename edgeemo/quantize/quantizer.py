@@ -34,7 +34,14 @@ def quantize_model(
         raise EdgeEmoError(f"{source}: has no stream contract, so clips cannot be fed to it; `edgeemo export` writes one")
     layers = find_layers(model, keep_fp16, keep_fp32)
     tokens = find_tokens(model, {s.input for s in contract.states if s.update == "ring"}, keep_fp16 + keep_fp32)
-    observed = [layer.input for layer in layers if layer.precision != "fp32"] + [t.input for t in tokens]
+    # Inputs of one weight are one signal at several times, as in an unrolled LSTM: by itself the first of them hears little but
+    # the silence before calls, and its threshold would clip all of speech.
+    observed: dict[str, str] = {}
+    by_weight: dict[str, str] = {}
+    for layer in layers:
+        if layer.precision != "fp32":
+            observed.setdefault(layer.input, by_weight.setdefault(layer.weight_name, layer.input))
+    observed |= {t.input: t.input for t in tokens}
     calibration = calibrate(model, contract, observed, clips, progress)
     scales = {name: observer.scale for name, observer in calibration.observers.items()}
     quantized = rewrite(model, layers, tokens, scales)

@@ -26,7 +26,7 @@ from edgeemo.train.loop import class_weights, fit, smoothed_nll
 from edgeemo.train.teacher import Classifier
 
 PROBE_COPIES = 3  # windows of every clip that the linear classifier is fitted on
-DEV_STRIDE = 5  # every so many steps of a clip, and its last, count for dev: a window costs as much as a second of training
+DEV_STRIDE = 3  # every so many steps of a clip, and its last, count for dev: a window costs as much as a second of training
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def evaluate(model: WindowedModel, corpus: Corpus, half: bool) -> float:
             seen, heard, _ = model.windows(batch.pcm, model.initial_state(len(index)), steps)
             ends = [(r, s) for r, n in enumerate(batch.steps.tolist()) for s in sorted({n - 1, *range(2, n, DEV_STRIDE)})]
             rows = torch.tensor([r * steps + s for r, s in ends])
-            p = torch.cat([torch.softmax(model.classify(model.scaled(seen[i]), heard[i]).float(), dim=1) for i in rows.split(64)])
+            p = torch.cat([torch.softmax(model.logits(model.scaled(seen[i]), heard[i]).float(), dim=1) for i in rows.split(64)])
             clip = torch.tensor([r for r, _ in ends])
             total = torch.zeros(len(index), p.shape[1]).index_add_(0, clip, p)
             answer[index] = (total / torch.bincount(clip)[:, None]).argmax(dim=1).numpy()
