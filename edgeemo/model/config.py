@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from typing import Self
 
 LABELS = ("angry", "happy", "sad", "neutral", "fear", "disgust", "surprise")
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class Sizes:
+    """What a model's configuration has in common with every other's: it goes into the checkpoint and comes back."""
+
+    def to_dict(self) -> dict[str, int | float]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, int | float]) -> Self:
+        """Raises ValueError naming an unknown key, so that a checkpoint of another architecture is not half loaded."""
+        known = {f.name for f in fields(cls)}
+        if unknown := set(values) - known:
+            raise ValueError(f"unknown model configuration keys: {', '.join(sorted(unknown))}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class ModelConfig(Sizes):
     """Numbers that fix the architecture.
 
     Times follow from them: a step is ``step_samples / sample_rate`` = 160 ms, a frame hop 13 1/3 ms (three frames per
@@ -45,14 +62,3 @@ class ModelConfig:
     @property
     def labels(self) -> tuple[str, ...]:
         return LABELS
-
-    def to_dict(self) -> dict[str, int | float]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, int | float]) -> ModelConfig:
-        """Raises ValueError naming an unknown key, so that a checkpoint of another architecture is not half loaded."""
-        known = {f.name for f in fields(cls)}
-        if unknown := set(values) - known:
-            raise ValueError(f"unknown model configuration keys: {', '.join(sorted(unknown))}")
-        return cls(**values)  # type: ignore[arg-type]

@@ -6,15 +6,14 @@ only the frames of the new audio are computed.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeemo.model.config import LABELS
+from edgeemo.model.config import LABELS, Sizes
 from edgeemo.model.layers import windows
 from edgeemo.model.streaming import StreamingModel
 
@@ -23,7 +22,7 @@ LOG_FLOOR = 10.0  # decades under full scale; the log-mel state counts from ther
 
 
 @dataclass(frozen=True)
-class WindowConfig:
+class WindowConfig(Sizes):
     """Sizes of the window and its frames: those of Whisper at half its rate, where 25 ms hold the same bins."""
 
     sample_rate: int = 8000  # Hz
@@ -42,17 +41,6 @@ class WindowConfig:
     def ring_frames(self) -> int:
         """Frames one answer depends on: the window."""
         return self.window_steps * self.frames_per_step
-
-    def to_dict(self) -> dict[str, int | float]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, int | float]) -> Self:
-        """Raises ValueError naming an unknown key, so that a checkpoint of another architecture is not half loaded."""
-        known = {f.name for f in fields(cls)}
-        if unknown := set(values) - known:
-            raise ValueError(f"unknown model configuration keys: {', '.join(sorted(unknown))}")
-        return cls(**values)  # type: ignore[arg-type]
 
     @property
     def labels(self) -> tuple[str, ...]:

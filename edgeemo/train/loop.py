@@ -13,8 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgeemo.data.clips import read_manifest
+from edgeemo.data.corpus import Corpus
 from edgeemo.model.checkpoint import save_checkpoint
 from edgeemo.model.streaming import StreamingModel
+
+
+def load_sets(folder: Path, rate: int, step_samples: int) -> tuple[Corpus, Corpus]:
+    """The splits train and dev of a folder, in memory. Raises EdgeEmoError where one is not there."""
+    sets = [Corpus(read_manifest(folder, split), rate, step_samples) for split in ("train", "dev")]
+    print(f"clips: {len(sets[0].clips)} train, {len(sets[1].clips)} dev", file=sys.stderr)
+    return sets[0], sets[1]
 
 
 def class_weights(label: np.ndarray, classes: int) -> Tensor:

@@ -13,14 +13,13 @@ from edgeemo_runtime.errors import EdgeEmoError
 from torch import Tensor
 
 from edgeemo.console import progress_bar
-from edgeemo.data.clips import read_manifest
 from edgeemo.data.corpus import Batch, Corpus, unlabelled_pieces
 from edgeemo.data.telephone import TelephoneChannel
 from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
 from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.streaming import StreamingModel
-from edgeemo.train.loop import class_weights, fit, smoothed_nll
+from edgeemo.train.loop import class_weights, fit, load_sets, smoothed_nll
 from edgeemo.train.teacher import EXTRA_COPIES, Lessons, Listen
 
 
@@ -137,9 +136,7 @@ def train(
         raise EdgeEmoError(f"{init}: is a checkpoint of {model.title}; give --model {model.kind} to go on with it")
     c = model.config
     print(f"recipe: {recipe}", file=sys.stderr)
-    train_set = Corpus(read_manifest(folder, "train"), c.sample_rate, c.step_samples)
-    dev_set = Corpus(read_manifest(folder, "dev"), c.sample_rate, c.step_samples)
-    print(f"clips: {len(train_set.clips)} train, {len(dev_set.clips)} dev", file=sys.stderr)
+    train_set, dev_set = load_sets(folder, c.sample_rate, c.step_samples)
     if init is None:
         _set_statistics(model, train_set, recipe.batch)
     lessons: Corpus | Lessons = train_set

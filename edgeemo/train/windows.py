@@ -12,7 +12,6 @@ import torch
 from edgeemo_runtime.errors import EdgeEmoError
 from torch import Tensor
 
-from edgeemo.data.clips import read_manifest
 from edgeemo.data.corpus import Corpus, change_speed
 from edgeemo.data.telephone import TelephoneChannel
 from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
@@ -22,7 +21,7 @@ from edgeemo.model.streaming import StreamingModel
 from edgeemo.model.whisper import load_whisper
 from edgeemo.model.whisper_cls import WhisperTinyCls
 from edgeemo.model.windowed import WindowedModel
-from edgeemo.train.loop import class_weights, fit, smoothed_nll
+from edgeemo.train.loop import class_weights, fit, load_sets, smoothed_nll
 from edgeemo.train.teacher import Classifier
 
 PROBE_COPIES = 3  # windows of every clip that the linear classifier is fitted on
@@ -146,9 +145,7 @@ def train_windowed(
         raise EdgeEmoError(f"{init}: is a checkpoint of {model.title}; give --model {model.kind} to go on with it")
     c = model.config
     print(f"recipe: {recipe}", file=sys.stderr)
-    train_set = Corpus(read_manifest(folder, "train"), c.sample_rate, c.step_samples)
-    dev_set = Corpus(read_manifest(folder, "dev"), c.sample_rate, c.step_samples)
-    print(f"clips: {len(train_set.clips)} train, {len(dev_set.clips)} dev", file=sys.stderr)
+    train_set, dev_set = load_sets(folder, c.sample_rate, c.step_samples)
     weight = class_weights(train_set.label, len(c.labels))
     channel = TelephoneChannel(recipe.seed, recipe.line)
     before = torch.zeros(1, c.frame - c.hop)
