@@ -30,7 +30,7 @@ def test_board_equals_host_and_onnx_runtime(
     board_artifact: Path, host_artifacts: dict[str, Path], files: dict[str, Path]
 ) -> None:
     """The same bounds as on the host (tests/compile/test_parity.py), for the same reasons; and the same label for the clip."""
-    for clip in (0, 66, 140):
+    for clip in (0, 100, 140):  # none a tie: two labels within 0.001, as in clip 66, have no order to keep
         call = (np.round(speech(clip, STEPS) * 32768).astype(np.int16) / np.float32(32768)).astype(np.float32)
         got = on_board(board_artifact, call)
         for reference in (ArtifactModel(host_artifacts["int8"]), OnnxModel(files["int8"])):
