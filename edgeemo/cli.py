@@ -96,17 +96,22 @@ def train(
 
 
 @main.command()
-@click.option("--model", "kind", default="cosyvoice-tiny", help="The package's cosyvoice-tiny, whisper-tiny-cls or mfcc-bilstm.")
+@click.option(
+    "--model", "kind", default=None, help="One of the package's: cosyvoice-tiny (the default), whisper-tiny-cls, mfcc-bilstm."
+)
 @click.option("--checkpoint", type=click.Path(path_type=Path), default=None, help="Weights of your own, of any of the models.")
 @output_options(str(FLOAT_MODEL))
 @user_errors
-def export(kind: str, checkpoint: Path | None, out: Path | None, force: bool, as_json: bool) -> None:
+def export(kind: str | None, checkpoint: Path | None, out: Path | None, force: bool, as_json: bool) -> None:
     """Write the model's streaming step as ONNX, states explicit, stream contract in its metadata."""
     target = check_output(out or FLOAT_MODEL, force)
     from edgeemo.export.onnx_step import export_step, save_onnx
     from edgeemo.model.checkpoint import MODELS, committed_checkpoint, load_checkpoint
     from edgeemo.model.size import model_size
 
+    if kind is not None and checkpoint is not None:
+        raise click.UsageError("--checkpoint says of itself which model it is of: leave --model out")
+    kind = kind or "cosyvoice-tiny"
     if kind not in MODELS:
         raise click.UsageError(f"--model {kind}: there are {', '.join(MODELS)}")
     source = checkpoint or committed_checkpoint(kind)

@@ -1,6 +1,6 @@
 """Run on the (emulated) board, not imported: a batch of streams through the compiled step, between two marker system calls.
 
-    python board_step.py ARTIFACT STREAMS STEPS {step|engine}
+    python board_step.py ARTIFACT STREAMS STEPS {step|engine} [WARM_UP]
 
 ``step`` marks the compiled step alone, ``engine`` whole calls of Engine.step. The markers
 are what a72cost and the instruction counter of tests/aarch64 look for: syscall(0x7a72, 1) and syscall(0x7a72, 2).
@@ -14,11 +14,11 @@ from edgeemo_runtime import Engine
 from edgeemo_runtime.model import Model
 
 MARK = 0x7A72
-WARM_UP = 3
 
 
 def main() -> None:
     artifact, streams, steps, what = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    warm_up = int(sys.argv[5]) if len(sys.argv) > 5 else 3
     mark = ctypes.CDLL(None).syscall
     noise = np.random.default_rng(0)
     if what == "engine":
@@ -38,7 +38,7 @@ def main() -> None:
         def prepare() -> None:
             model.audio[:] = 0.1 * noise.standard_normal(model.audio.shape)
 
-    for _ in range(WARM_UP):
+    for _ in range(warm_up):
         prepare()
         run()
     # As many steps as fit the backlog are prepared before, so that only steps lie between the markers.

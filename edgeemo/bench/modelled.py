@@ -18,7 +18,7 @@ from elftools.elf.elffile import ELFFile
 
 SCRIPT = Path(__file__).parent / "board_step.py"
 RUNTIME = Path(__file__).parents[2] / "runtime"
-STEPS = 2
+STEPS, WARM_UP = 2, 3
 MHZ = 1500
 STEP_S = 0.16
 
@@ -33,17 +33,19 @@ class Cost:
     kernels: dict[str, float]
 
 
-def measure(tool: Path, artifact: Path, streams: int, what: str = "step") -> Cost:
-    """``what``: step (compiled code) or engine (Engine.step with its Python). Raises EdgeEmoError if the tool does not run."""
-    return run(tool, SCRIPT, [str(artifact.resolve()), str(streams), str(STEPS), what], artifact)
+def measure(tool: Path, artifact: Path, streams: int, what: str = "step", steps: int = STEPS, warm_up: int = WARM_UP) -> Cost:
+    """``what``: step (compiled code) or engine (Engine.step with its Python). The mean of ``steps``, after ``warm_up`` of them.
+    Raises EdgeEmoError if the tool does not run."""
+    arguments = [str(artifact.resolve()), str(streams), str(steps), what, str(warm_up)]
+    return run(tool, SCRIPT, arguments, artifact, steps)
 
 
-def run(tool: Path, script: Path, arguments: list[str], artifact: Path | None = None) -> Cost:
-    """A script with markers around STEPS steps, on the emulated board. ``artifact``: whose kernels to name in the shares."""
+def run(tool: Path, script: Path, arguments: list[str], artifact: Path | None = None, steps: int = STEPS) -> Cost:
+    """A script with markers around ``steps`` steps, on the emulated board. ``artifact``: whose kernels to name in the shares."""
     tool = tool.resolve()
     with tempfile.TemporaryDirectory(prefix="edgeemo-bench-") as folder:
         name = Path(folder, "cost")
-        command = [str(tool / "a72cost"), str(name), "-n", str(STEPS), "--", str(tool / "a72py"), str(script), *arguments]
+        command = [str(tool / "a72cost"), str(name), "-n", str(steps), "--", str(tool / "a72py"), str(script), *arguments]
         environment = {**os.environ, "PP": str(RUNTIME)}
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tool, env=environment)

@@ -1,21 +1,29 @@
-"""Cost per stream against batch size, as PNG."""
+"""Plots as PNG: cost per stream against batch size; which classes a model mistakes for which, and how sure it is of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from edgeemo_runtime.errors import EdgeEmoError
+
+
+def _pyplot() -> Any:
+    """matplotlib without a display. Raises EdgeEmoError where it is not installed."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise EdgeEmoError("plots need matplotlib: pip install 'edgeemo[dev]', or leave the option out") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
 
 
 def plot_cost(curves: dict[str, dict[int, float]], unit: str, limit: float | None, title: str, path: Path) -> None:
     """``curves``: name to cost per stream by number of streams. Raises EdgeEmoError where matplotlib is not installed."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise EdgeEmoError("plots need matplotlib: pip install 'edgeemo[dev]', or leave --plot out") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for name, curve in curves.items():
         axes.plot(list(curve), list(curve.values()), marker="o", markersize=3, label=name)
@@ -26,4 +34,30 @@ def plot_cost(curves: dict[str, dict[int, float]], unit: str, limit: float | Non
     axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def plot_answers(probabilities: np.ndarray, truth: np.ndarray, labels: tuple[str, ...], title: str, path: Path) -> None:
+    """Confusion matrix (shares of the true label) and reliability: how often answers of a confidence are right, as PNG."""
+    pyplot = _pyplot()
+    answer, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    counts = np.zeros((len(labels), len(labels)))
+    np.add.at(counts, (truth, answer), 1)
+    share = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.6))
+    left.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for i, j in np.ndindex(share.shape):
+        ink = "white" if share[i, j] > 0.6 else "black"
+        left.text(j, i, f"{share[i, j]:.2f}", ha="center", va="center", fontsize=8, color=ink)
+    left.set_xticks(range(len(labels)), labels, rotation=40)
+    left.set_yticks(range(len(labels)), labels)
+    left.set(xlabel="answer", ylabel="label", title=title)
+    edges = np.linspace(0, 1, 11)
+    bins = np.clip(np.digitize(sure, edges) - 1, 0, 9)
+    used = [b for b in range(10) if (bins == b).sum() >= 5]
+    right.plot([0, 1], [0, 1], color="grey", linewidth=1)
+    right.plot([sure[bins == b].mean() for b in used], [(answer == truth)[bins == b].mean() for b in used], marker="o")
+    right.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1), title="reliability")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
     pyplot.close(figure)

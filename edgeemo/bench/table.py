@@ -17,6 +17,7 @@ import numpy as np
 from edgeemo_runtime.artifact import load_artifact
 
 from edgeemo.bench import host, modelled
+from edgeemo.bench.plot import plot_answers
 from edgeemo.compile.compiler import compile_onnx
 from edgeemo.compile.targets import load_target
 from edgeemo.console import BUILD, progress_bar, show_table, user_errors
@@ -30,21 +31,22 @@ from edgeemo.model.checkpoint import MODELS, committed_checkpoint, load_checkpoi
 from edgeemo.model.size import model_size
 from edgeemo.quantize.quantizer import quantize_model
 
-STEP_S = 0.16
+TARGETS = ("host", "aarch64-neon")
 ORDER = ("mfcc-bilstm", "whisper-tiny-cls", "cosyvoice-tiny")
 
 
 def build(kind: str, calib: Path, work: Path, progress: Callable[[int], None]) -> dict[str, Path]:
     """Float and INT8 ONNX and the INT8 artifacts of a model, made where they are not there or older than its weights."""
     checkpoint = committed_checkpoint(kind)
-    paths = {n: work / f"{kind}{s}" for n, s in (("float", ".onnx"), ("int8", "-int8.onnx"))}
-    paths |= {t: work / f"{kind}-{t}.edgeemo" for t in ("host", "aarch64-neon")}
+    name = f"{kind}-{calib.resolve().name}"
+    paths = {"float": work / f"{kind}.onnx", "int8": work / f"{name}-int8.onnx"}
+    paths |= {t: work / f"{name}-{t}.edgeemo" for t in TARGETS}
     if all(p.is_file() and p.stat().st_mtime > checkpoint.stat().st_mtime for p in paths.values()):
         return paths
     save_onnx(export_step(load_checkpoint(checkpoint)), paths["float"], force=True)
     quantized, _ = quantize_model(load_onnx(paths["float"]), kind, find_clips(calib), progress=progress)
     save_onnx(quantized, paths["int8"], force=True)
-    for target in ("host", "aarch64-neon"):
+    for target in TARGETS:
         write_file(paths[target], compile_onnx(paths["int8"], load_target(target)).archive, force=True)
     return paths
 
@@ -52,13 +54,14 @@ def build(kind: str, calib: Path, work: Path, progress: Callable[[int], None]) -
 def answers(model: Path, clips: list[Clip], name: str, work: Path) -> list[np.ndarray]:
     """Step probabilities of every clip, kept in ``work``."""
     kept = work / f"{name}.answers.npz"
+    paths = [str(c.path) for c in clips]
     if kept.is_file() and kept.stat().st_mtime > model.stat().st_mtime:
         with np.load(kept) as stored:
-            if len(stored.files) == len(clips):
+            if stored["clips"].tolist() == paths:
                 return [stored[f"arr_{i}"] for i in range(len(clips))]
     with progress_bar(f"{name}: {len(clips)} clips", len(clips)) as advance:
         found = clip_answers(open_model(model), clips, advance)
-    np.savez(kept, *found)
+    np.savez(kept, *found, clips=np.array(paths))
     return found
 
 
@@ -69,7 +72,7 @@ def row(kind: str, clips: list[Clip], calib: Path, work: Path, tool: Path | None
     size = model_size(model)
     with progress_bar(f"{kind}: export, quantize, compile", 2 * len(find_clips(calib))) as advance:
         paths = build(kind, calib, work, advance)
-    floating, int8 = (answers(p, clips, f"{kind}-{n}", work) for n, p in (("float", checkpoint), ("int8", paths["host"])))
+    floating, int8 = (answers(p, clips, n, work) for n, p in ((kind, checkpoint), (paths["host"].stem, paths["host"])))
     found = compare(floating, int8, clips, model.config.labels)
     seconds = host.seconds_per_step(paths["host"], [1])[1]
     line: dict[str, Any] = {
@@ -81,41 +84,12 @@ def row(kind: str, clips: list[Clip], calib: Path, work: Path, tool: Path | None
         "fp32_mb": round(size.fp32_bytes / 1e6, 2),
         "int8_mb": round(paths["aarch64-neon"].stat().st_size / 1e6, 2),
         "macs_per_step": load_artifact(paths["host"]).manifest["macs_per_step"],
-        "rtf_host": round(seconds / STEP_S, 4),
+        "rtf_host": round(seconds / modelled.STEP_S, 4),
     }
     if tool is not None:
-        line["rtf_a72_modelled"] = round(modelled.measure(tool, paths["aarch64-neon"], 1).real / (modelled.MHZ * 1e6) / STEP_S, 4)
+        cost = modelled.measure(tool, paths["aarch64-neon"], 1, steps=1, warm_up=1)  # a gigaMAC takes minutes to model
+        line["rtf_a72_modelled"] = round(cost.real / (modelled.MHZ * 1e6 * modelled.STEP_S), 4)
     return line, int8
-
-
-def plot(probabilities: np.ndarray, truth: np.ndarray, labels: tuple[str, ...], title: str, path: Path) -> None:
-    """Confusion matrix (shares of the true label) and reliability: how often answers of a confidence are right, as PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    answer, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    counts = np.zeros((len(labels), len(labels)))
-    np.add.at(counts, (truth, answer), 1)
-    share = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.6))
-    left.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for i, j in np.ndindex(share.shape):
-        ink = "white" if share[i, j] > 0.6 else "black"
-        left.text(j, i, f"{share[i, j]:.2f}", ha="center", va="center", fontsize=8, color=ink)
-    left.set_xticks(range(len(labels)), labels, rotation=40)
-    left.set_yticks(range(len(labels)), labels)
-    left.set(xlabel="answer", ylabel="label", title=title)
-    edges = np.linspace(0, 1, 11)
-    bins = np.clip(np.digitize(sure, edges) - 1, 0, 9)
-    used = [b for b in range(10) if (bins == b).sum() >= 5]
-    right.plot([0, 1], [0, 1], color="grey", linewidth=1)
-    right.plot([sure[bins == b].mean() for b in used], [(answer == truth)[bins == b].mean() for b in used], marker="o")
-    right.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1), title="reliability")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 @click.command()
@@ -139,7 +113,7 @@ def main(data: Path, split: str | None, calib: Path, a72cost: Path | None, work:
         if plots is not None:
             truth, mean = np.array([c.label for c in clips]), np.stack([a.mean(axis=0) for a in said])
             labels = MODELS[kind][1]().labels
-            plot(mean, truth, labels, f"{line['model']}, INT8, {len(clips)} clips", plots / f"{kind}.png")
+            plot_answers(mean, truth, labels, f"{line['model']}, INT8, {len(clips)} clips", plots / f"{kind}.png")
     on = f"{data}, split {split}" if split else str(data)
     write_file(work / "table.json", json.dumps({"on": on, "clips": len(clips), "rows": lines}, indent=1).encode(), force=True)
     heads = ["", "F1", "F1 INT8", "drop", "95 %", "FP32 MB", "INT8 MB", "M MAC/step", "RTF here"]

@@ -6,6 +6,7 @@ only the frames of the new audio are computed.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,9 +116,9 @@ class WindowedModel(StreamingModel):
         top = mel.amax(dim=(1, 2), keepdim=True)
         return torch.clamp(mel - top, min=-self.config.range_decades) / 4.0 + 1.0
 
+    @abstractmethod
     def classify(self, mel: Tensor, heard: Tensor) -> Tensor:
         """Logits (N, classes) of scaled windows (N, frames, bands) of which the last ``heard`` (N, 1) steps are the call's."""
-        raise NotImplementedError
 
     def logits(self, mel: Tensor, heard: Tensor) -> Tensor:
         """As classify, and the less sure the less of the window is the call's yet: a mean over steps is then led by those that

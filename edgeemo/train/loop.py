@@ -39,6 +39,20 @@ def smoothed_nll(log_p: Tensor, target: Tensor, smoothing: float, weight: Tensor
     return weight[target] * ((1 - smoothing) * nll - smoothing * log_p.mean(dim=-1))
 
 
+def spec_augment(features: Tensor, bands: int, frames: int, fill: Tensor, rng: np.random.Generator) -> Tensor:
+    """SpecAugment (Park et al. 2019) on features (B, T, F): per clip two masks of up to ``bands`` bands and two of up to
+    ``frames`` frames, holding ``fill`` (B, 1, 1) or ()."""
+    _, length, width = features.shape
+    keep = torch.ones(features.shape, dtype=torch.bool)
+    for row in keep:
+        for _ in range(2):
+            for along, most, size in ((row.T, bands, width), (row, min(frames, length), length)):
+                masked = int(rng.integers(most + 1))
+                start = int(rng.integers(size - masked + 1))
+                along[start : start + masked] = False
+    return torch.where(keep, features, fill)
+
+
 def fit(
     model: StreamingModel,
     groups: list[dict[str, Any]],

@@ -19,7 +19,7 @@ from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
 from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.streaming import StreamingModel
-from edgeemo.train.loop import class_weights, fit, load_sets, smoothed_nll
+from edgeemo.train.loop import class_weights, fit, load_sets, smoothed_nll, spec_augment
 from edgeemo.train.teacher import EXTRA_COPIES, Lessons, Listen
 
 
@@ -37,6 +37,7 @@ class Recipe:
     bands_masked: int = 6  # SpecAugment: up to so many bands, twice
     frames_masked: int = 10  # and up to so many frames, twice
     line: float = 0.3  # share of clips through each part of the telephone line
+    half: bool = True  # matrix products in bfloat16
     seed: int = 1
     # With a teacher (train/teacher.py), as measured in docs/training-log.md:
     teacher_layers: tuple[int, ...] = (2, 4)  # followed by the student's last blocks
@@ -49,7 +50,7 @@ def clip_log_probabilities(model: CosyVoiceTiny, features: Tensor, batch: Batch)
     """Log of the mean step probability (B, 7), step log-probabilities (B, S, 7), and the mask (B, S) of real steps."""
     steps = features.shape[1] // model.config.frames_per_step
     logits, _ = model.logits(features, model.initial_state(len(features)), steps)
-    log_p = torch.log_softmax(logits, dim=-1)
+    log_p = torch.log_softmax(logits.float(), dim=-1)
     real = (torch.arange(steps) < batch.steps[:, None]).float()
     mean = torch.logsumexp(log_p + real.log()[:, :, None], dim=1) - batch.steps.log()[:, None]
     return mean, log_p, real
@@ -68,37 +69,23 @@ class Student:
         """After a forward pass: L1 to the teacher's states over real tokens, and the divergence of the clip's mean probability
         from the soft labels."""
         assert batch.states is not None and batch.soft is not None
-        answer = torch.cat([f(x) for f, x in zip(self.maps, self.tokens, strict=True)], dim=2)
+        answer = torch.cat([f(x.float()) for f, x in zip(self.maps, self.tokens, strict=True)], dim=2)
         mask = real.repeat_interleave(answer.shape[1] // real.shape[1], dim=1)
         distance = ((answer - batch.states).abs().mean(dim=2) * mask).sum() / mask.sum()
         divergence = torch.nn.functional.kl_div(mean, batch.soft, reduction="batchmean")
         return recipe.state_loss * distance + recipe.soft_loss * divergence
 
 
-def mask_features(features: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tensor:
-    """SpecAugment (Park et al. 2019): per clip two band and two time masks."""
-    batch, frames, bands = features.shape
-    keep = torch.ones(batch, frames, bands)
-    for row in range(batch):
-        for _ in range(2):
-            width = int(rng.integers(recipe.bands_masked + 1))
-            start = int(rng.integers(bands - width + 1))
-            keep[row, :, start : start + width] = 0
-            width = int(rng.integers(min(recipe.frames_masked, frames) + 1))
-            start = int(rng.integers(frames - width + 1))
-            keep[row, start : start + width] = 0
-    return features * keep  # features are standardised: zero is the mean
-
-
 def evaluate(model: CosyVoiceTiny, corpus: Corpus, size: int = 64) -> float:
-    """Macro-F1 of the mean step probability per clip."""
+    """Macro-F1 of the mean step probability per clip, as `edgeemo eval` counts it."""
     model.eval()
     answer = np.empty(len(corpus.clips), dtype=np.int64)
     with torch.inference_mode():
         for batch, index in corpus.batches(size):
             steps = batch.pcm.shape[1] // corpus.step_samples
-            features, _ = model.features(batch.pcm, model.initial_state(len(batch.pcm)), steps)
-            answer[index] = clip_log_probabilities(model, features, batch)[0].argmax(dim=1).numpy()
+            p, _ = model(batch.pcm, model.initial_state(len(index)), steps)
+            real = torch.arange(steps) < batch.steps[:, None]
+            answer[index] = (p * real[:, :, None]).sum(dim=1).argmax(dim=1).numpy()
     return macro_f1(confusion_matrix(corpus.label, answer, len(model.config.labels)))
 
 
@@ -162,7 +149,10 @@ def train(
         for batch, _ in lessons.batches(recipe.batch, rng):
             steps = batch.pcm.shape[1] // c.step_samples
             features, _ = model.features(channel(batch.pcm), model.initial_state(len(batch.pcm)), steps)
-            mean, log_p, real = clip_log_probabilities(model, mask_features(features, recipe, rng), batch)
+            # Features are standardised: zero is the mean.
+            masked = spec_augment(features, recipe.bands_masked, recipe.frames_masked, torch.zeros(()), rng)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.half):
+                mean, log_p, real = clip_log_probabilities(model, masked, batch)
             labelled = torch.ones(len(mean)) if batch.labelled is None else batch.labelled
             known = real * labelled[:, None]
             clip_loss = smoothed_nll(mean, batch.label, recipe.label_smoothing, weight) @ labelled / labelled.sum().clamp(min=1)

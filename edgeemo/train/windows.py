@@ -21,7 +21,7 @@ from edgeemo.model.streaming import StreamingModel
 from edgeemo.model.whisper import load_whisper
 from edgeemo.model.whisper_cls import WhisperTinyCls
 from edgeemo.model.windowed import WindowedModel
-from edgeemo.train.loop import class_weights, fit, load_sets, smoothed_nll
+from edgeemo.train.loop import class_weights, fit, load_sets, smoothed_nll, spec_augment
 from edgeemo.train.teacher import Classifier
 
 PROBE_COPIES = 3  # windows of every clip that the linear classifier is fitted on
@@ -67,22 +67,6 @@ def draw_windows(
         pcm[row, size * step - len(chosen) :] = torch.from_numpy(chosen)
         heard[row] = len(chosen) // step
     return pcm, heard
-
-
-def mask_windows(mel: Tensor, recipe: WindowRecipe, rng: np.random.Generator) -> Tensor:
-    """SpecAugment (Park et al. 2019) on scaled log-mel (n, frames, bands): two band and two time masks, filled with the mean."""
-    masked = mel.clone()
-    _, frames, bands = mel.shape
-    widest = int(recipe.bands_masked * bands)
-    for row in range(len(mel)):
-        for _ in range(2):
-            width = int(rng.integers(widest + 1))
-            start = int(rng.integers(bands - width + 1))
-            masked[row, :, start : start + width] = mel[row].mean()
-            width = int(rng.integers(recipe.frames_masked + 1))
-            start = int(rng.integers(frames - width + 1))
-            masked[row, start : start + width] = mel[row].mean()
-    return masked
 
 
 def evaluate(model: WindowedModel, corpus: Corpus, half: bool) -> float:
@@ -170,8 +154,10 @@ def train_windowed(
         order = rng.permutation(len(train_set))
         for group in np.split(order, range(recipe.batch, len(order), recipe.batch)):
             mel, heard = windows(group)
+            bands = int(recipe.bands_masked * mel.shape[2])
+            mel = spec_augment(mel, bands, recipe.frames_masked, mel.mean(dim=(1, 2), keepdim=True), rng)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.half):
-                logits = model.classify(mask_windows(mel, recipe, rng), heard)
+                logits = model.classify(mel, heard)
             label = torch.from_numpy(train_set.label[group])
             yield smoothed_nll(torch.log_softmax(logits.float(), dim=1), label, recipe.label_smoothing, weight).mean()
 

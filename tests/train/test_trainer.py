@@ -10,8 +10,11 @@ import torch
 
 from edgeemo.data.clips import Clip, find_clips
 from edgeemo.data.corpus import Batch, Corpus
+from edgeemo.evaluate.evaluate import clip_answers, open_model
+from edgeemo.evaluate.evaluate import evaluate as report
+from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
-from edgeemo.train.trainer import Recipe, clip_log_probabilities, train
+from edgeemo.train.trainer import Recipe, clip_log_probabilities, evaluate, train
 from tests.conftest import CALIBRATION
 
 pytestmark = pytest.mark.slow
@@ -67,3 +70,18 @@ def test_clip_answer_is_the_mean_of_real_steps_only() -> None:
     features, _ = model.features(pcm, model.initial_state(2), 6)
     mean, log_p, _ = clip_log_probabilities(model, features, Batch(pcm, torch.tensor([6, 2]), torch.zeros(2)))
     torch.testing.assert_close(mean[1].exp(), log_p[1, :2].exp().mean(dim=0))
+
+
+def test_dev_score_is_what_eval_prints(tmp_path: Path) -> None:
+    """The trainer had left out what the model scales its logits with, and so chose by a score that nobody gets."""
+    torch.manual_seed(3)
+    model = CosyVoiceTiny()
+    with torch.no_grad():  # sure enough of itself that the scaling changes answers
+        model.head.classifier.weight.mul_(40)
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(model, path)
+    clips = [c for c in find_clips(CALIBRATION) if c.label is not None][::5]
+    printed = report(open_model(path), clips, clip_answers(open_model(path), clips))["macro_f1"]
+    saved = load_checkpoint(path)
+    assert isinstance(saved, CosyVoiceTiny)
+    assert evaluate(saved, Corpus(clips, 8000, 1280)) == pytest.approx(printed, abs=1e-4)
