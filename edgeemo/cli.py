@@ -45,11 +45,13 @@ def main() -> None:
 )
 @click.option(
     "--teacher",
+    "teachers",
     is_flag=False,
     flag_value="whisper",
-    default=None,
+    multiple=True,
     metavar="[FILE]",
-    help="Distil as well: from Whisper tiny.en (needs edgeemo[teacher]), or from a whisper-tiny-cls checkpoint.",
+    help="Distil as well, from Whisper tiny.en (needs edgeemo[teacher]), a folder with another CTranslate2 Whisper, or a "
+    "whisper-tiny-cls checkpoint. The first gives states and soft labels, more of them soft labels only.",
 )
 @click.option("--unlabelled", type=click.Path(path_type=Path), default=None, help="With --teacher: a folder of any other speech.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads; part of what makes a run repeatable.")
@@ -62,7 +64,7 @@ def train(
     seed: int | None,
     peak_lr: float | None,
     init: Path | None,
-    teacher: str | None,
+    teachers: tuple[str, ...],
     unlabelled: Path | None,
     threads: int,
     out: Path | None,
@@ -77,9 +79,9 @@ def train(
 
     if kind not in MODELS:
         raise click.UsageError(f"--model {kind}: there are {', '.join(MODELS)}")
-    if unlabelled is not None and teacher is None:
+    if unlabelled is not None and not teachers:
         raise click.UsageError("--unlabelled is for --teacher: without one there is nothing to learn from it")
-    if teacher is not None and kind in windows.RECIPES:
+    if teachers and kind in windows.RECIPES:
         raise click.UsageError("--teacher is for cosyvoice-tiny")
     target = check_output(out or BUILD / f"{kind.replace('-', '_')}.safetensors", force)
     given: dict[str, Any] = {k: v for k, v in {"epochs": epochs, "seed": seed, "peak_lr": peak_lr}.items() if v is not None}
@@ -87,7 +89,7 @@ def train(
         report = windows.train_windowed(kind, data, target, replace(windows.RECIPES[kind], **given), threads, init)
     else:
         recipe = replace(trainer.Recipe(), **given)
-        listen = None if teacher is None else load_teacher(teacher, ModelConfig().sample_rate)
+        listen = [load_teacher(t, ModelConfig().sample_rate) for t in teachers]
         report = trainer.train(data, target, recipe, threads, init, listen, unlabelled)
     if as_json:
         print_json(report)

@@ -1,7 +1,7 @@
-"""What a large model makes of the training clips: hidden states for the student to follow, and soft labels.
+"""What larger models make of the training clips: hidden states for the student to follow, and soft labels.
 
 Each clip is heard in several copies of other speeds. A copy keeps the student's audio and, per student token (53 1/3 ms), the
-teacher's standardised states; the soft labels of a clip come from a classifier that did not see its speaker.
+teacher's standardised states; the soft labels of a clip come from classifiers that did not see its speaker, one for each teacher.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import soxr
@@ -23,8 +24,8 @@ from edgeemo.model.whisper import FRAME_SAMPLES, RATE, WhisperEncoder, load_whis
 from edgeemo.model.whisper_cls import WhisperTinyCls
 
 FOLDS = 5
-EXTRA_COPIES, EXTRA_SPEEDS = 2, (0.85, 1.15)  # of speech without labels
-EXTRA_SHARE = 0.5  # as many pieces of it in an epoch as this share of the labelled clips
+EXTRA_SPEEDS = (0.85, 1.15)  # of speech without labels, each piece heard once
+EXTRA_SHARE = 1.0  # as many pieces of it in an epoch as this share of the labelled clips
 L2 = 0.03  # of the classifier on standardised features; chosen on dev
 
 
@@ -61,12 +62,16 @@ def tuned_teacher(model: WhisperTinyCls) -> Listen:
 
 
 def load_teacher(name: str, rate: int) -> Listen:
-    """``whisper``: the installed package's encoder; else a checkpoint of Whisper-Tiny + CLS. Raises EdgeEmoError for another."""
-    if name == "whisper":
-        return frozen_teacher(load_whisper(), rate)
+    """``whisper``: the installed package's encoder; a folder: that of a CTranslate2 Whisper; else a checkpoint of Whisper-Tiny +
+    CLS. Raises EdgeEmoError for another."""
+    if name == "whisper" or Path(name).is_dir():
+        return frozen_teacher(load_whisper(None if name == "whisper" else Path(name)), rate)
     model = load_checkpoint(name)
     if not isinstance(model, WhisperTinyCls) or model.config.sample_rate != rate:
-        raise EdgeEmoError(f"{name}: is a checkpoint of {model.title}; a teacher is `whisper` or a whisper-tiny-cls checkpoint")
+        raise EdgeEmoError(
+            f"{name}: is a checkpoint of {model.title}; a teacher is `whisper`, a folder with a CTranslate2 Whisper, or a "
+            "whisper-tiny-cls checkpoint"
+        )
     return tuned_teacher(model)
 
 
@@ -89,7 +94,7 @@ def token_pooling(steps: int, tokens_per_step: int, step_s: float) -> Tensor:
 
 
 def teach(
-    teacher: Listen,
+    teachers: Sequence[Listen],
     audio: Sequence[np.ndarray],
     layers: Sequence[int],
     rate: int,
@@ -97,24 +102,27 @@ def teach(
     tokens_per_step: int,
     speeds: np.ndarray,
     advance: Callable[[int], None] = lambda n: None,
-) -> tuple[list[Lesson], np.ndarray]:
-    """One lesson per clip at its speed, with the states after ``layers`` (counted from 1) not yet standardised, and the clips'
-    summary for a classifier: mean and standard deviation over time of every layer, float32 (clips, 2 * layers * width)."""
-    lessons, summaries = [], []
+) -> tuple[list[Lesson], list[np.ndarray]]:
+    """One lesson per clip at its speed, with the first teacher's states after ``layers`` (counted from 1) not yet standardised;
+    and for each teacher the clips' summary for a classifier: mean and standard deviation over time of every layer, float32
+    (clips, 2 * layers * width)."""
+    lessons: list[Lesson] = []
+    summaries: list[list[np.ndarray]] = [[] for _ in teachers]
     for samples, speed in zip(audio, speeds, strict=True):
         heard = change_speed(samples, float(speed))
         steps = -(-len(heard) // step_samples)
         padded = np.zeros(steps * step_samples, dtype=np.float32)
         padded[: len(heard)] = heard
-        with torch.inference_mode():
-            states = teacher(padded)
-            pooling = token_pooling(steps, tokens_per_step, step_samples / rate)
-            chosen = torch.cat([states[i - 1] for i in layers], dim=1)
-            lessons.append(Lesson(padded, (pooling @ chosen).half()))
-            real = math.ceil(len(heard) / rate / FRAME_S)
-            summaries.append(torch.cat([f(s[:real], dim=0) for s in states for f in (torch.mean, torch.std)]).numpy())
+        real = math.ceil(len(heard) / rate / FRAME_S)
+        # States are kept in 16 bits anyway.
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            told = [[s.float() for s in teacher(padded)] for teacher in teachers]
+        pooling = token_pooling(steps, tokens_per_step, step_samples / rate)
+        lessons.append(Lesson(padded, (pooling @ torch.cat([told[0][i - 1] for i in layers], dim=1)).half()))
+        for summary, states in zip(summaries, told, strict=True):
+            summary.append(torch.cat([f(s[:real], dim=0) for s in states for f in (torch.mean, torch.std)]).numpy())
         advance(1)
-    return lessons, np.stack(summaries)
+    return lessons, [np.stack(s) for s in summaries]
 
 
 def standardise(lessons: Sequence[Lesson]) -> None:
@@ -131,12 +139,12 @@ class Classifier:
     """Multinomial logistic regression on standardised features, class-balanced, L2-regularised, by L-BFGS."""
 
     def __init__(self, features: np.ndarray, label: np.ndarray, classes: int, l2: float = L2) -> None:
-        x, y = torch.from_numpy(features).double(), torch.from_numpy(label)
+        x, y = torch.from_numpy(features), torch.from_numpy(label)
         self.mean, self.std = x.mean(dim=0), x.std(dim=0, correction=0).clamp(min=1e-6)
         x = (x - self.mean) / self.std
-        weight = len(y) / (classes * torch.bincount(y, minlength=classes).clamp(min=1).double())
-        self.w = torch.zeros(x.shape[1], classes, dtype=torch.float64, requires_grad=True)
-        self.b = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+        weight = len(y) / (classes * torch.bincount(y, minlength=classes).clamp(min=1))
+        self.w = torch.zeros(x.shape[1], classes, requires_grad=True)
+        self.b = torch.zeros(classes, requires_grad=True)
         optimizer = torch.optim.LBFGS([self.w, self.b], max_iter=100, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
@@ -148,26 +156,33 @@ class Classifier:
         optimizer.step(loss)
 
     def __call__(self, features: np.ndarray) -> Tensor:
-        """Probabilities (clips, classes), float64."""
+        """Probabilities (clips, classes), float32."""
         with torch.inference_mode():
-            x = (torch.from_numpy(features).double() - self.mean) / self.std
+            x = (torch.from_numpy(features) - self.mean) / self.std
             return torch.softmax(x @ self.w + self.b, dim=1)
 
 
-def soft_labels(features: np.ndarray, label: np.ndarray, speaker: Sequence[str], classes: int) -> Tensor:
-    """Probabilities float32 (clips, classes) from classifiers trained on the other folds. A speaker is in one fold; where the
-    manifest names fewer speakers than there are folds, clips are dealt out one by one."""
-    names = sorted(set(speaker))
-    fold_of = {s: i % FOLDS for i, s in enumerate(names)}
-    fold = np.array([fold_of[s] for s in speaker]) if len(names) >= FOLDS else np.arange(len(speaker)) % FOLDS
-    result = torch.empty(len(label), classes)
-    for i in range(FOLDS):
-        held_out = fold == i
-        if held_out.any():
-            result[torch.from_numpy(held_out)] = Classifier(features[~held_out], label[~held_out], classes)(
-                features[held_out]
-            ).float()
-    return result
+class SoftLabels:
+    """Classifiers by folds of the speakers. A speaker is in one fold; where the manifest names fewer speakers than there are
+    folds, clips are dealt out one by one."""
+
+    def __init__(self, features: np.ndarray, label: np.ndarray, speaker: Sequence[str], classes: int) -> None:
+        names = sorted(set(speaker))
+        fold_of = {s: i % FOLDS for i, s in enumerate(names)}
+        fold = np.array([fold_of[s] for s in speaker]) if len(names) >= FOLDS else np.arange(len(speaker)) % FOLDS
+        self.fold = fold
+        self.classifiers = {i: Classifier(features[fold != i], label[fold != i], classes) for i in np.unique(fold).tolist()}
+
+    def held_out(self, features: np.ndarray) -> Tensor:
+        """Of the labelled clips, in whatever copy: from the classifier of the other folds, float32 (clips, classes)."""
+        result = torch.empty(len(features), next(iter(self.classifiers.values())).b.shape[0])
+        for i, classifier in self.classifiers.items():
+            result[torch.from_numpy(self.fold == i)] = classifier(features[self.fold == i])
+        return result
+
+    def __call__(self, features: np.ndarray) -> Tensor:
+        """Of speech that none of them has heard: their mean, float32 (pieces, classes)."""
+        return torch.stack([classifier(features) for classifier in self.classifiers.values()]).mean(dim=0)
 
 
 class Lessons:
@@ -179,7 +194,7 @@ class Lessons:
     def __init__(
         self,
         corpus: Corpus,
-        teacher: Listen,
+        teachers: Sequence[Listen],
         layers: Sequence[int],
         copies: int,
         config: ModelConfig,
@@ -187,32 +202,31 @@ class Lessons:
         extra: Sequence[np.ndarray] = (),
         advance: Callable[[int], None] = lambda n: None,
     ) -> None:
-        """Runs the teacher over ``copies`` of every clip (about 1.7 MB a minute and copy, one core: 60 times real time), and over
-        EXTRA_COPIES of every piece of ``extra`` (samples,)."""
+        """Runs the ``teachers`` over ``copies`` of every clip (about 1.7 MB a minute and copy; Whisper tiny on one core: 60 times
+        real time) and over every piece of ``extra`` (samples,). The first gives the states, all of them the soft labels."""
         self.tokens, self.step_samples = config.tokens_per_step, config.step_samples
         self.clips, self.label = corpus.clips, corpus.label
         self.longest = int(CROP_S * config.sample_rate) // self.step_samples  # steps
-        self.copies, soft, classifier = [], [], None
+        self.copies, soft = [], []
+        graders: list[SoftLabels] = []
 
-        def hear(audio: Sequence[np.ndarray], speeds: np.ndarray) -> tuple[list[Lesson], np.ndarray]:
-            return teach(teacher, audio, layers, config.sample_rate, self.step_samples, self.tokens, speeds, advance)
+        def hear(audio: Sequence[np.ndarray], speeds: np.ndarray) -> tuple[list[Lesson], list[np.ndarray]]:
+            return teach(teachers, audio, layers, config.sample_rate, self.step_samples, self.tokens, speeds, advance)
 
         for copy in range(copies):
             speeds = np.ones(len(self.clips)) if copy == 0 else rng.uniform(*SPEEDS, len(self.clips))
-            lessons, summary = hear(corpus.audio, speeds)
+            lessons, summaries = hear(corpus.audio, speeds)
             self.copies.append(lessons)
-            soft.append(soft_labels(summary, self.label, [c.speaker for c in self.clips], len(config.labels)))
-            classifier = classifier or Classifier(summary, self.label, len(config.labels))
+            speakers = [c.speaker for c in self.clips]
+            graders = graders or [SoftLabels(s, self.label, speakers, len(config.labels)) for s in summaries]
+            soft.append(torch.stack([g.held_out(s) for g, s in zip(graders, summaries, strict=True)]).mean(dim=0))
         self.soft = torch.stack(soft)
-        self.extra: list[list[Lesson]] = []
-        extra_soft = []
-        for _ in range(EXTRA_COPIES if extra else 0):
-            lessons, summary = hear(extra, rng.uniform(*EXTRA_SPEEDS, len(extra)))
-            self.extra.append(lessons)
-            assert classifier is not None
-            extra_soft.append(classifier(summary).float())
-        self.extra_soft = torch.stack(extra_soft) if extra_soft else torch.empty(0)
-        standardise([lesson for lessons in [*self.copies, *self.extra] for lesson in lessons])
+        self.extra: list[Lesson] = []
+        self.extra_soft = torch.empty(0)
+        if extra:
+            self.extra, summaries = hear(extra, rng.uniform(*EXTRA_SPEEDS, len(extra)))
+            self.extra_soft = torch.stack([g(s) for g, s in zip(graders, summaries, strict=True)]).mean(dim=0)
+        standardise([lesson for lessons in [*self.copies, self.extra] for lesson in lessons])
 
     def __len__(self) -> int:
         """Clips and pieces in an epoch."""
@@ -221,7 +235,7 @@ class Lessons:
     def batches(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Batch, np.ndarray]]:
         """In random order, each clip in a random copy, cropped at random to whole steps. Indices are those of the clips, -1 for a
         piece without label."""
-        pieces = rng.integers(len(self.extra[0]), size=len(self) - len(self.clips)) if self.extra else np.zeros(0, dtype=np.int64)
+        pieces = rng.integers(len(self.extra), size=len(self) - len(self.clips)) if self.extra else np.zeros(0, dtype=np.int64)
         for group in np.split(order := rng.permutation(len(self)), range(size, len(order), size)):
             chosen = [self._choose(int(i), pieces, rng) for i in group]
             lessons = [lesson for lesson, _ in chosen]
@@ -245,5 +259,5 @@ class Lessons:
         if i < len(self.clips):
             copy = int(rng.integers(len(self.copies)))
             return self.copies[copy][i], self.soft[copy, i]
-        copy, piece = int(rng.integers(len(self.extra))), int(pieces[i - len(self.clips)])
-        return self.extra[copy][piece], self.extra_soft[copy, piece]
+        piece = int(pieces[i - len(self.clips)])
+        return self.extra[piece], self.extra_soft[piece]

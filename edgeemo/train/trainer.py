@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.streaming import StreamingModel
 from edgeemo.train.loop import class_weights, fit, load_sets, smoothed_nll, spec_augment
-from edgeemo.train.teacher import EXTRA_COPIES, Lessons, Listen
+from edgeemo.train.teacher import Lessons, Listen
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,13 @@ def train(
     recipe: Recipe,
     threads: int,
     init: Path | None = None,
-    teacher: Listen | None = None,
+    teachers: Sequence[Listen] = (),
     unlabelled: Path | None = None,
 ) -> dict[str, object]:
     """Trains on the split ``train`` of ``folder``, keeps the best averaged weights on ``dev``, writes them to ``out``.
 
-    With a ``teacher`` the student also follows its hidden states and soft labels (distillation), those of a folder of
-    ``unlabelled`` speech, too.
+    With ``teachers`` the student also follows the first one's hidden states and the soft labels of all (distillation), those of a
+    folder of ``unlabelled`` speech, too.
     ``init`` continues from a checkpoint: its weights and band statistics, a new cycle of the learning rate. Same folder, recipe,
     start and thread count give the same weights. Returns the report: recipe, dev scores per epoch, best.
     """
@@ -128,10 +128,10 @@ def train(
         _set_statistics(model, train_set, recipe.batch)
     lessons: Corpus | Lessons = train_set
     student = None
-    if teacher is not None:
+    if teachers:
         extra = [] if unlabelled is None else unlabelled_pieces(unlabelled, c.sample_rate)
-        with progress_bar("teacher listens", recipe.copies * len(train_set.clips) + EXTRA_COPIES * len(extra)) as advance:
-            lessons = Lessons(train_set, teacher, recipe.teacher_layers, recipe.copies, c, rng, extra, advance)
+        with progress_bar("teachers listen", recipe.copies * len(train_set.clips) + len(extra)) as advance:
+            lessons = Lessons(train_set, teachers, recipe.teacher_layers, recipe.copies, c, rng, extra, advance)
         student = Student(model, len(recipe.teacher_layers), lessons.copies[0][0].states.shape[1])
     weight = class_weights(train_set.label, len(c.labels))
     channel = TelephoneChannel(recipe.seed, recipe.line)

@@ -17,7 +17,7 @@ from edgeemo.model.config import ModelConfig
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.whisper import WhisperEncoder, load_whisper, read_ctranslate2, slaney_mel
 from edgeemo.model.whisper_cls import WhisperConfig, WhisperTinyCls
-from edgeemo.train.teacher import Lesson, Lessons, frozen_teacher, load_teacher, soft_labels, standardise, token_pooling
+from edgeemo.train.teacher import Lesson, Lessons, SoftLabels, frozen_teacher, load_teacher, standardise, token_pooling
 from edgeemo.train.trainer import Recipe, train
 from tests.train.test_trainer import small_corpus  # noqa: F401  a fixture
 
@@ -36,9 +36,9 @@ def test_soft_labels_come_from_other_speakers() -> None:
     speakers = [f"s{i % 10}" for i in range(100)]
     label = np.array([int(s[1:]) % 2 for s in speakers])
     told = np.eye(2, dtype=np.float32)[label] + 0.1 * rng.standard_normal((100, 2)).astype(np.float32)
-    assert (soft_labels(told, label, speakers, 2).argmax(dim=1).numpy() == label).all()
+    assert (SoftLabels(told, label, speakers, 2).held_out(told).argmax(dim=1).numpy() == label).all()
     only_speaker = np.eye(10, dtype=np.float32)[[int(s[1:]) for s in speakers]]
-    held_out = soft_labels(only_speaker, label, speakers, 2)
+    held_out = SoftLabels(only_speaker, label, speakers, 2).held_out(only_speaker)
     torch.testing.assert_close(held_out.sum(dim=1), torch.ones(100))
     assert (held_out.max(dim=1).values < 0.9).all()
 
@@ -47,9 +47,11 @@ def test_soft_labels_without_speakers_are_still_held_out_and_finite() -> None:
     rng = np.random.default_rng(1)
     label = np.arange(60) % 3
     told = np.eye(3, dtype=np.float32)[label] + 0.1 * rng.standard_normal((60, 3)).astype(np.float32)
-    made = soft_labels(told, label, [""] * 60, 3)
-    assert torch.isfinite(made).all()
-    assert (made.argmax(dim=1).numpy() == label).all()
+    grader = SoftLabels(told, label, [""] * 60, 3)
+    for made in (grader.held_out(told), grader(told)):
+        assert torch.isfinite(made).all()
+        torch.testing.assert_close(made.sum(dim=1), torch.ones(60))
+        assert (made.argmax(dim=1).numpy() == label).all()
 
 
 def test_standardised_states_have_mean_0_and_deviation_1() -> None:
@@ -97,13 +99,14 @@ def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.slow
 def test_training_with_a_teacher(small_corpus: Path, tmp_path: Path) -> None:  # noqa: F811
     torch.manual_seed(0)
-    teacher = frozen_teacher(WhisperEncoder(32, 2, 2).eval(), 8000)
+    teachers = [frozen_teacher(WhisperEncoder(32, 2, 2).eval(), 8000) for _ in range(2)]
     recipe = Recipe(epochs=1, batch=8, copies=2, teacher_layers=(1, 2))
-    made = [train(small_corpus, tmp_path / n, recipe, 1, teacher=teacher) and (tmp_path / n).read_bytes() for n in "ab"]
+    made = [train(small_corpus, tmp_path / n, recipe, 1, teachers=teachers) and (tmp_path / n).read_bytes() for n in "ab"]
     assert made[0] == made[1]
     assert all(torch.isfinite(p).all() for p in load_checkpoint(tmp_path / "a").parameters())
-    train(small_corpus, tmp_path / "c", recipe, 1)
-    assert (tmp_path / "c").read_bytes() != made[0]
+    for name, fewer in (("c", []), ("d", teachers[:1])):
+        train(small_corpus, tmp_path / name, recipe, 1, teachers=fewer)
+        assert (tmp_path / name).read_bytes() != made[0]
 
 
 @pytest.mark.slow
@@ -111,7 +114,7 @@ def test_unlabelled_speech_is_followed_but_has_no_label(small_corpus: Path, tmp_
     import soundfile
 
     torch.manual_seed(0)
-    teacher = frozen_teacher(WhisperEncoder(32, 2, 2).eval(), 8000)
+    teachers = [frozen_teacher(WhisperEncoder(32, 2, 2).eval(), 8000)]
     rng = np.random.default_rng(5)
     prompts = tmp_path / "prompts"
     prompts.mkdir()
@@ -122,8 +125,8 @@ def test_unlabelled_speech_is_followed_but_has_no_label(small_corpus: Path, tmp_
     pieces = unlabelled_pieces(prompts, 8000)
     assert [len(p) for p in pieces] == [23040, 23040, 9920]
     corpus = Corpus(read_manifest(small_corpus, "train"), 8000, 1280)
-    lessons = Lessons(corpus, teacher, (1, 2), 1, ModelConfig(), rng, pieces)
-    assert len(lessons) == len(corpus) + len(corpus) // 2
+    lessons = Lessons(corpus, teachers, (1, 2), 1, ModelConfig(), rng, pieces)
+    assert len(lessons) == 2 * len(corpus)
     index = []
     for batch, of in lessons.batches(5, rng):
         index += of.tolist()
@@ -133,7 +136,7 @@ def test_unlabelled_speech_is_followed_but_has_no_label(small_corpus: Path, tmp_
     assert sorted(i for i in index if i >= 0) == list(range(len(corpus)))
     assert len(index) == len(lessons)
     recipe = Recipe(epochs=1, batch=8, copies=1, teacher_layers=(1, 2))
-    report = train(small_corpus, tmp_path / "out", recipe, 1, teacher=teacher, unlabelled=prompts)
+    report = train(small_corpus, tmp_path / "out", recipe, 1, teachers=teachers, unlabelled=prompts)
     assert report["best_dev_macro_f1"] >= 0  # type: ignore[operator]
     with pytest.raises(EdgeEmoError, match="no speech"):
         (prompts / "long.wav").unlink()
