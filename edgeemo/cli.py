@@ -54,6 +54,7 @@ def main() -> None:
     "whisper-tiny-cls checkpoint. The first gives states and soft labels, more of them soft labels only.",
 )
 @click.option("--unlabelled", type=click.Path(path_type=Path), default=None, help="With --teacher: a folder of any other speech.")
+@click.option("--intensity", is_flag=True, help="Only fit the second level of angry (annoyed, furious) on the weights of --init.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads; part of what makes a run repeatable.")
 @output_options("build/<model>.safetensors")
 @user_errors
@@ -66,13 +67,14 @@ def train(
     init: Path | None,
     teachers: tuple[str, ...],
     unlabelled: Path | None,
+    intensity: bool,
     threads: int,
     out: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
     """Train a model; keeps the weights that are best on the dev split."""
-    from edgeemo.model.checkpoint import MODELS
+    from edgeemo.model.checkpoint import MODELS, committed_checkpoint
     from edgeemo.model.config import ModelConfig
     from edgeemo.train import trainer, windows
     from edgeemo.train.teacher import load_teacher
@@ -84,6 +86,15 @@ def train(
     if teachers and kind in windows.RECIPES:
         raise click.UsageError("--teacher is for cosyvoice-tiny")
     target = check_output(out or BUILD / f"{kind.replace('-', '_')}.safetensors", force)
+    if intensity:
+        from edgeemo.train.intensity import fit_intensity
+
+        if kind != "cosyvoice-tiny" or teachers or epochs or peak_lr:
+            raise click.UsageError("--intensity fits one linear head of cosyvoice-tiny: it goes with --init, --seed, --threads")
+        fitted = fit_intensity(data, init or committed_checkpoint(kind), target, threads, 1 if seed is None else seed)
+        said = f"dev macro-F1 of annoyed and furious {fitted['dev_intensity_macro_f1']}, weights in {target}"
+        print_json(fitted) if as_json else click.echo(said)
+        return
     given: dict[str, Any] = {k: v for k, v in {"epochs": epochs, "seed": seed, "peak_lr": peak_lr}.items() if v is not None}
     if kind in windows.RECIPES:
         report = windows.train_windowed(kind, data, target, replace(windows.RECIPES[kind], **given), threads, init)

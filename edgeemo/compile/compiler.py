@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,7 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
             "labels": list(contract.labels),
             "audio": contract.audio,
             "probabilities": contract.probabilities,
+            "intensity": contract.intensity and asdict(contract.intensity),
         },
         "step": {
             "function": "step",

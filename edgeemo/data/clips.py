@@ -12,6 +12,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo.model.config import LABELS
 
 MANIFEST = "manifest.csv"
+NORMAL_STRONG = ("normal", "strong")  # what a manifest's column intensity holds
 LABEL_COLUMNS = ("label7", "label")
 
 
@@ -24,6 +25,15 @@ class Clip:
     split: str = ""
     corpus: str = ""
     speaker: str = ""
+    intensity: str = ""  # normal or strong, where it is known
+
+
+def _ravdess_intensity(corpus: str, path: Path) -> str:
+    """RAVDESS writes it into the file name's fourth field (Livingstone and Russo 2018)."""
+    parts = path.stem.split("-")
+    return (
+        dict(zip(("01", "02"), NORMAL_STRONG, strict=True)).get(parts[3], "") if corpus == "ravdess" and len(parts) == 7 else ""
+    )
 
 
 def _folder(folder: str | Path) -> Path:
@@ -48,8 +58,8 @@ def find_clips(folder: str | Path) -> list[Clip]:
 
 
 def read_manifest(folder: str | Path, split: str | None = None) -> list[Clip]:
-    """The clips of ``folder/manifest.csv``, sorted by path. Columns: path, and label7 or label; split, corpus, speaker
-    where known. ``split`` keeps one split.
+    """The clips of ``folder/manifest.csv``, sorted by path. Columns: path, and label7 or label; split, corpus, speaker,
+    intensity where known. ``split`` keeps one split.
 
     Raises EdgeEmoError naming the line of a missing file or an unknown label, or if nothing is left.
     """
@@ -82,6 +92,7 @@ def read_manifest(folder: str | Path, split: str | None = None) -> list[Clip]:
                     row.get("split") or "",
                     row.get("corpus") or "",
                     row.get("speaker") or "",
+                    row.get("intensity") or _ravdess_intensity(row.get("corpus") or "", path),
                 )
             )
     if not clips:

@@ -59,7 +59,7 @@ def eval_(model: Path, others: tuple[Path, ...], data: Path, split: str | None, 
     """
     from edgeemo.data.telephone import LINES
     from edgeemo.evaluate.compare import compare
-    from edgeemo.evaluate.evaluate import evaluate
+    from edgeemo.evaluate.evaluate import evaluate, evaluate_intensity
 
     if line not in LINES:
         raise click.UsageError(f"--line must be one of {', '.join(LINES)}, not {line}")
@@ -67,6 +67,7 @@ def eval_(model: Path, others: tuple[Path, ...], data: Path, split: str | None, 
     opened, answers = _answers((model, *others), clips, line)
     report = evaluate(opened[0], clips, answers[0])
     document = {"model": str(model), "split": split, "line": line, **report}
+    document["intensity"] = evaluate_intensity(opened[0], clips)
     found = {str(path): compare(answers[0], a, clips, opened[0].labels) for path, a in zip(others, answers[1:], strict=True)}
     if found:
         document["compared"] = {path: c.document() for path, c in found.items()}
@@ -83,6 +84,10 @@ def eval_(model: Path, others: tuple[Path, ...], data: Path, split: str | None, 
         f"macro-F1 {report['macro_f1']:.4f}  accuracy {report['accuracy']:.4f}  "
         f"jump rate {report['jump_rate']:.4f}  clips {report['clips']}"
     )
+    if strength := document["intensity"]:
+        click.echo(
+            f"annoyed or furious: macro-F1 {strength['macro_f1']:.4f} of {strength['clips']} angry clips of known strength"
+        )
     if not found:
         return
     rows = [

@@ -11,8 +11,9 @@ from edgeemo_runtime.artifact import load_artifact
 from edgeemo_runtime.audio import load_audio
 from edgeemo_runtime.engine import Engine
 from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.model import Model
 
-from edgeemo.data.clips import Clip
+from edgeemo.data.clips import NORMAL_STRONG, Clip
 from edgeemo.evaluate.metrics import accuracy, confusion_matrix, jump_rate, macro_f1, per_class_f1
 
 BATCH = 16
@@ -27,6 +28,10 @@ class StepModel(Protocol):
 
     def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
         """Clips (samples,) float32, each as a stream of its own; per clip (steps, labels) float32."""
+        ...
+
+    def evidence(self, audio: np.ndarray) -> float | None:
+        """After a clip (samples,), what speaks for its anger being strong, above zero for yes; None without that head."""
         ...
 
 
@@ -58,6 +63,12 @@ class TorchModel:
             answers, _ = self._model(pcm, self._model.initial_state(len(audio)), padded.shape[1])
         return [answers[row, :n].numpy() for row, n in enumerate(steps)]
 
+    def evidence(self, audio: np.ndarray) -> float | None:
+        padded, steps = _pad([audio], self.samples_per_step)
+        with self._torch.inference_mode():
+            _, state = self._model(self._torch.from_numpy(padded.reshape(1, -1)), self._model.initial_state(1), steps[0])
+        return float(state["intensity"][0, 0]) if "intensity" in state else None
+
 
 class OnnxModel:
     """Step by step in ONNX Runtime; answers beyond a clip's end are dropped."""
@@ -81,6 +92,13 @@ class OnnxModel:
         answers = np.stack([self._stream.probabilities(padded[:, s]) for s in range(max(steps))], axis=1)
         return [answers[row, :n] for row, n in enumerate(steps)]
 
+    def evidence(self, audio: np.ndarray) -> float | None:
+        level = self._stream.contract.intensity
+        if level is None:
+            return None
+        self.run([audio])
+        return float(self._stream.state(level.state)[0, 0])
+
 
 class ArtifactModel:
     def __init__(self, path: Path) -> None:
@@ -102,6 +120,15 @@ class ArtifactModel:
         for stream in streams:
             stream.close()
         return [np.stack(answers[s.id]) for s in streams]
+
+    def evidence(self, audio: np.ndarray) -> float | None:
+        model = Model(self._engine.model.artifact, 1)
+        if model.intensity is None:
+            return None
+        for step in _pad([audio], self.samples_per_step)[0][0]:
+            model.audio[0] = step
+            model.run(np.zeros(1, dtype=np.int64))
+        return float(model.states[0, model.intensity[2]])
 
 
 def open_model(path: Path) -> StepModel:
@@ -157,4 +184,20 @@ def evaluate(model: StepModel, clips: list[Clip], answers: list[np.ndarray]) -> 
         "confusion": confusion.tolist(),
         "labels": list(model.labels),
         "jump_rate": jump_rate([a.argmax(axis=1) for a in answers]),
+    }
+
+
+def evaluate_intensity(model: StepModel, clips: list[Clip]) -> dict[str, Any] | None:
+    """Macro-F1 of the second level over angry clips of known strength; None where there are none, or no such head."""
+    known = [c for c in clips if c.label == model.labels.index("angry") and c.intensity in NORMAL_STRONG]
+    found = [model.evidence(load_audio(c.path, model.sample_rate)) for c in known]
+    told = [e > 0 for e in found if e is not None]
+    if not told:
+        return None
+    confusion = confusion_matrix(np.array([NORMAL_STRONG.index(c.intensity) for c in known]), np.array(told, dtype=np.int64), 2)
+    return {
+        "clips": len(known),
+        "macro_f1": macro_f1(confusion),
+        "accuracy": accuracy(confusion),
+        "confusion": confusion.tolist(),
     }

@@ -39,5 +39,9 @@ class OnnxStream:
         self.states = {s.input: values[s.output] for s in self.contract.states}
         return values
 
+    def state(self, name: str) -> np.ndarray:
+        """As the last step left it: (batch, ...)."""
+        return self.states[next(s.input for s in self.contract.states if s.name == name)]
+
     def probabilities(self, audio: np.ndarray) -> np.ndarray:
         return self.step(audio)[self.contract.probabilities]

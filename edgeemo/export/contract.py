@@ -32,6 +32,15 @@ class State:
 
 
 @dataclass(frozen=True)
+class Intensity:
+    """A label's second level: a state of one number, above zero for the second name."""
+
+    label: str
+    names: tuple[str, str]
+    state: str
+
+
+@dataclass(frozen=True)
 class StreamContract:
     sample_rate: int  # Hz
     samples_per_step: int
@@ -41,6 +50,7 @@ class StreamContract:
     audio: str  # graph input (batch, samples_per_step) float32
     probabilities: str  # graph output (batch, labels) float32
     states: tuple[State, ...]
+    intensity: Intensity | None = None  # where the model has that head
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -51,12 +61,17 @@ class StreamContract:
         try:
             values = json.loads(text)
             states = tuple(State(**{**s, "shape": tuple(s["shape"])}) for s in values.pop("states"))
-            contract = cls(**{**values, "labels": tuple(values["labels"])}, states=states)
+            level = values.pop("intensity", None)
+            level = level and Intensity(**{**level, "names": tuple(level["names"])})
+            contract = cls(**{**values, "labels": tuple(values["labels"])}, states=states, intensity=level)
         except (ValueError, KeyError, TypeError) as error:
             raise EdgeEmoError(f"{source}: its {KEY} metadata is not a stream contract ({error})") from error
         for state in contract.states:
             if state.update not in UPDATES:
                 raise EdgeEmoError(f"{source}: state {state.name}: update {state.update!r} is none of {', '.join(UPDATES)}")
+        level = contract.intensity
+        if level is not None and (level.label not in contract.labels or level.state not in {s.name for s in contract.states}):
+            raise EdgeEmoError(f"{source}: its intensity names the label {level.label!r} and the state {level.state!r}")
         return contract
 
 

@@ -14,8 +14,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from edgeemo.export.contract import State, StreamContract, write_contract
+from edgeemo.export.contract import Intensity, State, StreamContract, write_contract
 from edgeemo.files import write_file
+from edgeemo.model.config import INTENSITIES
 from edgeemo.model.streaming import StreamingModel
 
 OPSET = 20  # the first with Gelu; LayerNormalization came with 17
@@ -42,7 +43,10 @@ def stream_contract(model: StreamingModel) -> StreamContract:
         State(name, name, f"{name}_next", shape, "float32", update) for name, (shape, update) in model.state_spec().items()
     )
     ring_samples = c.ring_frames * c.step_samples // c.frames_per_step
-    return StreamContract(c.sample_rate, c.step_samples, c.ring_frames, ring_samples, c.labels, AUDIO, PROBABILITIES, states)
+    intensity = Intensity("angry", INTENSITIES, "intensity") if "intensity" in model.state_spec() else None
+    return StreamContract(
+        c.sample_rate, c.step_samples, c.ring_frames, ring_samples, c.labels, AUDIO, PROBABILITIES, states, intensity
+    )
 
 
 def export_step(model: StreamingModel) -> onnx.ModelProto:

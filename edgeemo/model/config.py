@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Self
 
+INTENSITIES = ("annoyed", "furious")  # the second level of the label angry
 LABELS = ("angry", "happy", "sad", "neutral", "fear", "disgust", "surprise")
 
 
@@ -49,6 +50,8 @@ class ModelConfig(Sizes):
     global_past: int = 24  # steps seen before this one: 24 + 1 = 25 steps, 4 s
     head_past: int = 9  # tokens seen before the step by the head: 9 + 3 = 12 tokens, 640 ms
     level_decay: float = 0.95  # per step; time constant about 3 s
+    intensity: bool = False  # whether there is a second head: how strong an anger is
+    intensity_decay: float = 0.95  # of its evidence, per step
 
     frames_lookback = 3  # frames that two stride-2, kernel-3 causal convolutions see before the step
     tokens_per_step = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeemo.model.config import ModelConfig
+from edgeemo.model.config import LABELS, ModelConfig
 from edgeemo.model.frontend import FilterbankFrontend
 from edgeemo.model.layers import MASKED, DualPathBlock, EmotionConv, EmotionHead, Subsample
 from edgeemo.model.streaming import StreamingModel
@@ -30,7 +30,7 @@ class CosyVoiceTiny(StreamingModel):
             DualPathBlock(c.d_model, c.heads, (c.local_ffn, c.global_ffn), (c.local_past, c.global_past), c.tokens_per_step)
             for _ in range(c.blocks)
         )
-        self.head = EmotionHead(c.d_model, c.heads, c.head_past, c.tokens_per_step, len(c.labels))
+        self.head = EmotionHead(c.d_model, c.heads, c.head_past, c.tokens_per_step, len(c.labels) + c.intensity)
         # A residual branch starts small (GPT-2): at full size the pre-norm stack did not leave chance level at lr 8e-4.
         for name, weight in self.named_parameters():
             if name.startswith("blocks") and name.endswith(("out.weight", "ffn.down.weight")):
@@ -55,6 +55,8 @@ class CosyVoiceTiny(StreamingModel):
                 past = c.local_past if name.startswith("local") else c.global_past
                 spec[f"block{i}_{name}"] = ((past, d), "ring")
         spec |= dict.fromkeys(HEAD_STATES, ((c.head_past, d), "ring"))
+        if c.intensity:
+            spec["intensity"] = ((1,), "replace")
         return spec
 
     def features(self, pcm: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -64,7 +66,8 @@ class CosyVoiceTiny(StreamingModel):
         return features, {"pcm": samples[:, -self.frontend.history :], "level": level}
 
     def logits(self, features: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits (B, S, classes) of features (B, 12 S, bands), and the states of everything behind the front end."""
+        """Logits (B, S, classes) of features (B, 12 S, bands), followed by that of a strong anger where the model has that head;
+        and the states of everything behind the front end."""
         c = self.config
         seen = torch.cat([state["frames"], features], dim=1)
         x, emotion = self.emotion_conv(self.subsample(seen), state["emotion"])
@@ -79,12 +82,27 @@ class CosyVoiceTiny(StreamingModel):
             after |= dict(zip(names, past, strict=True))
         logits, past = self.head(x, [state[n] for n in HEAD_STATES], masks["head"], masks["head_valid"], steps)
         after |= dict(zip(HEAD_STATES, past, strict=True))
-        return logits.reshape(-1, steps, len(c.labels)), after
+        return logits.reshape(-1, steps, len(c.labels) + c.intensity), after
 
     def forward(self, pcm: Tensor, state: dict[str, Tensor], steps: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
         features, front = self.features(pcm, state, steps)
         logits, after = self.logits(features, state, steps)
-        return torch.softmax(logits * self._sureness(state["steps"], steps), dim=-1), front | after
+        sureness = self._sureness(state["steps"], steps)
+        if not self.config.intensity:
+            return torch.softmax(logits * sureness, dim=-1), front | after
+        logits, strong = torch.split(logits, [len(self.config.labels), 1], dim=-1)
+        answers = torch.softmax(logits * sureness, dim=-1)
+        return answers, front | after | {"intensity": self._evidence(state["intensity"], answers, strong)}
+
+    def _evidence(self, before: Tensor, answers: Tensor, strong: Tensor) -> Tensor:
+        """What speaks for a strong anger (B, 1), in log odds: decayed by the step, each step counting as much as it is angry.
+        Above zero is furious. ``before`` (B, 1), ``answers`` (B, S, classes), ``strong`` (B, S, 1)."""
+        decay, steps = self.config.intensity_decay, answers.shape[1]
+        angry = LABELS.index("angry")
+        new = (answers[:, :, angry : angry + 1] * strong).reshape(-1, steps)
+        if steps > 1:
+            new = (new * decay ** torch.arange(steps - 1, -1, -1, dtype=torch.float32)).sum(dim=1, keepdim=True)
+        return before * decay**steps + new
 
     def _sureness(self, count: Tensor, steps: int) -> Tensor:
         """What logits are multiplied with, (B, S, 1): the root of the share of the longest window that is filled. From little

@@ -50,7 +50,7 @@ def clip_log_probabilities(model: CosyVoiceTiny, features: Tensor, batch: Batch)
     """Log of the mean step probability (B, 7), step log-probabilities (B, S, 7), and the mask (B, S) of real steps."""
     steps = features.shape[1] // model.config.frames_per_step
     logits, _ = model.logits(features, model.initial_state(len(features)), steps)
-    log_p = torch.log_softmax(logits.float(), dim=-1)
+    log_p = torch.log_softmax(logits[..., : len(model.config.labels)].float(), dim=-1)
     real = (torch.arange(steps) < batch.steps[:, None]).float()
     mean = torch.logsumexp(log_p + real.log()[:, :, None], dim=1) - batch.steps.log()[:, None]
     return mean, log_p, real

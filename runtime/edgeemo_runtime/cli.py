@@ -83,6 +83,7 @@ def _print_result(name: str, result: Result, labels: tuple[str, ...], as_json: b
             "start_s": round(result.start_s, 6),
             "end_s": round(result.end_s, 6),
             "label": result.label,
+            **({"intensity": result.intensity} if result.intensity else {}),
             "probabilities": {n: round(float(p), 6) for n, p in zip(labels, result.probabilities, strict=True)},
             "smoothed": {n: round(float(p), 6) for n, p in zip(labels, result.smoothed, strict=True)},
             "model": result.model,
@@ -91,7 +92,7 @@ def _print_result(name: str, result: Result, labels: tuple[str, ...], as_json: b
         return
     best = int(result.smoothed.argmax())
     said = f"{labels[best]} {result.smoothed[best]:.3f}" + (f"  handoff: {result.handoff}" if result.handoff else "")
-    print(f"{name}  {result.start_s:7.2f}-{result.end_s:7.2f} s  {result.label:8}  {said}", flush=True)
+    print(f"{name}  {result.start_s:7.2f}-{result.end_s:7.2f} s  {result.intensity or result.label:8}  {said}", flush=True)
 
 
 def _run_files(engine: Engine, calls: list[Call]) -> Iterator[tuple[str, Result]]:

@@ -31,6 +31,7 @@ class DecisionRules:
     settle_steps: int = 3  # in a row that another label must be the answer before it is said
     handoff: bool = True
     handoff_steps: int = 3  # so many low or jumping steps in a row
+    intensity: bool = True  # a confident label's second level, where the model has one
     jump_s: float = 0.5  # a label given up sooner than this was a jump
 
     def __post_init__(self) -> None:

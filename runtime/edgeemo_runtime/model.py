@@ -34,6 +34,11 @@ class Model:
         self.samples_per_step: int = stream["samples_per_step"]
         self.ring_samples: int = stream["ring_samples"]
         self.labels: tuple[str, ...] = tuple(stream["labels"])
+        level = stream.get("intensity")  # of the label with that index: (its two names, where its evidence lies in a state row)
+        self.intensity: tuple[int, tuple[str, str], int] | None = None
+        if level:
+            where = manifest["states"][level["state"]]["offset_words"]
+            self.intensity = self.labels.index(level["label"]), tuple(level["names"]), where
         self.slots = slots
         self._step = self.artifact.load_step()
         self._tensor = tvm_ffi.from_dlpack

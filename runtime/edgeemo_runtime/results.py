@@ -20,6 +20,7 @@ class Result:
     probabilities: np.ndarray  # (labels,) float32, this step's
     smoothed: np.ndarray  # (labels,) float32, after EMA
     label: str  # after all rules (decision.py)
+    intensity: str  # annoyed or furious while the caller is confidently angry, where the model tells; else empty
     handoff: str  # why the call should go to a person, in the one step that says so; else empty
     model: str  # version
 
@@ -34,6 +35,7 @@ class StepResults:
     probabilities: np.ndarray  # (n, labels) float32
     smoothed: np.ndarray  # (n, labels) float32
     label: np.ndarray  # (n,) int64
+    intensity: list[str]  # per stream, empty where there is none
     handoff: np.ndarray  # (n,) int64, index into decision.REASONS
     waited_s: np.ndarray  # (n,) float64, from a hop's last sample to its answer, on the engine's clock
     models: list[str]  # version per stream
@@ -51,6 +53,7 @@ class StepResults:
                 self.probabilities[i],
                 self.smoothed[i],
                 self.labels[self.label[i]],
+                self.intensity[i],
                 REASONS[self.handoff[i]],
                 self.models[i],
             )
