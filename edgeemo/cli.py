@@ -51,7 +51,7 @@ def main() -> None:
     multiple=True,
     metavar="[FILE]",
     help="Distil as well, from Whisper tiny.en (needs edgeemo[teacher]), a folder with another CTranslate2 Whisper, or a "
-    "whisper-tiny-cls checkpoint. The first gives states and soft labels, more of them soft labels only.",
+    "whisper-tiny-cls checkpoint. The first gives cosyvoice-tiny states to follow, all of them soft labels.",
 )
 @click.option("--unlabelled", type=click.Path(path_type=Path), default=None, help="With --teacher: a folder of any other speech.")
 @click.option("--intensity", is_flag=True, help="Only fit the second level of angry (annoyed, furious) on the weights of --init.")
@@ -83,8 +83,6 @@ def train(
         raise click.UsageError(f"--model {kind}: there are {', '.join(MODELS)}")
     if unlabelled is not None and not teachers:
         raise click.UsageError("--unlabelled is for --teacher: without one there is nothing to learn from it")
-    if teachers and kind in windows.RECIPES:
-        raise click.UsageError("--teacher is for cosyvoice-tiny")
     target = check_output(out or BUILD / f"{kind.replace('-', '_')}.safetensors", force)
     if intensity:
         from edgeemo.train.intensity import fit_intensity
@@ -96,12 +94,12 @@ def train(
         print_json(fitted) if as_json else click.echo(said)
         return
     given: dict[str, Any] = {k: v for k, v in {"epochs": epochs, "seed": seed, "peak_lr": peak_lr}.items() if v is not None}
+    listen = [load_teacher(t, ModelConfig().sample_rate) for t in teachers]
     if kind in windows.RECIPES:
-        report = windows.train_windowed(kind, data, target, replace(windows.RECIPES[kind], **given), threads, init)
+        recipe = replace(windows.RECIPES[kind], **given)
+        report = windows.train_windowed(kind, data, target, recipe, threads, init, listen, unlabelled)
     else:
-        recipe = replace(trainer.Recipe(), **given)
-        listen = [load_teacher(t, ModelConfig().sample_rate) for t in teachers]
-        report = trainer.train(data, target, recipe, threads, init, listen, unlabelled)
+        report = trainer.train(data, target, replace(trainer.Recipe(), **given), threads, init, listen, unlabelled)
     if as_json:
         print_json(report)
     else:

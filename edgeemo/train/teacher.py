@@ -17,9 +17,10 @@ import torch
 from edgeemo_runtime.errors import EdgeEmoError
 from torch import Tensor
 
-from edgeemo.data.corpus import CROP_S, SPEEDS, Batch, Corpus, change_speed
+from edgeemo.console import progress_bar
+from edgeemo.data.corpus import CROP_S, SPEEDS, Batch, Corpus, change_speed, unlabelled_pieces
 from edgeemo.model.checkpoint import load_checkpoint
-from edgeemo.model.config import ModelConfig
+from edgeemo.model.config import LABELS
 from edgeemo.model.whisper import FRAME_SAMPLES, RATE, WhisperEncoder, load_whisper
 from edgeemo.model.whisper_cls import WhisperTinyCls
 
@@ -118,7 +119,8 @@ def teach(
         with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
             told = [[s.float() for s in teacher(padded)] for teacher in teachers]
         pooling = token_pooling(steps, tokens_per_step, step_samples / rate)
-        lessons.append(Lesson(padded, (pooling @ torch.cat([told[0][i - 1] for i in layers], dim=1)).half()))
+        followed = [told[0][0][:, :0], *(told[0][i - 1] for i in layers)]  # none: a student of the soft labels alone
+        lessons.append(Lesson(padded, (pooling @ torch.cat(followed, dim=1)).half()))
         for summary, states in zip(summaries, told, strict=True):
             summary.append(torch.cat([f(s[:real], dim=0) for s in states for f in (torch.mean, torch.std)]).numpy())
         advance(1)
@@ -197,28 +199,28 @@ class Lessons:
         teachers: Sequence[Listen],
         layers: Sequence[int],
         copies: int,
-        config: ModelConfig,
+        tokens_per_step: int,
         rng: np.random.Generator,
         extra: Sequence[np.ndarray] = (),
         advance: Callable[[int], None] = lambda n: None,
     ) -> None:
         """Runs the ``teachers`` over ``copies`` of every clip (about 1.7 MB a minute and copy; Whisper tiny on one core: 60 times
         real time) and over every piece of ``extra`` (samples,). The first gives the states, all of them the soft labels."""
-        self.tokens, self.step_samples = config.tokens_per_step, config.step_samples
+        self.tokens, self.step_samples = tokens_per_step, corpus.step_samples
         self.clips, self.label = corpus.clips, corpus.label
-        self.longest = int(CROP_S * config.sample_rate) // self.step_samples  # steps
+        self.longest = int(CROP_S * corpus.rate) // self.step_samples  # steps
         self.copies, soft = [], []
         graders: list[SoftLabels] = []
 
         def hear(audio: Sequence[np.ndarray], speeds: np.ndarray) -> tuple[list[Lesson], list[np.ndarray]]:
-            return teach(teachers, audio, layers, config.sample_rate, self.step_samples, self.tokens, speeds, advance)
+            return teach(teachers, audio, layers, corpus.rate, self.step_samples, self.tokens, speeds, advance)
 
         for copy in range(copies):
             speeds = np.ones(len(self.clips)) if copy == 0 else rng.uniform(*SPEEDS, len(self.clips))
             lessons, summaries = hear(corpus.audio, speeds)
             self.copies.append(lessons)
             speakers = [c.speaker for c in self.clips]
-            graders = graders or [SoftLabels(s, self.label, speakers, len(config.labels)) for s in summaries]
+            graders = graders or [SoftLabels(s, self.label, speakers, len(LABELS)) for s in summaries]
             soft.append(torch.stack([g.held_out(s) for g, s in zip(graders, summaries, strict=True)]).mean(dim=0))
         self.soft = torch.stack(soft)
         self.extra: list[Lesson] = []
@@ -232,32 +234,45 @@ class Lessons:
         """Clips and pieces in an epoch."""
         return len(self.clips) + (int(EXTRA_SHARE * len(self.clips)) if self.extra else 0)
 
+    def draw(self, rng: np.random.Generator) -> list[tuple[int, Lesson, Tensor]]:
+        """An epoch in random order: every clip in a random copy, and random pieces without label; with its index (-1 for a piece)
+        and its soft labels (7,)."""
+        drawn = [(i, int(rng.integers(len(self.copies)))) for i in range(len(self.clips))]
+        epoch = [(i, self.copies[copy][i], self.soft[copy, i]) for i, copy in drawn]
+        pieces = rng.integers(max(len(self.extra), 1), size=len(self) - len(self.clips))
+        epoch += [(-1, self.extra[int(p)], self.extra_soft[int(p)]) for p in pieces]
+        return [epoch[i] for i in rng.permutation(len(epoch))]
+
     def batches(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Batch, np.ndarray]]:
-        """In random order, each clip in a random copy, cropped at random to whole steps. Indices are those of the clips, -1 for a
-        piece without label."""
-        pieces = rng.integers(len(self.extra), size=len(self) - len(self.clips)) if self.extra else np.zeros(0, dtype=np.int64)
-        for group in np.split(order := rng.permutation(len(self)), range(size, len(order), size)):
-            chosen = [self._choose(int(i), pieces, rng) for i in group]
-            lessons = [lesson for lesson, _ in chosen]
-            lengths = [len(lesson.audio) // self.step_samples for lesson in lessons]
+        """draw()'s, cropped at random to whole steps, with their indices."""
+        epoch = self.draw(rng)
+        for group in (epoch[i : i + size] for i in range(0, len(epoch), size)):
+            index = np.array([i for i, _, _ in group])
+            lengths = [len(lesson.audio) // self.step_samples for _, lesson, _ in group]
             steps = [min(n, self.longest) for n in lengths]
             pcm = torch.zeros(len(group), max(steps) * self.step_samples)
-            states = torch.zeros(len(group), max(steps) * self.tokens, lessons[0].states.shape[1])
-            for row, (lesson, n, kept) in enumerate(zip(lessons, lengths, steps, strict=True)):
+            states = torch.zeros(len(group), max(steps) * self.tokens, group[0][1].states.shape[1])
+            for row, ((_, lesson, _), n, kept) in enumerate(zip(group, lengths, steps, strict=True)):
                 start = int(rng.integers(n - kept + 1))
                 audio = lesson.audio[start * self.step_samples : (start + kept) * self.step_samples]
                 pcm[row, : len(audio)] = torch.from_numpy(audio)
                 states[row, : kept * self.tokens] = lesson.states[start * self.tokens : (start + kept) * self.tokens]
-            index = np.where(group < len(self.clips), group, -1)
             labelled = torch.from_numpy((index >= 0).astype(np.float32))
             label = torch.from_numpy(np.where(index >= 0, self.label[index], 0))
-            soft = torch.stack([soft for _, soft in chosen])
+            soft = torch.stack([soft for _, _, soft in group])
             yield Batch(pcm, torch.tensor(steps), label, states, soft, labelled), index
 
-    def _choose(self, i: int, pieces: np.ndarray, rng: np.random.Generator) -> tuple[Lesson, Tensor]:
-        """A random copy of item ``i`` of an epoch, with its soft labels."""
-        if i < len(self.clips):
-            copy = int(rng.integers(len(self.copies)))
-            return self.copies[copy][i], self.soft[copy, i]
-        piece = int(pieces[i - len(self.clips)])
-        return self.extra[piece], self.extra_soft[piece]
+
+def hear_lessons(
+    corpus: Corpus,
+    teachers: Sequence[Listen],
+    layers: Sequence[int],
+    copies: int,
+    tokens_per_step: int,
+    rng: np.random.Generator,
+    unlabelled: Path | None,
+) -> Lessons:
+    """Lessons with a progress bar, of a folder of ``unlabelled`` speech beside the clips where one is given."""
+    extra = [] if unlabelled is None else unlabelled_pieces(unlabelled, corpus.rate)
+    with progress_bar("teachers listen", copies * len(corpus) + len(extra)) as advance:
+        return Lessons(corpus, teachers, layers, copies, tokens_per_step, rng, extra, advance)

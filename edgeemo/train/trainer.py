@@ -12,15 +12,14 @@ import torch
 from edgeemo_runtime.errors import EdgeEmoError
 from torch import Tensor
 
-from edgeemo.console import progress_bar
-from edgeemo.data.corpus import Batch, Corpus, unlabelled_pieces
+from edgeemo.data.corpus import Batch, Corpus
 from edgeemo.data.telephone import TelephoneChannel
 from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
 from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.streaming import StreamingModel
 from edgeemo.train.loop import class_weights, fit, load_sets, smoothed_nll, spec_augment
-from edgeemo.train.teacher import Lessons, Listen
+from edgeemo.train.teacher import Lessons, Listen, hear_lessons
 
 
 @dataclass(frozen=True)
@@ -129,9 +128,7 @@ def train(
     lessons: Corpus | Lessons = train_set
     student = None
     if teachers:
-        extra = [] if unlabelled is None else unlabelled_pieces(unlabelled, c.sample_rate)
-        with progress_bar("teachers listen", recipe.copies * len(train_set.clips) + len(extra)) as advance:
-            lessons = Lessons(train_set, teachers, recipe.teacher_layers, recipe.copies, c, rng, extra, advance)
+        lessons = hear_lessons(train_set, teachers, recipe.teacher_layers, recipe.copies, c.tokens_per_step, rng, unlabelled)
         student = Student(model, len(recipe.teacher_layers), lessons.copies[0][0].states.shape[1])
     weight = class_weights(train_set.label, len(c.labels))
     channel = TelephoneChannel(recipe.seed, recipe.line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from edgeemo_runtime.errors import EdgeEmoError
 from torch import Tensor
+from torch.nn import functional as F
 
 from edgeemo.data.corpus import Corpus, change_speed
 from edgeemo.data.telephone import TelephoneChannel
@@ -22,7 +23,7 @@ from edgeemo.model.whisper import load_whisper
 from edgeemo.model.whisper_cls import WhisperTinyCls
 from edgeemo.model.windowed import WindowedModel
 from edgeemo.train.loop import class_weights, fit, load_sets, smoothed_nll, spec_augment
-from edgeemo.train.teacher import Classifier
+from edgeemo.train.teacher import Classifier, Listen, hear_lessons
 
 PROBE_COPIES = 3  # windows of every clip that the linear classifier is fitted on
 DEV_STRIDE = 3  # every so many steps of a clip, and its last, count for dev: a window costs as much as a second of training
@@ -45,13 +46,16 @@ class WindowRecipe:
     line: float = 0.3
     half: bool = True  # matrix products in bfloat16
     seed: int = 1
+    # With teachers:
+    copies: int = 4  # of every clip, at other speeds
+    soft_loss: float = 1.0  # weight of the divergence from the teachers' soft labels
 
 
 RECIPES = {WhisperTinyCls.kind: WindowRecipe(), MfccBiLstm.kind: WindowRecipe(epochs=60, peak_lr=2e-3, head_lr=2e-3, half=False)}
 
 
 def draw_windows(
-    audio: list[np.ndarray], size: int, step: int, recipe: WindowRecipe, rng: np.random.Generator
+    audio: Sequence[np.ndarray], size: int, step: int, recipe: WindowRecipe, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """A window of each clip at a random speed, ending at its end or before: pcm (n, size * step) with silence in front of a clip
     that does not fill it, and the steps that are the clip's (n, 1)."""
@@ -103,24 +107,32 @@ def _groups(model: WindowedModel, recipe: WindowRecipe) -> list[dict[str, object
 
 
 def _probe(
-    model: WhisperTinyCls, windows: Callable[[np.ndarray], tuple[Tensor, Tensor]], label: np.ndarray, recipe: WindowRecipe
+    model: WhisperTinyCls, windows: Callable[[Sequence[np.ndarray]], tuple[Tensor, Tensor]], corpus: Corpus, recipe: WindowRecipe
 ) -> None:
     """The classifier that is best for the encoder as it came: fine-tuning from a random one would bend the encoder to it first
     (Kumar et al. 2022)."""
-    clips = np.tile(np.arange(len(label)), PROBE_COPIES)
+    clips = np.tile(np.arange(len(corpus)), PROBE_COPIES)
     features = []
     model.eval()
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.half):
         for group in np.split(clips, range(recipe.batch, len(clips), recipe.batch)):
-            features.append(model.pooled_layers(*windows(group)).float().numpy())
-    found = Classifier(np.concatenate(features), label[clips], len(model.config.labels))
+            features.append(model.pooled_layers(*windows([corpus.audio[i] for i in group])).float().numpy())
+    found = Classifier(np.concatenate(features), corpus.label[clips], len(model.config.labels))
     model.set_head(found.mean.float(), found.std.float(), found.w.detach().float(), found.b.detach().float())
 
 
 def train_windowed(
-    kind: str, folder: Path, out: Path, recipe: WindowRecipe, threads: int, init: Path | None = None
+    kind: str,
+    folder: Path,
+    out: Path,
+    recipe: WindowRecipe,
+    threads: int,
+    init: Path | None = None,
+    teachers: Sequence[Listen] = (),
+    unlabelled: Path | None = None,
 ) -> dict[str, object]:
-    """As trainer.train, for a windowed model. Raises EdgeEmoError if ``init`` is of another model."""
+    """As trainer.train, for a windowed model, of whose ``teachers`` only the soft labels are followed. Raises EdgeEmoError if
+    ``init`` is of another model."""
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
@@ -130,41 +142,54 @@ def train_windowed(
     c = model.config
     print(f"recipe: {recipe}", file=sys.stderr)
     train_set, dev_set = load_sets(folder, c.sample_rate, c.step_samples)
+    lessons = None
+    if teachers:
+        lessons = hear_lessons(train_set, teachers, (), recipe.copies, 1, rng, unlabelled)
     weight = class_weights(train_set.label, len(c.labels))
     channel = TelephoneChannel(recipe.seed, recipe.line)
     before = torch.zeros(1, c.frame - c.hop)
     samples = torch.arange(c.window_steps * c.step_samples)
 
-    def windows(clips: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Scaled log-mel of a window of each of ``clips``, and the steps heard in it."""
-        pcm, heard = draw_windows([train_set.audio[i] for i in clips], c.window_steps, c.step_samples, recipe, rng)
+    def windows(audio: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Scaled log-mel of a window of each clip, and the steps heard in it."""
+        pcm, heard = draw_windows(audio, c.window_steps, c.step_samples, recipe, rng)
         # Before a call begins there is nothing, not a line's noise.
         pcm = channel(pcm) * (samples >= len(samples) - heard * c.step_samples)
         with torch.no_grad():
             return model.scaled(model.log_mel(torch.cat([before.expand(len(pcm), -1), pcm], dim=1))), heard
 
     if isinstance(model, MfccBiLstm) and init is None:
+        sample = [train_set.audio[i] for i in rng.permutation(len(train_set))[:256]]
         with torch.no_grad():
-            model.set_statistics(model.cepstra(windows(rng.permutation(len(train_set))[:256])[0]).flatten(0, 1))
+            model.set_statistics(model.cepstra(windows(sample)[0]).flatten(0, 1))
     if isinstance(model, WhisperTinyCls) and init is None:
-        _probe(model, windows, train_set.label, recipe)
+        _probe(model, windows, train_set, recipe)
         print(f"linear probe  dev macro-F1 {evaluate(model, dev_set, recipe.half):.4f}", file=sys.stderr, flush=True)
 
     def losses() -> Iterator[Tensor]:
-        order = rng.permutation(len(train_set))
-        for group in np.split(order, range(recipe.batch, len(order), recipe.batch)):
-            mel, heard = windows(group)
+        epoch: list[tuple[int, np.ndarray, Tensor | None]]
+        if lessons:
+            epoch = [(i, lesson.audio, soft) for i, lesson, soft in lessons.draw(rng)]
+        else:
+            epoch = [(int(i), train_set.audio[i], None) for i in rng.permutation(len(train_set))]
+        for group in (epoch[i : i + recipe.batch] for i in range(0, len(epoch), recipe.batch)):
+            mel, heard = windows([audio for _, audio, _ in group])
             bands = int(recipe.bands_masked * mel.shape[2])
             mel = spec_augment(mel, bands, recipe.frames_masked, mel.mean(dim=(1, 2), keepdim=True), rng)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.half):
                 logits = model.classify(mel, heard)
-            label = torch.from_numpy(train_set.label[group])
-            yield smoothed_nll(torch.log_softmax(logits.float(), dim=1), label, recipe.label_smoothing, weight).mean()
+            log_p = torch.log_softmax(logits.float(), dim=1)
+            index = torch.tensor([i for i, _, _ in group])
+            known = index >= 0
+            label = torch.from_numpy(train_set.label)[index[known]]
+            loss = smoothed_nll(log_p[known], label, recipe.label_smoothing, weight).sum() / known.sum().clamp(min=1)
+            soft = [soft for _, _, soft in group if soft is not None]
+            yield loss if not soft else loss + recipe.soft_loss * F.kl_div(log_p, torch.stack(soft), reduction="batchmean")
 
     def score(averaged: StreamingModel) -> float:
         assert isinstance(averaged, WindowedModel)
         return evaluate(averaged, dev_set, recipe.half)
 
-    batches = -(-len(train_set) // recipe.batch)
+    batches = -(-len(lessons or train_set) // recipe.batch)
     report = fit(model, _groups(model, recipe), losses, batches, recipe.epochs, recipe.average, score, out)
     return {"model": kind, "recipe": asdict(recipe), **report}

@@ -13,7 +13,6 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo.data.clips import read_manifest
 from edgeemo.data.corpus import Corpus, change_speed, unlabelled_pieces
 from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
-from edgeemo.model.config import ModelConfig
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.whisper import WhisperEncoder, load_whisper, read_ctranslate2, slaney_mel
 from edgeemo.model.whisper_cls import WhisperConfig, WhisperTinyCls
@@ -125,7 +124,7 @@ def test_unlabelled_speech_is_followed_but_has_no_label(small_corpus: Path, tmp_
     pieces = unlabelled_pieces(prompts, 8000)
     assert [len(p) for p in pieces] == [23040, 23040, 9920]
     corpus = Corpus(read_manifest(small_corpus, "train"), 8000, 1280)
-    lessons = Lessons(corpus, teachers, (1, 2), 1, ModelConfig(), rng, pieces)
+    lessons = Lessons(corpus, teachers, (1, 2), 1, 3, rng, pieces)
     assert len(lessons) == 2 * len(corpus)
     index = []
     for batch, of in lessons.batches(5, rng):
