@@ -147,12 +147,24 @@ def export(kind: str | None, checkpoint: Path | None, out: Path | None, force: b
 @click.option("--calib", type=click.Path(path_type=Path), default=Path("calibration"), help="Folder of clips (WAV, FLAC, OGG).")
 @click.option("--clips", "limit", type=click.IntRange(1), default=None, help="Use this many clips, evenly spread [default: all].")
 @click.option("--keep-fp16", multiple=True, metavar="NAME", help="Layer name or regex to keep in FP16, e.g. emotion_conv.")
+@click.option("--observer", default="kl", help="How activations' thresholds are found: kl, mse, percentile or min-max.")
 @output_options(str(INT8_MODEL))
 @user_errors
 def quantize(
-    model: Path, calib: Path, limit: int | None, keep_fp16: tuple[str, ...], out: Path | None, force: bool, as_json: bool
+    model: Path,
+    calib: Path,
+    limit: int | None,
+    keep_fp16: tuple[str, ...],
+    observer: str,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
-    """Quantize MODEL to INT8 (QDQ ONNX) with KL thresholds over calibration clips."""
+    """Quantize MODEL to INT8 (QDQ ONNX), its activations' thresholds from calibration clips."""
+    from edgeemo.quantize.thresholds import THRESHOLDS
+
+    if observer not in THRESHOLDS:
+        raise click.UsageError(f"--observer {observer}: there are {', '.join(THRESHOLDS)}")
     target = check_output(out or INT8_MODEL, force)
     from edgeemo.data.clips import find_clips
     from edgeemo.export.load import load_onnx
@@ -163,7 +175,7 @@ def quantize(
         clips = [clips[i * len(clips) // limit] for i in range(limit)]
     source = load_onnx(model)
     with progress_bar(f"calibrating on {len(clips)} clips, two passes", 2 * len(clips)) as advance:
-        quantized, report = quantize_model(source, str(model), clips, keep_fp16, progress=advance)
+        quantized, report = quantize_model(source, str(model), clips, keep_fp16, progress=advance, observer=observer)
     data = quantized.SerializeToString(deterministic=True)
     write_file(target, data, force)
     if as_json:

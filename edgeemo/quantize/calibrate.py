@@ -13,7 +13,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo.data.clips import Clip
 from edgeemo.evaluate.onnx_stream import OnnxStream
 from edgeemo.export.contract import StreamContract
-from edgeemo.quantize.observers import KLObserver
+from edgeemo.quantize.observers import Observer
 
 STREAMS = 16  # clips run side by side
 QUIET = 10 ** (-40 / 20)  # a step this far under its clip's loudest is a pause: its activations would pull thresholds to nothing
@@ -26,18 +26,23 @@ Progress = Callable[[int], None]
 class Calibration:
     """Observers by tensor name, and per tensor a few float inputs (steps, ...) that the report measures error on."""
 
-    observers: dict[str, KLObserver]
+    observers: dict[str, Observer]
     samples: dict[str, np.ndarray]
     clips: int
     steps: int
 
 
 def calibrate(
-    model: onnx.ModelProto, contract: StreamContract, tensors: dict[str, str], clips: list[Clip], progress: Progress
+    model: onnx.ModelProto,
+    contract: StreamContract,
+    tensors: dict[str, str],
+    clips: list[Clip],
+    progress: Progress,
+    method: str = "kl",
 ) -> Calibration:
     """Observes tensors over ``clips`` (read twice, never all in memory). ``tensors``: name to the name of its observer, which
-    several may share. ``progress`` gets clips done."""
-    by_name = {name: KLObserver(name) for name in tensors.values()}
+    several may share. ``progress`` gets clips done. ``method``: of thresholds.py."""
+    by_name = {name: Observer(name, method) for name in tensors.values()}
     observers = {t: by_name[name] for t, name in tensors.items()}
     first = next(iter(tensors))
     stream = OnnxStream(model, contract, extra_outputs=list(tensors))

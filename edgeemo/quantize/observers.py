@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 from edgeemo_runtime.errors import EdgeEmoError
 
-from edgeemo.quantize.kl import BINS, kl_threshold_bins
+from edgeemo.quantize.kl import BINS
+from edgeemo.quantize.thresholds import THRESHOLDS
 
 INT8_MAX = 127.0
 SMALLEST_SCALE = 1e-8  # of a tensor that is always zero: any positive scale is right, an infinite one is not
 
 
-class KLObserver:
-    """Observes one tensor in two passes and constant memory (2048 counts)."""
+class Observer:
+    """Observes one tensor in two passes and constant memory (2048 counts). ``method``: of thresholds.py."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, method: str = "kl") -> None:
+        self.name, self.method = name, method
         self.largest = 0.0
         self.histogram = np.zeros(BINS, dtype=np.int64)
 
@@ -39,7 +40,7 @@ class KLObserver:
 
     @property
     def threshold(self) -> float:
-        return self.largest * kl_threshold_bins(self.histogram) / BINS
+        return self.largest * THRESHOLDS[self.method](self.histogram) / BINS
 
     @property
     def scale(self) -> float:

@@ -24,8 +24,10 @@ def quantize_model(
     keep_fp16: tuple[str, ...] = (),
     keep_fp32: tuple[str, ...] = DEFAULT_KEEP_FP32,
     progress: Callable[[int], None] = lambda done: None,
+    observer: str = "kl",
 ) -> tuple[onnx.ModelProto, QuantizationReport]:
     """Same model, clips and options give the same bytes. ``progress`` is called with clips done, twice over the clips.
+    ``observer``: how a threshold is found, of thresholds.py.
 
     Raises EdgeEmoError where the model has no stream contract or layers, or a clip cannot be read.
     """
@@ -42,11 +44,11 @@ def quantize_model(
         if layer.precision != "fp32":
             observed.setdefault(layer.input, by_weight.setdefault(layer.weight_name, layer.input))
     observed |= {t.input: t.input for t in tokens}
-    calibration = calibrate(model, contract, observed, clips, progress)
-    scales = {name: observer.scale for name, observer in calibration.observers.items()}
+    calibration = calibrate(model, contract, observed, clips, progress, observer)
+    scales = {name: o.scale for name, o in calibration.observers.items()}
     quantized = rewrite(model, layers, tokens, scales)
     reports = report_layers(layers, calibration) + report_tokens(tokens, calibration)
-    report = QuantizationReport("kl", calibration.clips, calibration.steps, hash_clips(clips), reports)
+    report = QuantizationReport(observer, calibration.clips, calibration.steps, hash_clips(clips), reports)
     onnx.helper.set_model_props(quantized, {**{p.key: p.value for p in model.metadata_props}, KEY: report.to_json()})
     return quantized, report
 

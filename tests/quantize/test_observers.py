@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edgeemo.quantize.observers import KLObserver, fake_quantize, quantize_weight, weight_scales
+from edgeemo.quantize.observers import Observer, fake_quantize, quantize_weight, weight_scales
 
 finite = st.floats(-1e4, 1e4, width=32)
 
 
-def observe(*parts: np.ndarray) -> KLObserver:
-    observer = KLObserver("x")
+def observe(*parts: np.ndarray) -> Observer:
+    observer = Observer("x")
     for part in parts:
         observer.observe_range(part)
     for part in parts:
