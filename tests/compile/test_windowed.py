@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from edgeemo_runtime import PRESETS, Engine
 
 from edgeemo.compile.compiler import compile_onnx
 from edgeemo.compile.targets import load_target
@@ -69,3 +70,13 @@ def test_int8_artifact_is_its_onnx(chain: dict[str, Path], audio: list[np.ndarra
     quantized = OnnxModel(chain["int8"]).run(audio)
     assert apart(quantized, ArtifactModel(chain["int8 artifact"]).run(audio)) < 0.03
     assert apart(quantized, OnnxModel(chain["float"]).run(audio)) > 1e-5
+
+
+def test_no_second_level_is_invented(chain: dict[str, Path], audio: list[np.ndarray]) -> None:
+    """These models do not tell annoyed from furious."""
+    for name, kind in (("torch", TorchModel), ("float", OnnxModel), ("float artifact", ArtifactModel)):
+        assert kind(chain[name]).evidence(audio[0]) is None
+    engine = Engine(chain["float artifact"], 1, PRESETS["raw"])
+    stream = engine.open()
+    stream.push(audio[0][:1280])
+    assert [r.intensity for r in engine.step()] == [""]
