@@ -145,6 +145,7 @@ def export(kind: str | None, checkpoint: Path | None, out: Path | None, force: b
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path), default=FLOAT_MODEL)
 @click.option("--calib", type=click.Path(path_type=Path), default=Path("calibration"), help="Folder of clips (WAV, FLAC, OGG).")
+@click.option("--split", default=None, help="Only this split of the folder's manifest [default: all clips].")
 @click.option("--clips", "limit", type=click.IntRange(1), default=None, help="Use this many clips, evenly spread [default: all].")
 @click.option("--keep-fp16", multiple=True, metavar="NAME", help="Layer name or regex to keep in FP16, e.g. emotion_conv.")
 @click.option("--observer", default="kl", help="How activations' thresholds are found: kl, mse, percentile or min-max.")
@@ -153,6 +154,7 @@ def export(kind: str | None, checkpoint: Path | None, out: Path | None, force: b
 def quantize(
     model: Path,
     calib: Path,
+    split: str | None,
     limit: int | None,
     keep_fp16: tuple[str, ...],
     observer: str,
@@ -166,11 +168,11 @@ def quantize(
     if observer not in THRESHOLDS:
         raise click.UsageError(f"--observer {observer}: there are {', '.join(THRESHOLDS)}")
     target = check_output(out or INT8_MODEL, force)
-    from edgeemo.data.clips import find_clips
+    from edgeemo.data.clips import find_clips, read_manifest
     from edgeemo.export.load import load_onnx
     from edgeemo.quantize.quantizer import quantize_model
 
-    clips = find_clips(calib)
+    clips = find_clips(calib) if split is None else read_manifest(calib, split)
     if limit is not None and limit < len(clips):
         clips = [clips[i * len(clips) // limit] for i in range(limit)]
     source = load_onnx(model)

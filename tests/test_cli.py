@@ -140,6 +140,31 @@ def test_unwritable_output(files: dict[str, Path]) -> None:
 def test_usage_errors_exit_2() -> None:
     assert edgeemo("quantize", "--clips", "0").exit_code == 2
     assert edgeemo("nonsense").exit_code == 2
+    for arguments, words in (
+        (("quantize", "--observer", "entropy"), "kl, mse, percentile, min-max"),
+        (("export", "--model", "mfcc-bilstm", "--checkpoint", "x.safetensors"), "leave --model out"),
+        (("export", "--model", "resnet"), "cosyvoice-tiny, whisper-tiny-cls, mfcc-bilstm"),
+        (("train", "--data", "x", "--unlabelled", "y"), "--teacher"),
+    ):
+        result = edgeemo(*arguments)
+        assert result.exit_code == 2
+        assert words in " ".join(result.output.split())
+
+
+def test_calibration_takes_one_split_and_the_observer_asked_for(files: dict[str, Path], few_clips: Path, tmp_path: Path) -> None:
+    clips = sorted(few_clips.iterdir())
+    lines = [f"{c},angry,{'train' if i < 3 else 'test'}" for i, c in enumerate(clips)]
+    (tmp_path / "manifest.csv").write_text("\n".join(["path,label7,split", *lines]))
+    kept = {}
+    for observer in ("kl", "min-max"):
+        out = tmp_path / f"{observer}.onnx"
+        chosen = ("--calib", tmp_path, "--split", "train", "--observer", observer)
+        report = json.loads(edgeemo("quantize", files["float"], *chosen, "--out", out, "--json").stdout)
+        assert report["clips"] == 3
+        assert report["method"] == observer
+        kept[observer] = [x["clipped"] for x in report["layers"] if x["clipped"] is not None]
+    assert set(kept["min-max"]) == {1.0}
+    assert min(kept["kl"]) < 0.9
 
 
 def test_targets_lists_boards() -> None:
