@@ -201,33 +201,33 @@ class Lessons:
         copies: int,
         tokens_per_step: int,
         rng: np.random.Generator,
-        extra: Sequence[np.ndarray] = (),
-        advance: Callable[[int], None] = lambda n: None,
+        unlabelled: Path | None = None,
     ) -> None:
         """Runs the ``teachers`` over ``copies`` of every clip (about 1.7 MB a minute and copy; Whisper tiny on one core: 60 times
-        real time) and over every piece of ``extra`` (samples,). The first gives the states, all of them the soft labels."""
+        real time) and over every piece of a folder of ``unlabelled`` speech. The first gives the states, all of them the soft
+        labels."""
         self.tokens, self.step_samples = tokens_per_step, corpus.step_samples
         self.clips, self.label = corpus.clips, corpus.label
         self.longest = int(CROP_S * corpus.rate) // self.step_samples  # steps
-        self.copies, soft = [], []
-        graders: list[SoftLabels] = []
+        extra = [] if unlabelled is None else unlabelled_pieces(unlabelled, corpus.rate)
+        with progress_bar("teachers listen", copies * len(corpus) + len(extra)) as advance:
 
-        def hear(audio: Sequence[np.ndarray], speeds: np.ndarray) -> tuple[list[Lesson], list[np.ndarray]]:
-            return teach(teachers, audio, layers, corpus.rate, self.step_samples, self.tokens, speeds, advance)
+            def hear(audio: Sequence[np.ndarray], speeds: np.ndarray) -> tuple[list[Lesson], list[np.ndarray]]:
+                return teach(teachers, audio, layers, corpus.rate, self.step_samples, self.tokens, speeds, advance)
 
-        for copy in range(copies):
-            speeds = np.ones(len(self.clips)) if copy == 0 else rng.uniform(*SPEEDS, len(self.clips))
-            lessons, summaries = hear(corpus.audio, speeds)
-            self.copies.append(lessons)
-            speakers = [c.speaker for c in self.clips]
-            graders = graders or [SoftLabels(s, self.label, speakers, len(LABELS)) for s in summaries]
-            soft.append(torch.stack([g.held_out(s) for g, s in zip(graders, summaries, strict=True)]).mean(dim=0))
-        self.soft = torch.stack(soft)
-        self.extra: list[Lesson] = []
-        self.extra_soft = torch.empty(0)
-        if extra:
-            self.extra, summaries = hear(extra, rng.uniform(*EXTRA_SPEEDS, len(extra)))
-            self.extra_soft = torch.stack([g(s) for g, s in zip(graders, summaries, strict=True)]).mean(dim=0)
+            rounds = [np.ones(len(corpus)), *(rng.uniform(*SPEEDS, len(corpus)) for _ in range(copies - 1))]
+            heard = [hear(corpus.audio, speeds) for speeds in rounds]
+            extra_heard = hear(extra, rng.uniform(*EXTRA_SPEEDS, len(extra))) if extra else None
+        self.copies = [lessons for lessons, _ in heard]
+        speakers = [c.speaker for c in self.clips]
+        graders = [SoftLabels(summary, self.label, speakers, len(LABELS)) for summary in heard[0][1]]
+
+        def graded(summaries: list[np.ndarray], grade: Callable[[SoftLabels, np.ndarray], Tensor]) -> Tensor:
+            return torch.stack([grade(g, s) for g, s in zip(graders, summaries, strict=True)]).mean(dim=0)
+
+        self.soft = torch.stack([graded(summaries, SoftLabels.held_out) for _, summaries in heard])
+        self.extra = extra_heard[0] if extra_heard else []
+        self.extra_soft = graded(extra_heard[1], SoftLabels.__call__) if extra_heard else torch.empty(0)
         standardise([lesson for lessons in [*self.copies, self.extra] for lesson in lessons])
 
     def __len__(self) -> int:
@@ -261,18 +261,3 @@ class Lessons:
             label = torch.from_numpy(np.where(index >= 0, self.label[index], 0))
             soft = torch.stack([soft for _, _, soft in group])
             yield Batch(pcm, torch.tensor(steps), label, states, soft, labelled), index
-
-
-def hear_lessons(
-    corpus: Corpus,
-    teachers: Sequence[Listen],
-    layers: Sequence[int],
-    copies: int,
-    tokens_per_step: int,
-    rng: np.random.Generator,
-    unlabelled: Path | None,
-) -> Lessons:
-    """Lessons with a progress bar, of a folder of ``unlabelled`` speech beside the clips where one is given."""
-    extra = [] if unlabelled is None else unlabelled_pieces(unlabelled, corpus.rate)
-    with progress_bar("teachers listen", copies * len(corpus) + len(extra)) as advance:
-        return Lessons(corpus, teachers, layers, copies, tokens_per_step, rng, extra, advance)

@@ -19,7 +19,7 @@ from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.streaming import StreamingModel
 from edgeemo.train.loop import class_weights, fit, load_sets, smoothed_nll, spec_augment
-from edgeemo.train.teacher import Lessons, Listen, hear_lessons
+from edgeemo.train.teacher import Lessons, Listen
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def train(
     lessons: Corpus | Lessons = train_set
     student = None
     if teachers:
-        lessons = hear_lessons(train_set, teachers, recipe.teacher_layers, recipe.copies, c.tokens_per_step, rng, unlabelled)
+        lessons = Lessons(train_set, teachers, recipe.teacher_layers, recipe.copies, c.tokens_per_step, rng, unlabelled)
         student = Student(model, len(recipe.teacher_layers), lessons.copies[0][0].states.shape[1])
     weight = class_weights(train_set.label, len(c.labels))
     channel = TelephoneChannel(recipe.seed, recipe.line)

@@ -23,7 +23,7 @@ from edgeemo.model.whisper import load_whisper
 from edgeemo.model.whisper_cls import WhisperTinyCls
 from edgeemo.model.windowed import WindowedModel
 from edgeemo.train.loop import class_weights, fit, load_sets, smoothed_nll, spec_augment
-from edgeemo.train.teacher import Classifier, Listen, hear_lessons
+from edgeemo.train.teacher import Classifier, Lessons, Listen
 
 PROBE_COPIES = 3  # windows of every clip that the linear classifier is fitted on
 DEV_STRIDE = 3  # every so many steps of a clip, and its last, count for dev: a window costs as much as a second of training
@@ -144,7 +144,7 @@ def train_windowed(
     train_set, dev_set = load_sets(folder, c.sample_rate, c.step_samples)
     lessons = None
     if teachers:
-        lessons = hear_lessons(train_set, teachers, (), recipe.copies, 1, rng, unlabelled)
+        lessons = Lessons(train_set, teachers, (), recipe.copies, 1, rng, unlabelled)
     weight = class_weights(train_set.label, len(c.labels))
     channel = TelephoneChannel(recipe.seed, recipe.line)
     before = torch.zeros(1, c.frame - c.hop)

@@ -124,7 +124,7 @@ def test_unlabelled_speech_is_followed_but_has_no_label(small_corpus: Path, tmp_
     pieces = unlabelled_pieces(prompts, 8000)
     assert [len(p) for p in pieces] == [23040, 23040, 9920]
     corpus = Corpus(read_manifest(small_corpus, "train"), 8000, 1280)
-    lessons = Lessons(corpus, teachers, (1, 2), 1, 3, rng, pieces)
+    lessons = Lessons(corpus, teachers, (1, 2), 1, 3, rng, prompts)
     assert len(lessons) == 2 * len(corpus)
     index = []
     for batch, of in lessons.batches(5, rng):
