@@ -32,6 +32,11 @@ def studio(audio: np.ndarray, seed: int) -> np.ndarray:
     return audio
 
 
+def narrowed(audio: np.ndarray, seed: int) -> np.ndarray:
+    """Nothing but 8 kHz in between."""
+    return soxr.resample(soxr.resample(audio, RATE, TELEPHONE), TELEPHONE, RATE)
+
+
 def on_the_line(audio: np.ndarray, seed: int) -> np.ndarray:
     """8 kHz, noise 20 dB under the speech, 300-3400 Hz, G.711 mu-law: at 8 kHz."""
     narrow = soxr.resample(audio, RATE, TELEPHONE)
@@ -67,10 +72,15 @@ def main(data: Path, split: str) -> None:
     """Print macro-F1 by what a classifier was trained on and what it hears."""
     train, score = ([c for c in read_manifest(data, s) if c.label is not None] for s in ("train", split))
     label, truth = (np.array([c.label for c in clips]) for clips in (train, score))
-    told: dict[str, tuple[Change, ...]] = {"16 kHz studio": (studio,), "8 kHz, resampled, noise aligned": (aligned, studio)}
+    told: dict[str, tuple[Change, ...]] = {
+        "16 kHz studio": (studio,),
+        "resampled to 8 kHz": (narrowed,),
+        "resampled to 8 kHz, noise aligned": (narrowed, aligned),
+    }
     hears: dict[str, Change] = {
         "16 kHz studio": studio,
-        "telephone, resampled to 16 kHz": resampled,
+        "8 kHz, resampled": narrowed,
+        "telephone, resampled": resampled,
         "telephone, 8 kHz taken for 16": on_the_line,
     }
     spoken = {name: heard(score, change, f"{split}: {name}") for name, change in hears.items()}
