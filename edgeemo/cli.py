@@ -115,7 +115,6 @@ def train(
 @user_errors
 def export(kind: str | None, checkpoint: Path | None, out: Path | None, force: bool, as_json: bool) -> None:
     """Write the model's streaming step as ONNX, states explicit, stream contract in its metadata."""
-    target = check_output(out or FLOAT_MODEL, force)
     from edgeemo.export.onnx_step import export_step, save_onnx
     from edgeemo.model.checkpoint import MODELS, committed_checkpoint, load_checkpoint
     from edgeemo.model.size import model_size
@@ -125,6 +124,7 @@ def export(kind: str | None, checkpoint: Path | None, out: Path | None, force: b
     kind = kind or "cosyvoice-tiny"
     if kind not in MODELS:
         raise click.UsageError(f"--model {kind}: there are {', '.join(MODELS)}")
+    target = check_output(out or FLOAT_MODEL, force)
     source = checkpoint or committed_checkpoint(kind)
     model = load_checkpoint(source)
     size = model_size(model)

@@ -177,7 +177,7 @@ def deaf(files: dict[str, Path], tmp_path: Path) -> Path:
     """A model whose classifier hears nothing."""
     broken = onnx.load(files["int8"])
     bias = next(i for i in broken.graph.initializer if i.name == "head.classifier.bias")
-    values = np.zeros(7, dtype=np.float32)
+    values = np.zeros(bias.dims[0], dtype=np.float32)
     values[6] = 50.0
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
     path = tmp_path / "deaf.onnx"
