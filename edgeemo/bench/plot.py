@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from edgeemo_runtime.errors import EdgeEmoError
 
+from edgeemo.evaluate.metrics import confusion_matrix
+
 
 def _pyplot() -> Any:
     """matplotlib without a display. Raises EdgeEmoError where it is not installed."""
@@ -41,8 +43,7 @@ def plot_answers(probabilities: np.ndarray, truth: np.ndarray, labels: tuple[str
     """Confusion matrix (shares of the true label) and reliability: how often answers of a confidence are right, as PNG."""
     pyplot = _pyplot()
     answer, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    counts = np.zeros((len(labels), len(labels)))
-    np.add.at(counts, (truth, answer), 1)
+    counts = confusion_matrix(truth, answer, len(labels))
     share = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.6))
     left.imshow(share, cmap="Blues", vmin=0, vmax=1)

@@ -91,11 +91,12 @@ def row(
         "macs_per_step": load_artifact(paths["host"]).manifest["macs_per_step"],
         "rtf_host": round(seconds / modelled.STEP_S, 4),
     }
-    report = evaluate(open_model(checkpoint), clips, floating)
+    opened = open_model(checkpoint)
+    report = evaluate(opened, clips, floating)
     line["per_corpus"] = {c or "all": round(v["macro_f1"], 4) for c, v in report["per_corpus"].items()}
     line["lines"] = {"clean": line["f1"]}
     for name in lines:
-        scored = evaluate(open_model(checkpoint), clips, answers(checkpoint, clips, kind, work, name))
+        scored = evaluate(opened, clips, answers(checkpoint, clips, kind, work, name))
         line["lines"][name] = round(scored["macro_f1"], 4)
     if tool is not None:
         cost = modelled.measure(tool, paths["aarch64-neon"], 1, steps=1, warm_up=1)  # a gigaMAC takes minutes to model
@@ -117,7 +118,8 @@ def main(data: Path, split: str | None, calib: Path, a72cost: Path | None, work:
     clips = [c for c in read_manifest(data, split) if c.label is not None]
     if split is None and any(c.split == "test" for c in clips):
         split, clips = "test", [c for c in clips if c.split == "test"]
-    work.mkdir(parents=True, exist_ok=True)
+    for folder in (work, plots or work):
+        folder.mkdir(parents=True, exist_ok=True)
     found = []
     for kind in ORDER:
         line, said = row(kind, clips, calib, work, a72cost, LINES[1:] if lines else ())

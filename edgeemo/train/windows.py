@@ -118,7 +118,7 @@ def _probe(
         for group in np.split(clips, range(recipe.batch, len(clips), recipe.batch)):
             features.append(model.pooled_layers(*windows([corpus.audio[i] for i in group])).float().numpy())
     found = Classifier(np.concatenate(features), corpus.label[clips], len(model.config.labels))
-    model.set_head(found.mean.float(), found.std.float(), found.w.detach().float(), found.b.detach().float())
+    model.set_head(found.mean, found.std, found.w.detach(), found.b.detach())
 
 
 def train_windowed(

@@ -27,9 +27,9 @@ from edgeemo_runtime.artifact import Artifact
 from edgeemo_runtime.audio import check_samples
 from edgeemo_runtime.conditioning import AudioRules, Conditioner
 from edgeemo_runtime.counters import StreamCounters
-from edgeemo_runtime.decision import Decided, DecisionRules, Decisions
+from edgeemo_runtime.decision import DecisionRules, Decisions
 from edgeemo_runtime.errors import EdgeEmoError
-from edgeemo_runtime.fleet import Fleet
+from edgeemo_runtime.fleet import Fleet, intensities
 from edgeemo_runtime.model import LARGEST_BATCH, Model
 from edgeemo_runtime.results import StepResults
 from edgeemo_runtime.ring import AudioRings
@@ -218,7 +218,7 @@ class Engine:
             probabilities,
             decided.smoothed,
             decided.label,
-            self._intensity(split, ready, decided),
+            intensities(split, ready, decided) if self._decisions.rules.intensity else [""] * len(ready),
             decided.handoff,
             waited_s,
             versions,
@@ -240,22 +240,6 @@ class Engine:
             probabilities[rows] = self._run_all(model, slots[rows])
             versions[rows] = model.version
         return probabilities, versions.tolist()
-
-    def _intensity(self, split: list[tuple[Model, slice | np.ndarray]], slots: np.ndarray, decided: Decided) -> list[str]:
-        """How strong an emotion is, where the label said has that second level, the step is no low one and the model tells.
-
-        Angry with 0.7 and evidence of -0.4: annoyed. Angry with 0.5, or sad: nothing.
-        """
-        said = [""] * len(slots)
-        if not self._decisions.rules.intensity:
-            return said
-        for model, rows in split:
-            if model.intensity is not None:
-                label, names, where = model.intensity
-                sure = (decided.label == label) & ~decided.low
-                for i in np.flatnonzero(sure) if isinstance(rows, slice) else rows[sure[rows]]:
-                    said[i] = names[int(model.states[slots[i], where] > 0)]
-        return said
 
     def _run(self, model: Model, slots: np.ndarray) -> np.ndarray:
         """One batch: conditioned audio through the network, but for streams whose silence is skipped."""
