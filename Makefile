@@ -2,6 +2,7 @@
 # make bench cost per stream against batch size, INT8 against float, share per kernel
 # make soak  1000 model swaps under 80 calls
 # make bench-peers  ONNX Runtime and LiteRT beside us (an environment of its own in build/peers: 1.5 GB)
+# make bench-calibration  time and memory of calibration against the number of clips (half an hour)
 # make test  environment if missing, lint, all tests
 # The rest: lint, fmt, qemu (what the aarch64 tests need; root, apt), dist, calibration, clean
 
@@ -13,7 +14,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-.PHONY: run test soak bench bench-peers reproduce-table lint fmt qemu dist calibration clean install
+.PHONY: run test soak bench bench-calibration bench-peers reproduce-table lint fmt qemu dist calibration clean install
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
@@ -64,6 +65,9 @@ SPEECH ?= $(wildcard ../shared/data/emotion)
 reproduce-table: install
 	$(if $(A72COST),$(A72COST)/setup >/dev/null)
 	$(BIN)/python -m edgeemo.bench.table $(if $(SPEECH),--data $(SPEECH)) $(if $(A72COST),--a72cost $(A72COST)) --plots build/table
+
+bench-calibration: run
+	$(BIN)/python -m edgeemo.bench.calibration
 
 PEERS := build/peers
 PEERS_PIP := $(PEERS)/bin/pip install --quiet --disable-pip-version-check

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,20 +10,10 @@ import click
 
 from edgeemo import __version__
 from edgeemo.bench import cli as bench_cli
-from edgeemo.console import BUILD, FLOAT_MODEL, INT8_MODEL, print_json, progress_bar, show_table, user_errors
+from edgeemo.console import BUILD, FLOAT_MODEL, INT8_MODEL, output_options, print_json, show_table, user_errors
 from edgeemo.evaluate import cli as evaluate_cli
 from edgeemo.files import check_output, write_file
-
-
-def output_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        command = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")(command)
-        command = click.option("--force", is_flag=True, help="Write over an existing output.")(command)
-        return click.option("--out", type=click.Path(path_type=Path), default=None, help=f"Output file [default: {default}].")(
-            command
-        )
-
-    return add
+from edgeemo.quantize import cli as quantize_cli
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -142,60 +130,6 @@ def export(kind: str | None, checkpoint: Path | None, out: Path | None, force: b
     print_json(facts) if as_json else show_table("export", ["", ""], [[k, v] for k, v in facts.items()])
 
 
-@main.command()
-@click.argument("model", type=click.Path(path_type=Path), default=FLOAT_MODEL)
-@click.option("--calib", type=click.Path(path_type=Path), default=Path("calibration"), help="Folder of clips (WAV, FLAC, OGG).")
-@click.option("--split", default=None, help="Only this split of the folder's manifest [default: all clips].")
-@click.option("--clips", "limit", type=click.IntRange(1), default=None, help="Use this many clips, evenly spread [default: all].")
-@click.option("--keep-fp16", multiple=True, metavar="NAME", help="Layer name or regex to keep in FP16, e.g. emotion_conv.")
-@click.option("--observer", default="kl", help="How activations' thresholds are found: kl, mse, percentile or min-max.")
-@output_options(str(INT8_MODEL))
-@user_errors
-def quantize(
-    model: Path,
-    calib: Path,
-    split: str | None,
-    limit: int | None,
-    keep_fp16: tuple[str, ...],
-    observer: str,
-    out: Path | None,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Quantize MODEL to INT8 (QDQ ONNX), its activations' thresholds from calibration clips."""
-    from edgeemo.quantize.thresholds import THRESHOLDS
-
-    if observer not in THRESHOLDS:
-        raise click.UsageError(f"--observer {observer}: there are {', '.join(THRESHOLDS)}")
-    target = check_output(out or INT8_MODEL, force)
-    from edgeemo.data.clips import find_clips, read_manifest
-    from edgeemo.export.load import load_onnx
-    from edgeemo.quantize.quantizer import quantize_model
-
-    clips = find_clips(calib) if split is None else read_manifest(calib, split)
-    if limit is not None and limit < len(clips):
-        clips = [clips[i * len(clips) // limit] for i in range(limit)]
-    source = load_onnx(model)
-    with progress_bar(f"calibrating on {len(clips)} clips, two passes", 2 * len(clips)) as advance:
-        quantized, report = quantize_model(source, str(model), clips, keep_fp16, progress=advance, observer=observer)
-    data = quantized.SerializeToString(deterministic=True)
-    write_file(target, data, force)
-    if as_json:
-        print_json({"out": str(target), "bytes": len(data), **json.loads(report.to_json())})
-        return
-    rows = [
-        [r.name, r.op, r.precision, _number(r.scale, ".5f"), _number(r.clipped, ".2f"), _number(r.sqnr_db, ".1f"), f"{r.bytes:,}"]
-        for r in report.layers
-    ]
-    columns = ["layer", "op", "precision", "input scale", "kept range", "SQNR dB", "bytes"]
-    show_table(f"{report.clips} clips, {report.steps} steps with speech", columns, rows)
-    click.echo(f"{target}: {len(data) / 1e6:.2f} MB (float {model.stat().st_size / 1e6:.2f} MB)")
-
-
-def _number(value: float | None, spec: str) -> str:
-    return "" if value is None else format(value, spec)
-
-
 @main.command(name="compile")
 @click.argument("model", type=click.Path(path_type=Path), default=INT8_MODEL)
 @click.option("--target", "target_name", default="aarch64-neon", help="Board: a file in targets/ (`edgeemo targets`).")
@@ -244,5 +178,13 @@ def targets(as_json: bool) -> None:
         show_table("targets", ["name", "cpu", "triple", "what it is"], [[b.name, b.cpu, b.triple, b.description] for b in boards])
 
 
-for verb in (evaluate_cli.eval_, evaluate_cli.gate, evaluate_cli.eval_calls, bench_cli.bench, bench_cli.bench_peers):
+for verb in (
+    quantize_cli.quantize,
+    quantize_cli.recipes,
+    evaluate_cli.eval_,
+    evaluate_cli.gate,
+    evaluate_cli.eval_calls,
+    bench_cli.bench,
+    bench_cli.bench_peers,
+):
     main.add_command(verb)

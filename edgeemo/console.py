@@ -60,3 +60,19 @@ def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def print_json(document: dict[str, Any]) -> None:
     click.echo(json.dumps(document, indent=1, allow_nan=False))
+
+
+def warn(sentences: list[str]) -> None:
+    for sentence in sentences:
+        click.echo(f"edgeemo: warning: {sentence}", err=True)
+
+
+def output_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")(command)
+        command = click.option("--force", is_flag=True, help="Write over an existing output.")(command)
+        return click.option("--out", type=click.Path(path_type=Path), default=None, help=f"Output file [default: {default}].")(
+            command
+        )
+
+    return add

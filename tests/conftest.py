@@ -17,6 +17,7 @@ from edgeemo.export.onnx_step import export_step
 from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.quantize.quantizer import quantize_model
+from edgeemo.quantize.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 CALIBRATION = ROOT / "calibration"
@@ -55,7 +56,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, float_onnx: onnx.ModelProto)
     paths = {"float": folder / "emotion.onnx", "int8": folder / "emotion-int8.onnx", "fp16": folder / "emotion-fp16.onnx"}
     onnx.save(float_onnx, paths["float"])
     onnx.save(quantize_model(float_onnx, "float", clips)[0], paths["int8"])
-    onnx.save(quantize_model(float_onnx, "float", clips, keep_fp16=("emotion_conv",))[0], paths["fp16"])
+    onnx.save(quantize_model(float_onnx, "float", clips, load_recipe("int8-kl-fp16-emotion-conv"))[0], paths["fp16"])
     return paths
 
 

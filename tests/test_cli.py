@@ -116,6 +116,26 @@ def test_stereo_44100_calibrates(files: dict[str, Path], tmp_path: Path) -> None
     assert edgeemo("quantize", files["float"], "--calib", tmp_path, "--out", tmp_path / "q.onnx").exit_code == 0
 
 
+def test_a_calibration_is_kept_and_used_again(files: dict[str, Path], tmp_path: Path) -> None:
+    kept, again = tmp_path / "c.json", tmp_path / "b.onnx"
+    base = ("quantize", files["float"], "--calib", CALIBRATION)
+    first = edgeemo(*base, "--clips", 5, "--out", tmp_path / "a.onnx", "--save-calibration", kept, "--json")
+    assert first.exit_code == 0
+    assert [s.split(":")[0] for s in json.loads(first.stdout)["warnings"]] == ["few"]
+    assert "edgeemo: warning: few" in first.stderr
+    assert edgeemo("quantize", files["float"], "--calibration", kept, "--out", again).exit_code == 0
+    assert onnx.load(again).graph == onnx.load(tmp_path / "a.onnx").graph
+    refused(edgeemo(*base, "--clips", 6, "--calibration", kept, "--out", tmp_path / "x.onnx"), "c.json", "stale")
+    refused(edgeemo(*base, "--calibration", tmp_path / "no.json", "--out", tmp_path / "x.onnx"), "no.json", "--save-calibration")
+    refused(edgeemo(*base, "--recipe", "int9", "--out", tmp_path / "x.onnx"), "recipe int9", "int8-kl")
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_recipes_are_listed() -> None:
+    listed = json.loads(edgeemo("recipes", "--json").stdout)["recipes"]
+    assert "int8-kl-fp16-emotion-conv" in [r["name"] for r in listed]
+
+
 def test_mistakes_about_models(files: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "a.edgeemo"
     refused(edgeemo("compile", tmp_path / "no.onnx", "--out", out), "no.onnx", "no such file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,3 +100,11 @@ def read_manifest(folder: str | Path, split: str | None = None) -> list[Clip]:
         which = "lists no clip" if split is None else f"lists no clip of split {split!r}"
         raise EdgeEmoError(f"{manifest}: {which}")
     return sorted(clips, key=lambda c: str(c.path))
+
+
+def hash_clips(clips: list[Clip]) -> str:
+    """sha256 over the clips' bytes in order: which audio it was."""
+    digest = hashlib.sha256()
+    for clip in clips:
+        digest.update(hashlib.sha256(clip.path.read_bytes()).digest())
+    return digest.hexdigest()

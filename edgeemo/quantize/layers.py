@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +9,7 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import numpy_helper
 
-# The spectrum spans nine orders of magnitude before its logarithm: int8 would leave nothing of quiet speech.
-DEFAULT_KEEP_FP32 = (r"^frontend\.", r"^log_mel\.", r"^dct$")
+from edgeemo.quantize.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,12 @@ class Tokens:
     precision: str
 
 
-def find_tokens(model: onnx.ModelProto, rings: set[str], kept: tuple[str, ...]) -> list[Tokens]:
+def find_tokens(model: onnx.ModelProto, rings: set[str], recipe: Recipe) -> list[Tokens]:
     """The tensors between projections and attention: what a MatMul of activations reads through nothing but reshapes,
     transposes and a cache (``rings``: graph inputs that are kept in place), back to a Split.
 
     Quantized there, caches hold int8 values, and the products are int8 products. An attention without a cache stays in float:
-    no kernel would gain by it. ``kept`` are names' regular expressions to leave in float; an attention is left whole.
+    no kernel would gain by it. An attention of which the recipe keeps a part in float is left whole.
     """
     constants = {i.name for i in model.graph.initializer}
     producer = {o: n for n in model.graph.node for o in n.output}
@@ -74,7 +72,6 @@ def find_tokens(model: onnx.ModelProto, rings: set[str], kept: tuple[str, ...]) 
                 return tensor
         return None
 
-    keep = _matcher(kept, "--keep-fp16")
     found: dict[str, list[Tokens]] = {}
     for node in model.graph.node:
         if node.op_type == "MatMul" and not constants & set(node.input):
@@ -82,29 +79,16 @@ def find_tokens(model: onnx.ModelProto, rings: set[str], kept: tuple[str, ...]) 
                 split = producer[tensor]
                 part = list(split.output).index(tensor)
                 name = f"{node.name.rsplit('.', 1)[0]}.{'qkv'[part] if len(split.output) == 3 else part}"
-                found.setdefault(split.name, []).append(Tokens(name, tensor, "fp32" if keep(name) else "int8"))
+                found.setdefault(split.name, []).append(
+                    Tokens(name, tensor, "int8" if recipe.precision(name) == "int8" else "fp32")
+                )
     whole = (g for split, g in found.items() if split in cached and all(t.precision == "int8" for t in g))
     return [t for group in whole for t in sorted(group, key=lambda t: t.input)]
 
 
-def _matcher(patterns: tuple[str, ...], option: str):  # type: ignore[no-untyped-def]
-    try:
-        compiled = [re.compile(p) for p in patterns]
-    except re.error as error:
-        raise EdgeEmoError(f"{option}: {error.pattern!r} is not a regular expression ({error})") from error
-    return lambda name: [p.pattern for p in compiled if p.search(name)]
-
-
-def find_layers(
-    model: onnx.ModelProto, keep_fp16: tuple[str, ...], keep_fp32: tuple[str, ...] = DEFAULT_KEEP_FP32
-) -> list[Layer]:
-    """The graph's layers in order, with the precision the patterns (regular expressions, searched in names) give them.
-
-    Raises EdgeEmoError if there is no layer, or a --keep-fp16 pattern matches none.
-    """
+def find_layers(model: onnx.ModelProto, recipe: Recipe) -> list[Layer]:
+    """The graph's layers in order, with the precision the recipe gives them. Raises EdgeEmoError if there is none."""
     constants = {i.name: i for i in model.graph.initializer}
-    fp16, fp32 = _matcher(keep_fp16, "--keep-fp16"), _matcher(keep_fp32, "--keep-fp32")
-    used: set[str] = set()
     layers = []
     for node in model.graph.node:
         if node.op_type not in ("MatMul", "Gemm", "Conv") or len(node.input) < 2 or node.input[1] not in constants:
@@ -113,15 +97,10 @@ def find_layers(
         if weight.dtype != np.float32 or weight.ndim < 2:
             continue
         axis = 0 if node.op_type == "Conv" or (node.op_type == "Gemm" and _attribute(node, "transB")) else weight.ndim - 1
-        hits = fp16(node.name)
-        used.update(hits)
-        precision = "fp16" if hits else "fp32" if fp32(node.name) else "int8"
+        precision = recipe.precision(node.name)
         layers.append(Layer(node.name, node.op_type, node, node.input[0], node.input[1], weight, axis, precision))
     if not layers:
         raise EdgeEmoError("the model has no MatMul, Gemm or Conv with constant float32 weights: there is nothing to quantize")
-    if missing := [p for p in keep_fp16 if p not in used]:
-        names = ", ".join(layer.name for layer in layers if layer.precision == "int8")
-        raise EdgeEmoError(f"--keep-fp16 {missing[0]}: no layer's name matches; the layers are {names}")
     return layers
 
 

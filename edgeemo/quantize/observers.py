@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 from edgeemo_runtime.errors import EdgeEmoError
 
@@ -12,13 +14,31 @@ INT8_MAX = 127.0
 SMALLEST_SCALE = 1e-8  # of a tensor that is always zero: any positive scale is right, an infinite one is not
 
 
-class Observer:
-    """Observes one tensor in two passes and constant memory (2048 counts). ``method``: of thresholds.py."""
+class Range(ABC):
+    """What quantization needs to know of a tensor, wherever it comes from."""
 
-    def __init__(self, name: str, method: str = "kl") -> None:
-        self.name, self.method = name, method
-        self.largest = 0.0
+    largest: float  # magnitude
+
+    @abstractmethod
+    def threshold(self, method: str) -> float:
+        """Where to clip, by a method of thresholds.py."""
+
+    def scale(self, method: str) -> float:
+        """Positive and finite for every tensor: threshold / 127."""
+        return max(self.threshold(method) / INT8_MAX, SMALLEST_SCALE)
+
+    def kept(self, method: str) -> float:
+        """threshold / largest value seen; 1 clips nothing."""
+        return self.threshold(method) / self.largest if self.largest else 1.0
+
+
+class Observer(Range):
+    """Observes one tensor in two passes and constant memory (2048 counts)."""
+
+    def __init__(self, name: str, largest: float = 0.0) -> None:
+        self.name, self.largest = name, largest
         self.histogram = np.zeros(BINS, dtype=np.int64)
+        self._found: dict[str, float] = {}
 
     def observe_range(self, values: np.ndarray) -> None:
         """First pass. Raises EdgeEmoError naming the tensor if a value is not finite."""
@@ -37,15 +57,17 @@ class Observer:
         if self.largest > SMALLEST_SCALE * INT8_MAX and values.size:
             at = np.minimum((np.abs(values.ravel()) * (BINS / self.largest)).astype(np.int64), BINS - 1)
             self.histogram += np.bincount(at, minlength=BINS)
+            self._found.clear()
 
-    @property
-    def threshold(self) -> float:
-        return self.largest * THRESHOLDS[self.method](self.histogram) / BINS
+    def threshold(self, method: str) -> float:
+        if method not in self._found:
+            self._found[method] = self.largest * THRESHOLDS[method](self.histogram) / BINS
+        return self._found[method]
 
-    @property
-    def scale(self) -> float:
-        """Positive and finite for every tensor: threshold / 127."""
-        return max(self.threshold / INT8_MAX, SMALLEST_SCALE)
+    def add(self, histogram: np.ndarray) -> None:
+        """Counts of the same tensor that another observer of the same range has made."""
+        self.histogram += histogram
+        self._found.clear()
 
 
 def weight_scales(weight: np.ndarray, axis: int) -> np.ndarray:

@@ -1,61 +1,94 @@
-"""ONNX in, INT8 QDQ ONNX and a report out."""
+"""ONNX in, INT8 QDQ ONNX and a report out: plan what a recipe does, observe its tensors, rewrite the graph."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 
 import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 
-from edgeemo.data.clips import Clip
-from edgeemo.export.contract import read_contract
-from edgeemo.quantize.calibrate import calibrate
-from edgeemo.quantize.layers import DEFAULT_KEEP_FP32, find_layers, find_tokens
+from edgeemo.data.clips import Clip, hash_clips
+from edgeemo.export.contract import StreamContract, read_contract
+from edgeemo.quantize.calibrate import Calibration, Progress, calibrate
+from edgeemo.quantize.layers import Layer, Tokens, find_layers, find_tokens
 from edgeemo.quantize.qdq import rewrite
+from edgeemo.quantize.recipe import DEFAULT_RULES, Recipe
 from edgeemo.quantize.report import KEY, QuantizationReport, report_layers, report_tokens
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model under a recipe. ``observed`` are the tensors to calibrate, each with the name of the one it shares a range with;
+    they hold what any recipe may ask for, so that a calibration serves more than one. ``methods``: how a tensor is clipped."""
+
+    model: onnx.ModelProto
+    contract: StreamContract
+    recipe: Recipe
+    layers: list[Layer]
+    tokens: list[Tokens]
+    observed: dict[str, str]
+    methods: dict[str, str]
+
+
+def plan(model: onnx.ModelProto, source: str, recipe: Recipe) -> Plan:
+    """Raises EdgeEmoError where the model has no stream contract or layers, or a rule of the recipe matches none."""
+    contract = read_contract(model, source)
+    if contract is None:
+        raise EdgeEmoError(f"{source}: has no stream contract, so clips cannot be fed to it; `edgeemo export` writes one")
+    layers = find_layers(model, recipe)
+    rings = {s.input for s in contract.states if s.update == "ring"}
+    tokens, all_tokens = (find_tokens(model, rings, r) for r in (recipe, Recipe()))
+    inputs = [(layer.name, layer.input) for layer in layers] + [(part.name, part.input) for part in all_tokens]
+    recipe.check_all_match([name for name, _ in inputs])
+    # Inputs of one weight are one signal at several times, as in an unrolled LSTM: by itself the first of them hears little but
+    # the silence before calls, and its threshold would clip all of speech.
+    observed: dict[str, str] = {}
+    by_weight: dict[str, str] = {}
+    for layer in layers:
+        if layer.precision != "fp32" or not any(rule.matches(layer.name) for rule in DEFAULT_RULES):
+            observed.setdefault(layer.input, by_weight.setdefault(layer.weight_name, layer.input))
+    observed |= {t.input: t.input for t in all_tokens}
+    methods: dict[str, str] = {}
+    for name, tensor in inputs:  # of several readers the first says how
+        methods.setdefault(tensor, recipe.observer_of(name))
+    return Plan(model, contract, recipe, layers, tokens, observed, methods)
+
+
+def observe(
+    planned: Plan, clips: list[Clip], progress: Progress = lambda done: None, jobs: int = 1, cluster: str | None = None
+) -> Calibration:
+    """``progress`` is called with clips done, twice over the clips. Raises EdgeEmoError where a clip cannot be read."""
+    return calibrate(planned.model, planned.contract, planned.observed, clips, hash_clips(clips), progress, jobs, cluster)
+
+
+def apply(planned: Plan, calibration: Calibration) -> onnx.ModelProto:
+    """The quantized model. Same plan and ranges give the same bytes."""
+    used = [layer.input for layer in planned.layers if layer.precision == "int8"] + [t.input for t in planned.tokens]
+    scales = {tensor: calibration.ranges[tensor].scale(planned.methods[tensor]) for tensor in used}
+    quantized = rewrite(planned.model, planned.layers, planned.tokens, scales)
+    onnx.helper.set_model_props(quantized, {p.key: p.value for p in planned.model.metadata_props})
+    return quantized
+
+
+def quantize_plan(planned: Plan, calibration: Calibration) -> tuple[onnx.ModelProto, QuantizationReport]:
+    quantized = apply(planned, calibration)
+    reports = report_layers(planned.layers, calibration, planned.methods) + report_tokens(
+        planned.tokens, calibration, planned.methods
+    )
+    recipe, c = planned.recipe, calibration
+    report = QuantizationReport(recipe.name, recipe.observer, c.clips, c.steps, c.data_sha256, reports)
+    onnx.helper.set_model_props(quantized, {**{p.key: p.value for p in quantized.metadata_props}, KEY: report.to_json()})
+    return quantized, report
 
 
 def quantize_model(
     model: onnx.ModelProto,
     source: str,
     clips: list[Clip],
-    keep_fp16: tuple[str, ...] = (),
-    keep_fp32: tuple[str, ...] = DEFAULT_KEEP_FP32,
-    progress: Callable[[int], None] = lambda done: None,
-    observer: str = "kl",
+    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+    progress: Progress = lambda done: None,
+    jobs: int = 1,
 ) -> tuple[onnx.ModelProto, QuantizationReport]:
-    """Same model, clips and options give the same bytes. ``progress`` is called with clips done, twice over the clips.
-    ``observer``: how a threshold is found, of thresholds.py.
-
-    Raises EdgeEmoError where the model has no stream contract or layers, or a clip cannot be read.
-    """
-    contract = read_contract(model, source)
-    if contract is None:
-        raise EdgeEmoError(f"{source}: has no stream contract, so clips cannot be fed to it; `edgeemo export` writes one")
-    layers = find_layers(model, keep_fp16, keep_fp32)
-    tokens = find_tokens(model, {s.input for s in contract.states if s.update == "ring"}, keep_fp16 + keep_fp32)
-    # Inputs of one weight are one signal at several times, as in an unrolled LSTM: by itself the first of them hears little but
-    # the silence before calls, and its threshold would clip all of speech.
-    observed: dict[str, str] = {}
-    by_weight: dict[str, str] = {}
-    for layer in layers:
-        if layer.precision != "fp32":
-            observed.setdefault(layer.input, by_weight.setdefault(layer.weight_name, layer.input))
-    observed |= {t.input: t.input for t in tokens}
-    calibration = calibrate(model, contract, observed, clips, progress, observer)
-    scales = {name: o.scale for name, o in calibration.observers.items()}
-    quantized = rewrite(model, layers, tokens, scales)
-    reports = report_layers(layers, calibration) + report_tokens(tokens, calibration)
-    report = QuantizationReport(observer, calibration.clips, calibration.steps, hash_clips(clips), reports)
-    onnx.helper.set_model_props(quantized, {**{p.key: p.value for p in model.metadata_props}, KEY: report.to_json()})
-    return quantized, report
-
-
-def hash_clips(clips: list[Clip]) -> str:
-    """sha256 over the clips' bytes in order: which audio the scales came from."""
-    digest = hashlib.sha256()
-    for clip in clips:
-        digest.update(hashlib.sha256(Path(clip.path).read_bytes()).digest())
-    return digest.hexdigest()
+    """All of the above. Same model, clips and recipe give the same bytes, whatever the number of jobs."""
+    planned = plan(model, source, recipe)
+    return quantize_plan(planned, observe(planned, clips, progress, jobs))

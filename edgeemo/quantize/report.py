@@ -32,7 +32,8 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    method: str
+    recipe: str
+    method: str  # the recipe's observer
     clips: int
     steps: int
     data_sha256: str
@@ -49,14 +50,14 @@ def sqnr_db(reference: np.ndarray, value: np.ndarray) -> float:
     return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
 
 
-def report_layers(layers: list[Layer], calibration: Calibration) -> tuple[LayerReport, ...]:
+def report_layers(layers: list[Layer], calibration: Calibration, methods: dict[str, str]) -> tuple[LayerReport, ...]:
     reports = []
     for layer in layers:
-        observer = calibration.observers.get(layer.input)
+        found = calibration.ranges.get(layer.input)
         values = calibration.samples.get(layer.input)
         scale = clipped = error = None
-        if layer.precision == "int8" and observer is not None:
-            scale, clipped = observer.scale, observer.threshold / observer.largest if observer.largest else 1.0
+        if layer.precision == "int8" and found is not None:
+            scale, clipped = found.scale(methods[layer.input]), found.kept(methods[layer.input])
             scales = weight_scales(layer.weight, layer.axis)
             shape = [-1 if i == layer.axis else 1 for i in range(layer.weight.ndim)]
             weight = quantize_weight(layer.weight, scales, layer.axis) * scales.reshape(shape)
@@ -70,14 +71,14 @@ def report_layers(layers: list[Layer], calibration: Calibration) -> tuple[LayerR
     return tuple(reports)
 
 
-def report_tokens(tokens: list[Tokens], calibration: Calibration) -> tuple[LayerReport, ...]:
+def report_tokens(tokens: list[Tokens], calibration: Calibration, methods: dict[str, str]) -> tuple[LayerReport, ...]:
     """Queries, keys and values: the error is of the tensor itself."""
     reports = []
     for part in tokens:
-        observer, values = calibration.observers[part.input], calibration.samples[part.input]
-        clipped = observer.threshold / observer.largest if observer.largest else 1.0
-        error = sqnr_db(values, fake_quantize(values, observer.scale))
-        reports.append(LayerReport(part.name, "Tokens", "int8", observer.scale, clipped, error, 0, 0))
+        found, method, values = calibration.ranges[part.input], methods[part.input], calibration.samples.get(part.input)
+        scale = found.scale(method)
+        error = None if values is None else sqnr_db(values, fake_quantize(values, scale))
+        reports.append(LayerReport(part.name, "Tokens", "int8", scale, found.kept(method), error, 0, 0))
     return tuple(reports)
 
 

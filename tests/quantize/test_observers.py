@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgeemo.quantize.observers import Observer, fake_quantize, quantize_weight, weight_scales
+from edgeemo.quantize.thresholds import THRESHOLDS
 
 finite = st.floats(-1e4, 1e4, width=32)
 
@@ -24,7 +25,7 @@ def observe(*parts: np.ndarray) -> Observer:
 @settings(deadline=None, max_examples=30)
 @given(arrays(np.float32, st.integers(1, 200), elements=finite))
 def test_scale_is_positive_finite_and_no_larger_than_min_max(values: np.ndarray) -> None:
-    scale = observe(values).scale
+    scale = observe(values).scale("kl")
     assert np.isfinite(scale)
     assert scale > 0
     assert scale <= max(np.abs(values).max() / 127, 1e-8) * (1 + 1e-6)
@@ -33,12 +34,16 @@ def test_scale_is_positive_finite_and_no_larger_than_min_max(values: np.ndarray)
 @settings(deadline=None, max_examples=20)
 @given(arrays(np.float32, 60, elements=finite), st.integers(1, 59))
 def test_how_data_is_cut_does_not_matter(values: np.ndarray, cut: int) -> None:
-    assert observe(values).scale == observe(values[:cut], values[cut:]).scale == observe(values[cut:], values[:cut]).scale
+    assert (
+        observe(values).scale("kl")
+        == observe(values[:cut], values[cut:]).scale("kl")
+        == observe(values[cut:], values[:cut]).scale("kl")
+    )
 
 
 @pytest.mark.parametrize("tiny", [1.1754944e-38, 1e-45, 1e-20])
 def test_a_tensor_of_the_smallest_numbers_has_the_smallest_scale(tiny: float) -> None:
-    assert observe(np.full(4, tiny, dtype=np.float32), np.zeros(2, dtype=np.float32)).scale == 1e-8
+    assert observe(np.full(4, tiny, dtype=np.float32), np.zeros(2, dtype=np.float32)).scale("kl") == 1e-8
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -82,3 +87,25 @@ def test_fake_quantize_is_what_onnx_does(values: np.ndarray, scale: float) -> No
     s = np.float32(scale)
     (y,) = ReferenceEvaluator(helper.make_model(graph)).run(None, {"x": values, "s": s, "z": np.int8(0)})
     np.testing.assert_array_equal(y, fake_quantize(values, scale))
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 10_000), st.sampled_from(sorted(THRESHOLDS)), st.sampled_from(["normal", "laplace", "uniform"]))
+def test_more_data_of_the_same_distribution_hardly_moves_a_threshold(seed: int, method: str, kind: str) -> None:
+    """A threshold is no smaller for a wider range seen, and close to what half the data gave, but for min-max, which follows
+    the largest value alone."""
+    rng = np.random.default_rng(seed)
+    values = getattr(rng, kind)(-1 if kind == "uniform" else 0, 1, 40_000).astype(np.float32)
+    half, whole = observe(values[:20_000]), observe(values)
+    assert whole.largest >= half.largest
+    if method == "min-max":
+        assert whole.threshold(method) >= half.threshold(method)
+    else:
+        assert whole.threshold(method) == pytest.approx(half.threshold(method), rel=0.25)
+
+
+@pytest.mark.parametrize("method", sorted(THRESHOLDS))
+@pytest.mark.parametrize("values", [[0.0] * 9, [3.0] * 9, [0.0, 0.0, 5.0], [1e-3] * 999 + [100.0]])
+def test_constant_zero_and_single_outlier_tensors_have_a_scale(values: list[float], method: str) -> None:
+    scale = observe(np.array(values, dtype=np.float32)).scale(method)
+    assert np.isfinite(scale) and scale > 0

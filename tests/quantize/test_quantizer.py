@@ -14,6 +14,7 @@ from edgeemo.data.clips import find_clips
 from edgeemo.evaluate.onnx_stream import OnnxStream
 from edgeemo.export.contract import read_contract
 from edgeemo.quantize.quantizer import quantize_model
+from edgeemo.quantize.recipe import Recipe, load_recipe
 from tests.conftest import CALIBRATION, speech
 
 pytestmark = pytest.mark.slow
@@ -52,7 +53,7 @@ def test_caches_hold_quantized_tokens(int8: onnx.ModelProto) -> None:
 
 
 def test_attention_kept_in_float_stays_whole(float_onnx: onnx.ModelProto) -> None:
-    _, report = quantize_model(float_onnx, "m", find_clips(CALIBRATION)[:2], keep_fp16=(r"head\.",))
+    _, report = quantize_model(float_onnx, "m", find_clips(CALIBRATION)[:2], Recipe().keep((r"head\.",), "fp16", "--keep-fp16"))
     tokens = [r.name for r in report.layers if r.op == "Tokens"]
     assert len(tokens) == 18
     assert not any(name.startswith("head.") for name in tokens)
@@ -86,7 +87,7 @@ def test_runs_in_onnx_runtime_and_is_close_to_float(files: dict[str, Path], kind
 
 
 def test_report_names_every_layer(float_onnx: onnx.ModelProto) -> None:
-    _, report = quantize_model(float_onnx, "m", find_clips(CALIBRATION)[::40], keep_fp16=("emotion_conv",))
+    _, report = quantize_model(float_onnx, "m", find_clips(CALIBRATION)[::40], load_recipe("int8-kl-fp16-emotion-conv"))
     by_name = {r.name: r for r in report.layers}
     assert by_name["emotion_conv.conv"].precision == "fp16"
     assert by_name["frontend.outer_dft"].precision == "fp32"
@@ -98,7 +99,10 @@ def test_report_names_every_layer(float_onnx: onnx.ModelProto) -> None:
 
 
 def test_unknown_layer_lists_the_known(float_onnx: onnx.ModelProto) -> None:
-    with pytest.raises(EdgeEmoError, match=r"--keep-fp16 nothing_here: no layer's name matches; the layers are subsample\.conv1"):
-        quantize_model(float_onnx, "m", find_clips(CALIBRATION)[:1], keep_fp16=("nothing_here",))
+    with pytest.raises(
+        EdgeEmoError,
+        match=r"--keep-fp16 nothing_here: no layer's name matches; the layers are frontend\.inner_dft, .*subsample\.conv1",
+    ):
+        quantize_model(float_onnx, "m", find_clips(CALIBRATION)[:1], Recipe().keep(("nothing_here",), "fp16", "--keep-fp16"))
     with pytest.raises(EdgeEmoError, match="not a regular expression"):
-        quantize_model(float_onnx, "m", find_clips(CALIBRATION)[:1], keep_fp16=("(",))
+        quantize_model(float_onnx, "m", find_clips(CALIBRATION)[:1], Recipe().keep(("(",), "fp16", "--keep-fp16"))

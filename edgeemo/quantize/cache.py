@@ -1,0 +1,103 @@
+"""A calibration as a file: ranges found once, used by any recipe, thresholds open to an editor.
+
+    {"model_sha256": ..., "data_sha256": ..., "clips": 200, "steps": 3671,
+     "tensors": {"layer_norm": {"layers": ["blocks.0.local_attention.qkv"], "largest": 5.1, "histogram_sha256": ...,
+                                "thresholds": {"kl": 4.2, "mse": 4.6, ...}}}}
+
+A threshold that is edited is used as it stands. A file of another model, or of other clips than those named beside it, is
+refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from edgeemo_runtime.errors import EdgeEmoError
+
+from edgeemo.data.clips import Clip, hash_clips
+from edgeemo.parallel import in_order
+from edgeemo.quantize.calibrate import Calibration
+from edgeemo.quantize.observers import Observer, Range
+from edgeemo.quantize.quantizer import Plan
+from edgeemo.quantize.thresholds import THRESHOLDS
+
+
+@dataclass(frozen=True)
+class StoredRange(Range):
+    largest: float
+    thresholds: Mapping[str, float]
+
+    def threshold(self, method: str) -> float:
+        return self.thresholds[method]
+
+
+def hash_model(model: onnx.ModelProto) -> str:
+    """sha256 of the graph, weights included; what metadata says of it does not count."""
+    return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
+
+
+def calibration_document(planned: Plan, calibration: Calibration, jobs: int = 1) -> dict[str, Any]:
+    """What the file holds: every method's threshold of every tensor, so that it outlives a change of recipe."""
+    observers: dict[str, Observer] = {}
+    for tensor, found in calibration.ranges.items():
+        if not isinstance(found, Observer):
+            raise EdgeEmoError("this calibration was read from a file and has no histograms: keep that file")
+        observers[tensor] = found
+    read_by: dict[str, list[str]] = {t: [] for t in observers}
+    for layer in planned.layers:
+        read_by.get(layer.input, []).append(layer.name)
+    found_thresholds = in_order(_thresholds, ((o,) for o in observers.values()), jobs)
+    tensors = {
+        t: {
+            "layers": read_by[t],
+            "largest": o.largest,
+            "histogram_sha256": hashlib.sha256(o.histogram.astype("<i8").tobytes()).hexdigest(),
+            "thresholds": thresholds,
+        }
+        for (t, o), thresholds in zip(observers.items(), found_thresholds, strict=True)
+    }
+    c = calibration
+    about = {"model_sha256": hash_model(planned.model), "data_sha256": c.data_sha256, "clips": c.clips, "steps": c.steps}
+    return {**about, "tensors": tensors}
+
+
+def _thresholds(observer: Observer) -> dict[str, float]:
+    return {method: observer.threshold(method) for method in THRESHOLDS}
+
+
+def read_calibration(path: Path, planned: Plan, clips: list[Clip] | None) -> Calibration:
+    """``clips``: what it should have been made on, None where nobody says.
+
+    Raises EdgeEmoError naming the file and why it cannot be used: of another model or other clips, a tensor or number missing.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        ranges = {t: _stored(t, entry) for t, entry in document["tensors"].items()}
+        model_sha, data_sha, of_clips, steps = (document[k] for k in ("model_sha256", "data_sha256", "clips", "steps"))
+    except FileNotFoundError as error:
+        raise EdgeEmoError(f"{path}: no such file; `edgeemo quantize --save-calibration {path}` writes it") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EdgeEmoError(f"{path}: not a calibration ({error!r})") from error
+    if model_sha != hash_model(planned.model):
+        raise EdgeEmoError(f"{path}: stale: made of another model (its weights or graph differ); calibrate anew without it")
+    if clips is not None and data_sha != hash_clips(clips):
+        raise EdgeEmoError(
+            f"{path}: stale: made of {of_clips} other clips than the {len(clips)} of --calib; calibrate anew without it"
+        )
+    if missing := sorted(set(planned.observed) - set(ranges)):
+        raise EdgeEmoError(f"{path}: has no range of {', '.join(missing)}; calibrate anew without it")
+    return Calibration(ranges, {}, int(of_clips), int(steps), str(data_sha))
+
+
+def _stored(tensor: str, entry: dict[str, Any]) -> StoredRange:
+    thresholds = {method: float(entry["thresholds"][method]) for method in THRESHOLDS}
+    if not all(math.isfinite(v) and v >= 0 for v in (*thresholds.values(), float(entry["largest"]))):
+        raise ValueError(f"tensor {tensor}: thresholds are finite and not negative")
+    return StoredRange(float(entry["largest"]), thresholds)

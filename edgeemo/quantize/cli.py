@@ -1,0 +1,143 @@
+"""`edgeemo quantize` and `edgeemo recipes`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from edgeemo.console import FLOAT_MODEL, INT8_MODEL, output_options, print_json, progress_bar, show_table, user_errors, warn
+from edgeemo.data.clips import Clip
+from edgeemo.files import check_output, write_file
+
+
+def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Which clips, which recipe, and what does the work: of every verb that calibrates."""
+    for option in (
+        click.option("--cluster", default=None, metavar="dask://HOST:PORT", help="Send work to this Dask cluster."),
+        click.option("--jobs", type=click.IntRange(0), default=1, help="Processes, 0 for one per core; results are the same."),
+        click.option(
+            "--clips", "limit", type=click.IntRange(1), default=None, help="So many clips, evenly spread [default: all]."
+        ),
+        click.option("--split", default=None, help="Only this split of the folder's manifest [default: all clips]."),
+        click.option(
+            "--calib", type=click.Path(path_type=Path), default=Path("calibration"), help="Folder of clips (WAV, FLAC, OGG)."
+        ),
+        click.option("--observer", default=None, help="kl, mse, percentile or min-max [default: the recipe's]."),
+        click.option("--recipe", default="int8-kl", help="A name of `edgeemo recipes`, or a TOML file."),
+    ):
+        command = option(command)
+    return command
+
+
+def calibration_clips(folder: Path, split: str | None, limit: int | None) -> list[Clip]:
+    """Raises EdgeEmoError where the folder or split has no clips, or they are of the manifest's test speakers."""
+    from edgeemo.data.clips import MANIFEST, find_clips, read_manifest
+    from edgeemo.quantize.guards import refuse_test_speakers
+
+    clips = find_clips(folder) if split is None else read_manifest(folder, split)
+    if (folder / MANIFEST).is_file():
+        refuse_test_speakers(clips, clips if split is None else read_manifest(folder))
+    if limit is not None and limit < len(clips):
+        clips = [clips[i * len(clips) // limit] for i in range(limit)]
+    return clips
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path), default=FLOAT_MODEL)
+@calibration_options
+@click.option("--keep-fp16", multiple=True, metavar="NAME", help="Layer name or regex to keep in FP16, e.g. emotion_conv.")
+@click.option("--keep-fp32", multiple=True, metavar="NAME", help="Layer name or regex to keep in FP32.")
+@click.option(
+    "--save-calibration", type=click.Path(path_type=Path), default=None, metavar="FILE", help="Keep the ranges found (JSON)."
+)
+@click.option("--calibration", "stored", type=click.Path(path_type=Path), default=None, metavar="FILE",
+              help="Use kept ranges instead of clips; with --calib as well, they must be of those clips.")  # fmt: skip
+@output_options(str(INT8_MODEL))
+@click.pass_context
+@user_errors
+def quantize(
+    context: click.Context,
+    model: Path,
+    calib: Path,
+    split: str | None,
+    limit: int | None,
+    recipe: str,
+    observer: str | None,
+    jobs: int,
+    cluster: str | None,
+    keep_fp16: tuple[str, ...],
+    keep_fp32: tuple[str, ...],
+    save_calibration: Path | None,
+    stored: Path | None,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Quantize MODEL to INT8 (QDQ ONNX), its activations' thresholds from calibration clips."""
+    from edgeemo.quantize.recipe import load_recipe
+    from edgeemo.quantize.thresholds import THRESHOLDS
+
+    if observer is not None and observer not in THRESHOLDS:
+        raise click.UsageError(f"--observer {observer}: there are {', '.join(THRESHOLDS)}")
+    if stored is not None and save_calibration is not None:
+        raise click.UsageError("--save-calibration keeps what is found on clips; with --calibration nothing is")
+    target = check_output(out or INT8_MODEL, force)
+    if save_calibration is not None:
+        check_output(save_calibration, force)
+    chosen = load_recipe(recipe).keep(keep_fp16, "fp16", "--keep-fp16").keep(keep_fp32, "fp32", "--keep-fp32")
+    chosen = replace(chosen, observer=observer or chosen.observer)
+    from edgeemo.export.load import load_onnx
+    from edgeemo.quantize.cache import calibration_document, read_calibration
+    from edgeemo.quantize.guards import warnings
+    from edgeemo.quantize.quantizer import observe, plan, quantize_plan
+
+    planned = plan(load_onnx(model), str(model), chosen)
+    said: list[str] = []
+    if stored is not None:
+        named = context.get_parameter_source("calib") is not ParameterSource.DEFAULT
+        calibration = read_calibration(stored, planned, calibration_clips(calib, split, limit) if named else None)
+    else:
+        clips = calibration_clips(calib, split, limit)
+        said = warnings(clips, planned.contract.sample_rate)
+        with progress_bar(f"calibrating on {len(clips)} clips, two passes", 2 * len(clips)) as advance:
+            calibration = observe(planned, clips, advance, jobs, cluster)
+    warn(said)
+    quantized, report = quantize_plan(planned, calibration)
+    data = quantized.SerializeToString(deterministic=True)
+    if save_calibration is not None:
+        write_file(save_calibration, json.dumps(calibration_document(planned, calibration, jobs), indent=1).encode(), force)
+    write_file(target, data, force)
+    if as_json:
+        print_json({"out": str(target), "bytes": len(data), "warnings": said, **json.loads(report.to_json())})
+        return
+    rows = [
+        [r.name, r.op, r.precision, _number(r.scale, ".5f"), _number(r.clipped, ".2f"), _number(r.sqnr_db, ".1f"), f"{r.bytes:,}"]
+        for r in report.layers
+    ]
+    columns = ["layer", "op", "precision", "input scale", "kept range", "SQNR dB", "bytes"]
+    show_table(f"{report.recipe}: {report.clips} clips, {report.steps} steps with speech", columns, rows)
+    click.echo(f"{target}: {len(data) / 1e6:.2f} MB (float {model.stat().st_size / 1e6:.2f} MB)")
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "" if value is None else format(value, spec)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+@user_errors
+def recipes(as_json: bool) -> None:
+    """List the recipes that quantize knows by name; --recipe takes a file of your own, too."""
+    from edgeemo.quantize.recipe import load_recipe, recipe_names
+
+    known = [load_recipe(n) for n in recipe_names()]
+    if as_json:
+        print_json({"recipes": [{"name": r.name, "observer": r.observer, "description": r.description} for r in known]})
+    else:
+        show_table("recipes", ["name", "observer", "what it does"], [[r.name, r.observer, r.description] for r in known])

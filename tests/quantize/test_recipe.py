@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from edgeemo_runtime.errors import EdgeEmoError
+
+from edgeemo.quantize.recipe import Recipe, Rule, load_recipe, recipe_names
+from edgeemo.quantize.thresholds import THRESHOLDS
+
+
+def test_every_named_recipe_loads_and_every_observer_has_one() -> None:
+    known = [load_recipe(name) for name in recipe_names()]
+    assert {f"int8-{o}" for o in THRESHOLDS} <= {r.name for r in known}
+    assert all(r.description for r in known)
+
+
+def test_the_last_rule_that_matches_counts() -> None:
+    recipe = Recipe(rules=(Rule("^head", "fp16"), Rule("classifier", "int8", "mse"), Rule("^head.out", observer="min-max")))
+    assert [recipe.precision(n) for n in ("head.out", "head.classifier", "blocks.0.up")] == ["fp16", "int8", "int8"]
+    assert [recipe.observer_of(n) for n in ("head.out", "head.classifier", "blocks.0.up")] == ["min-max", "mse", "kl"]
+
+
+def test_the_spectrum_stays_float_unless_a_rule_says_otherwise() -> None:
+    assert Recipe().precision("frontend.filterbank") == "fp32"
+    assert Recipe(rules=(Rule("filterbank", "int8"),)).precision("frontend.filterbank") == "int8"
+
+
+def test_written_and_read_again(tmp_path: Path) -> None:
+    recipe = Recipe("mine", "mse", (Rule(r'^a\.b"\d+', "fp16", origin="-"), Rule("c", None, "kl", "-")), 'with "quotes" and \\')
+    (tmp_path / "mine.toml").write_text(recipe.to_toml("why\nand how"))
+    read = load_recipe(str(tmp_path / "mine.toml"))
+    assert (read.name, read.observer, read.description) == (recipe.name, recipe.observer, recipe.description)
+    assert [(r.match, r.precision, r.observer) for r in read.rules] == [(r.match, r.precision, r.observer) for r in recipe.rules]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("observer = 3 +", "not TOML"),
+        ('observer = "kld"', "observer 'kld' is none of kl, mse"),
+        ('colour = "red"', "does not know colour"),
+        ('[[layers]]\nprecision = "fp16"', "needs match"),
+        ('[[layers]]\nmatch = "a"', "needs match, and precision or observer"),
+        ('[[layers]]\nmatch = "("\nprecision = "fp16"', "not a regular expression"),
+        ('[[layers]]\nmatch = "a"\nprecision = "int4"', "precision 'int4' is none of int8, fp16, fp32"),
+        ('[[layers]]\nmatch = "a"\nprecision = "fp16"\nbits = 4', "does not know bits"),
+        ("layers = 4", "layers are tables"),
+    ],
+)
+def test_mistakes_name_the_file_and_the_key(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    with pytest.raises(EdgeEmoError, match=r"r\.toml") as error:
+        load_recipe(str(path))
+    assert words in str(error.value)
+
+
+def test_an_unknown_recipe_lists_the_known() -> None:
+    with pytest.raises(EdgeEmoError, match="recipe nope: neither a file nor one of int8-kl"):
+        load_recipe("nope")
