@@ -4,7 +4,7 @@
 # make bench-peers  ONNX Runtime and LiteRT beside us (an environment of its own in build/peers: 1.5 GB)
 # make bench-calibration  time and memory of calibration against the number of clips (half an hour)
 # make test  environment if missing, lint, all tests
-# The rest: lint, fmt, qemu (what the aarch64 tests need; root, apt), dist, calibration, clean
+# The rest: lint, fmt, qemu and browser (what the aarch64 tests and one of a page need; root, apt), dist, calibration, clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-.PHONY: run test soak bench bench-calibration bench-peers reproduce-table lint fmt qemu dist calibration clean install
+.PHONY: run test soak bench bench-calibration bench-peers reproduce-table lint fmt qemu browser dist calibration clean install
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
@@ -68,6 +68,10 @@ reproduce-table: install
 
 bench-calibration: run
 	$(BIN)/python -m edgeemo.bench.calibration
+
+# Chromium, in which a test looks at the page of `edgeemo analyze`; needs root.
+browser:
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
 PEERS := build/peers
 PEERS_PIP := $(PEERS)/bin/pip install --quiet --disable-pip-version-check

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from edgeemo import __version__
+from edgeemo.analyze import cli as analyze_cli
 from edgeemo.bench import cli as bench_cli
 from edgeemo.console import BUILD, FLOAT_MODEL, INT8_MODEL, output_options, print_json, show_table, user_errors
 from edgeemo.evaluate import cli as evaluate_cli
@@ -181,6 +182,7 @@ def targets(as_json: bool) -> None:
 for verb in (
     quantize_cli.quantize,
     quantize_cli.recipes,
+    analyze_cli.analyze,
     evaluate_cli.eval_,
     evaluate_cli.gate,
     evaluate_cli.eval_calls,

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.evaluate.metrics import confusion_matrix
-
-
-def _pyplot() -> Any:
-    """matplotlib without a display. Raises EdgeEmoError where it is not installed."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise EdgeEmoError("plots need matplotlib: pip install 'edgeemo[dev]', or leave the option out") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
+from edgeemo.plotting import pyplot
 
 
 def plot_cost(curves: dict[str, dict[int, float]], unit: str, limit: float | None, title: str, path: Path) -> None:
-    """``curves``: name to cost per stream by number of streams. Raises EdgeEmoError where matplotlib is not installed."""
-    pyplot = _pyplot()
+    """``curves``: name to cost per stream by number of streams."""
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for name, curve in curves.items():
         axes.plot(list(curve), list(curve.values()), marker="o", markersize=3, label=name)
@@ -41,7 +27,6 @@ def plot_cost(curves: dict[str, dict[int, float]], unit: str, limit: float | Non
 
 def plot_answers(probabilities: np.ndarray, truth: np.ndarray, labels: tuple[str, ...], title: str, path: Path) -> None:
     """Confusion matrix (shares of the true label) and reliability: how often answers of a confidence are right, as PNG."""
-    pyplot = _pyplot()
     answer, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
     counts = confusion_matrix(truth, answer, len(labels))
     share = counts / counts.sum(axis=1, keepdims=True).clip(min=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class BoardTarget:
     disassembler: str
     forbidden: dict[str, str]
     kernels: KernelTarget
+    macs_per_cycle: dict[str, float] = field(default_factory=dict)  # by precision, modelled; none where nobody has
 
     def tvm_target(self) -> tvm.target.Target:
         values: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu}

@@ -102,6 +102,11 @@ def read_manifest(folder: str | Path, split: str | None = None) -> list[Clip]:
     return sorted(clips, key=lambda c: str(c.path))
 
 
+def evenly(clips: list[Clip], limit: int | None) -> list[Clip]:
+    """``limit`` of them, evenly spread, where there are more."""
+    return clips if limit is None or limit >= len(clips) else [clips[i * len(clips) // limit] for i in range(limit)]
+
+
 def hash_clips(clips: list[Clip]) -> str:
     """sha256 over the clips' bytes in order: which audio it was."""
     digest = hashlib.sha256()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 from edgeemo_runtime.artifact import load_artifact
 from edgeemo_runtime.audio import load_audio
 from edgeemo_runtime.engine import Engine
@@ -74,14 +75,24 @@ class OnnxModel:
     """Step by step in ONNX Runtime; answers beyond a clip's end are dropped."""
 
     def __init__(self, path: Path) -> None:
-        from edgeemo.evaluate.onnx_stream import OnnxStream
-        from edgeemo.export.contract import read_contract
         from edgeemo.export.load import load_onnx
 
-        model = load_onnx(path)
-        contract = read_contract(model, str(path))
+        self._open(load_onnx(path), str(path))
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, source: str) -> OnnxModel:
+        """Of a graph in memory; ``source`` is what messages name."""
+        opened = cls.__new__(cls)
+        opened._open(model, source)
+        return opened
+
+    def _open(self, model: onnx.ModelProto, source: str) -> None:
+        from edgeemo.evaluate.onnx_stream import OnnxStream
+        from edgeemo.export.contract import read_contract
+
+        contract = read_contract(model, source)
         if contract is None:
-            raise EdgeEmoError(f"{path}: has no stream contract, so audio cannot be streamed through it")
+            raise EdgeEmoError(f"{source}: has no stream contract, so audio cannot be streamed through it")
         self._stream = OnnxStream(model, contract)
         self.sample_rate, self.samples_per_step = contract.sample_rate, contract.samples_per_step
         self.labels = contract.labels

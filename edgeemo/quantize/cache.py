@@ -43,33 +43,36 @@ def hash_model(model: onnx.ModelProto) -> str:
     return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
+def stored_ranges(calibration: Calibration, jobs: int = 1) -> dict[str, StoredRange]:
+    """Every method's threshold of every tensor, found on ``jobs`` processes."""
+    names, ranges = list(calibration.ranges), list(calibration.ranges.values())
+    found = list(in_order(_all_thresholds, ((r,) for r in ranges), jobs))
+    for observed, thresholds in zip(ranges, found, strict=True):
+        if isinstance(observed, Observer):
+            observed.remember(thresholds)
+    return {t: StoredRange(r.largest, thresholds) for t, r, thresholds in zip(names, ranges, found, strict=True)}
+
+
+def _all_thresholds(observed: Range) -> dict[str, float]:
+    return {method: observed.threshold(method) for method in THRESHOLDS}
+
+
 def calibration_document(planned: Plan, calibration: Calibration, jobs: int = 1) -> dict[str, Any]:
-    """What the file holds: every method's threshold of every tensor, so that it outlives a change of recipe."""
-    observers: dict[str, Observer] = {}
-    for tensor, found in calibration.ranges.items():
-        if not isinstance(found, Observer):
-            raise EdgeEmoError("this calibration was read from a file and has no histograms: keep that file")
-        observers[tensor] = found
-    read_by: dict[str, list[str]] = {t: [] for t in observers}
+    """What the file holds: every method's threshold of every tensor, so that it outlives a change of recipe. Of a calibration
+    with histograms, that is one not read from a file."""
+    read_by: dict[str, list[str]] = {t: [] for t in calibration.ranges}
     for layer in planned.layers:
         read_by.get(layer.input, []).append(layer.name)
-    found_thresholds = in_order(_thresholds, ((o,) for o in observers.values()), jobs)
-    tensors = {
-        t: {
-            "layers": read_by[t],
-            "largest": o.largest,
-            "histogram_sha256": hashlib.sha256(o.histogram.astype("<i8").tobytes()).hexdigest(),
-            "thresholds": thresholds,
-        }
-        for (t, o), thresholds in zip(observers.items(), found_thresholds, strict=True)
-    }
+    tensors = {}
+    for tensor, stored in stored_ranges(calibration, jobs).items():
+        observed = calibration.ranges[tensor]
+        assert isinstance(observed, Observer)
+        histogram = hashlib.sha256(observed.histogram.astype("<i8").tobytes()).hexdigest()
+        about = {"layers": read_by[tensor], "largest": stored.largest, "histogram_sha256": histogram}
+        tensors[tensor] = about | {"thresholds": stored.thresholds}
     c = calibration
-    about = {"model_sha256": hash_model(planned.model), "data_sha256": c.data_sha256, "clips": c.clips, "steps": c.steps}
-    return {**about, "tensors": tensors}
-
-
-def _thresholds(observer: Observer) -> dict[str, float]:
-    return {method: observer.threshold(method) for method in THRESHOLDS}
+    sums = {"model_sha256": hash_model(planned.model), "data_sha256": c.data_sha256}
+    return {**sums, "clips": c.clips, "steps": c.steps, "tensors": tensors}
 
 
 def read_calibration(path: Path, planned: Plan, clips: list[Clip] | None) -> Calibration:

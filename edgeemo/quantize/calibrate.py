@@ -51,9 +51,11 @@ def calibrate(
     progress: Progress = lambda done: None,
     jobs: int = 1,
     cluster: str | None = None,
+    sample_steps: int = SAMPLE_STEPS,
 ) -> Calibration:
     """Observes tensors over ``clips`` (read twice, never all in memory). ``tensors``: name to the name of its observer, which
-    several may share. ``progress`` gets clips done. ``jobs``, ``cluster``: of parallel.in_order."""
+    several may share. ``progress`` gets clips done. ``jobs``, ``cluster``: of parallel.in_order. ``sample_steps``: to keep the
+    tensors' values of, at least."""
     data = model.SerializeToString()
     groups = [tuple(c.path for c in clips[first : first + STREAMS]) for first in range(0, len(clips), STREAMS)]
     names = tuple(tensors)
@@ -69,7 +71,7 @@ def calibrate(
         raise EdgeEmoError("every calibration clip is silent; give clips with speech in them")
     observers = {name: Observer(name, value) for name, value in largest.items()}
     samples: dict[str, list[np.ndarray]] = {t: [] for t in tensors}
-    every = max(1, sum(steps) // SAMPLE_STEPS)
+    every = max(1, sum(steps) // sample_steps)
     reach = {t: largest[name] for t, name in tensors.items()}
     starts = accumulate(steps, initial=0)
     work = ((data, contract, reach, g, start, every) for g, start in zip(groups, starts, strict=False))

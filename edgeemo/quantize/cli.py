@@ -6,14 +6,19 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
+from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.console import FLOAT_MODEL, INT8_MODEL, output_options, print_json, progress_bar, show_table, user_errors, warn
 from edgeemo.data.clips import Clip
 from edgeemo.files import check_output, write_file
+
+if TYPE_CHECKING:
+    from edgeemo.quantize.calibrate import Calibration
+    from edgeemo.quantize.quantizer import Plan
 
 
 def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,15 +42,13 @@ def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def calibration_clips(folder: Path, split: str | None, limit: int | None) -> list[Clip]:
     """Raises EdgeEmoError where the folder or split has no clips, or they are of the manifest's test speakers."""
-    from edgeemo.data.clips import MANIFEST, find_clips, read_manifest
+    from edgeemo.data.clips import MANIFEST, evenly, find_clips, read_manifest
     from edgeemo.quantize.guards import refuse_test_speakers
 
     clips = find_clips(folder) if split is None else read_manifest(folder, split)
     if (folder / MANIFEST).is_file():
         refuse_test_speakers(clips, clips if split is None else read_manifest(folder))
-    if limit is not None and limit < len(clips):
-        clips = [clips[i * len(clips) // limit] for i in range(limit)]
-    return clips
+    return evenly(clips, limit)
 
 
 @click.command()
@@ -58,6 +61,11 @@ def calibration_clips(folder: Path, split: str | None, limit: int | None) -> lis
 )
 @click.option("--calibration", "stored", type=click.Path(path_type=Path), default=None, metavar="FILE",
               help="Use kept ranges instead of clips; with --calib as well, they must be of those clips.")  # fmt: skip
+@click.option("--max-f1-drop", type=click.FloatRange(-1, 1), default=None, help="Search a recipe that loses no more macro-F1.")
+@click.option("--on", "data", type=click.Path(path_type=Path), envvar="EDGEEMO_SPEECH", default=None,
+              help="Labelled clips to search on, their dev split where they have one [default: those of --calib].")  # fmt: skip
+@click.option("--budget", type=click.IntRange(2), default=60, help="Most evaluations that a search may take.")
+@click.option("--save-recipe", type=click.Path(path_type=Path), default=None, metavar="FILE", help="Keep the recipe used (TOML).")
 @output_options(str(INT8_MODEL))
 @click.pass_context
 @user_errors
@@ -75,6 +83,10 @@ def quantize(
     keep_fp32: tuple[str, ...],
     save_calibration: Path | None,
     stored: Path | None,
+    max_f1_drop: float | None,
+    data: Path | None,
+    budget: int,
+    save_recipe: Path | None,
     out: Path | None,
     force: bool,
     as_json: bool,
@@ -87,9 +99,11 @@ def quantize(
         raise click.UsageError(f"--observer {observer}: there are {', '.join(THRESHOLDS)}")
     if stored is not None and save_calibration is not None:
         raise click.UsageError("--save-calibration keeps what is found on clips; with --calibration nothing is")
+    if stored is not None and max_f1_drop is not None:
+        raise click.UsageError("--max-f1-drop needs what a calibration file has not, layers' inputs: leave --calibration out")
     target = check_output(out or INT8_MODEL, force)
-    if save_calibration is not None:
-        check_output(save_calibration, force)
+    for kept in filter(None, (save_calibration, save_recipe)):
+        check_output(kept, force)
     chosen = load_recipe(recipe).keep(keep_fp16, "fp16", "--keep-fp16").keep(keep_fp32, "fp32", "--keep-fp32")
     chosen = replace(chosen, observer=observer or chosen.observer)
     from edgeemo.export.load import load_onnx
@@ -108,13 +122,18 @@ def quantize(
         with progress_bar(f"calibrating on {len(clips)} clips, two passes", 2 * len(clips)) as advance:
             calibration = observe(planned, clips, advance, jobs, cluster)
     warn(said)
+    comment = ""
+    if max_f1_drop is not None:
+        planned, comment = _search(planned, calibration, clips, max_f1_drop, data, budget, jobs, cluster)
     quantized, report = quantize_plan(planned, calibration)
-    data = quantized.SerializeToString(deterministic=True)
+    content = quantized.SerializeToString(deterministic=True)
     if save_calibration is not None:
         write_file(save_calibration, json.dumps(calibration_document(planned, calibration, jobs), indent=1).encode(), force)
-    write_file(target, data, force)
+    if save_recipe is not None:
+        write_file(save_recipe, planned.recipe.to_toml(comment).encode(), force)
+    write_file(target, content, force)
     if as_json:
-        print_json({"out": str(target), "bytes": len(data), "warnings": said, **json.loads(report.to_json())})
+        print_json({"out": str(target), "bytes": len(content), "warnings": said, **json.loads(report.to_json())})
         return
     rows = [
         [r.name, r.op, r.precision, _number(r.scale, ".5f"), _number(r.clipped, ".2f"), _number(r.sqnr_db, ".1f"), f"{r.bytes:,}"]
@@ -122,7 +141,36 @@ def quantize(
     ]
     columns = ["layer", "op", "precision", "input scale", "kept range", "SQNR dB", "bytes"]
     show_table(f"{report.recipe}: {report.clips} clips, {report.steps} steps with speech", columns, rows)
-    click.echo(f"{target}: {len(data) / 1e6:.2f} MB (float {model.stat().st_size / 1e6:.2f} MB)")
+    click.echo(f"{target}: {len(content) / 1e6:.2f} MB (float {model.stat().st_size / 1e6:.2f} MB)")
+
+
+def _search(
+    planned: Plan, calibration: Calibration, clips: list[Clip], max_f1_drop: float, data: Path | None, budget: int, jobs: int,
+    cluster: str | None,
+) -> tuple[Plan, str]:  # fmt: skip
+    """The plan of the cheapest recipe found, and a comment on it. Raises EdgeEmoError where none is good enough."""
+    from edgeemo.analyze.evaluations import LOG, Evaluations, evaluation_clips
+    from edgeemo.analyze.report import proposal_toml_comment
+    from edgeemo.analyze.search import find_recipe
+    from edgeemo.compile.targets import load_target
+    from edgeemo.quantize.quantizer import plan
+
+    compared, on = evaluation_clips(data, None, None, clips)
+    if not any(c.label is not None for c in compared):
+        raise EdgeEmoError(f"--max-f1-drop needs labels, and no clip of {on} has one; --on names a folder with a manifest")
+    evaluations = Evaluations(planned, calibration, compared, LOG, jobs, cluster)
+    with progress_bar(f"searching a recipe on {len(compared)} clips of {on}, at most {budget} evaluations", budget) as advance:
+        found = find_recipe(planned, calibration, evaluations, max_f1_drop, budget, load_target("aarch64-neon"), advance)
+    if found.best is None:
+        nearest = min(found.points, key=lambda p: p.score.drop or 0.0)
+        kept = ", ".join(p.name for p in nearest.kept) or "no part"
+        raise EdgeEmoError(
+            f"no recipe of {len(found.points)} within --budget {budget} loses at most {max_f1_drop} of macro-F1; nearest: "
+            f"{nearest.score.drop:.4f}, keeping {kept}; what was scored is kept in {LOG}, a larger --budget goes on from it"
+        )
+    asked = f"a drop of macro-F1 of at most {max_f1_drop}"
+    about = f"found by edgeemo quantize --max-f1-drop on {len(compared)} clips of {on}"
+    return plan(planned.model, "", found.best.recipe), proposal_toml_comment(found, asked, about)
 
 
 def _number(value: float | None, spec: str) -> str:

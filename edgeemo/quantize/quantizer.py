@@ -9,7 +9,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.data.clips import Clip, hash_clips
 from edgeemo.export.contract import StreamContract, read_contract
-from edgeemo.quantize.calibrate import Calibration, Progress, calibrate
+from edgeemo.quantize.calibrate import SAMPLE_STEPS, Calibration, Progress, calibrate
 from edgeemo.quantize.layers import Layer, Tokens, find_layers, find_tokens
 from edgeemo.quantize.qdq import rewrite
 from edgeemo.quantize.recipe import DEFAULT_RULES, Recipe
@@ -55,10 +55,16 @@ def plan(model: onnx.ModelProto, source: str, recipe: Recipe) -> Plan:
 
 
 def observe(
-    planned: Plan, clips: list[Clip], progress: Progress = lambda done: None, jobs: int = 1, cluster: str | None = None
+    planned: Plan,
+    clips: list[Clip],
+    progress: Progress = lambda done: None,
+    jobs: int = 1,
+    cluster: str | None = None,
+    sample_steps: int = SAMPLE_STEPS,
 ) -> Calibration:
     """``progress`` is called with clips done, twice over the clips. Raises EdgeEmoError where a clip cannot be read."""
-    return calibrate(planned.model, planned.contract, planned.observed, clips, hash_clips(clips), progress, jobs, cluster)
+    p, data = planned, hash_clips(clips)
+    return calibrate(p.model, p.contract, p.observed, clips, data, progress, jobs, cluster, sample_steps)
 
 
 def apply(planned: Plan, calibration: Calibration) -> onnx.ModelProto:

@@ -62,9 +62,9 @@ def report_layers(layers: list[Layer], calibration: Calibration, methods: dict[s
             shape = [-1 if i == layer.axis else 1 for i in range(layer.weight.ndim)]
             weight = quantize_weight(layer.weight, scales, layer.axis) * scales.reshape(shape)
             if values is not None:
-                error = sqnr_db(_run(layer, values, layer.weight), _run(layer, fake_quantize(values, scale), weight))
+                error = sqnr_db(run_layer(layer, values, layer.weight), run_layer(layer, fake_quantize(values, scale), weight))
         elif layer.precision == "fp16" and values is not None:
-            error = sqnr_db(_run(layer, values, layer.weight), _run(layer, values, layer.weight.astype(np.float16)))
+            error = sqnr_db(run_layer(layer, values, layer.weight), run_layer(layer, values, layer.weight.astype(np.float16)))
         reports.append(
             LayerReport(layer.name, layer.op, layer.precision, scale, clipped, error, layer.weight_bytes, layer.weight.size * 4)
         )
@@ -82,7 +82,7 @@ def report_tokens(tokens: list[Tokens], calibration: Calibration, methods: dict[
     return tuple(reports)
 
 
-def _run(layer: Layer, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def run_layer(layer: Layer, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The layer alone (without bias) on given inputs, by the ONNX reference evaluator."""
     node = onnx.NodeProto()
     node.CopyFrom(layer.node)

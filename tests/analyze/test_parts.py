@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import re
+
+import onnx
+
+from edgeemo.analyze.parts import find_parts
+from edgeemo.compile.targets import load_target
+from edgeemo.quantize.quantizer import Plan, plan
+from edgeemo.quantize.recipe import Recipe, Rule, load_recipe
+
+
+def test_parts_of_the_default_model_have_all_its_int8_macs(float_onnx: onnx.ModelProto) -> None:
+    parts = find_parts(plan(float_onnx, "m", Recipe()))
+    assert [p.op for p in parts].count("Attention") == 7
+    assert len(parts) == 36 + 7
+    by_name = {p.name: p for p in parts}
+    assert by_name["subsample.conv2"].macs == 3 * 256 * 256 * 3  # positions, in, out, taps
+    assert by_name["blocks.0.global_ffn.up"].macs == 256 * 1792
+    assert by_name["blocks.0.global_attention"].macs > 0
+    assert [p.name for p in parts][:3] == ["subsample.conv1", "subsample.conv2", "emotion_conv.conv"]  # the graph's order
+
+
+def test_a_kept_part_is_a_part_still(float_onnx: onnx.ModelProto) -> None:
+    kept = find_parts(plan(float_onnx, "m", load_recipe("int8-kl-fp16-emotion-conv")))
+    assert [p.name for p in kept] == [p.name for p in find_parts(plan(float_onnx, "m", Recipe()))]
+
+
+def test_layers_of_one_weight_are_one_part(planned: Plan) -> None:
+    by_name = {p.name: p for p in find_parts(planned)}
+    recurrent = by_name["lstm_recurrent"]
+    assert len(recurrent.members) == 7
+    assert recurrent.bytes("int8") < recurrent.bytes("fp32") / 3
+
+
+def test_a_pattern_names_its_members_and_nothing_else(planned: Plan) -> None:
+    names = [layer.name for layer in planned.layers]
+    for part in find_parts(planned):
+        if part.layers:
+            assert [n for n in names if re.search(part.pattern, n)] == list(part.members)
+
+
+def test_cycles_follow_the_boards_rates(planned: Plan) -> None:
+    part = find_parts(planned)[0]
+    assert part.cycles("int8", load_target("aarch64-neon")) == part.macs / 7.0
+    assert part.cycles("int8", load_target("host")) is None
+    assert Rule(part.pattern, "fp16").matches(part.name)
