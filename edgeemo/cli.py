@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from edgeemo import __version__
+from edgeemo.adapt import cli as adapt_cli
 from edgeemo.analyze import cli as analyze_cli
 from edgeemo.bench import cli as bench_cli
 from edgeemo.console import BUILD, FLOAT_MODEL, INT8_MODEL, output_options, print_json, show_table, user_errors
@@ -180,6 +181,7 @@ def targets(as_json: bool) -> None:
 
 
 for verb in (
+    adapt_cli.adapt,
     quantize_cli.quantize,
     quantize_cli.recipes,
     analyze_cli.analyze,

@@ -64,7 +64,7 @@ def analyze(
     from edgeemo.compile.targets import load_target
     from edgeemo.export.load import load_onnx
     from edgeemo.quantize.guards import warnings
-    from edgeemo.quantize.quantizer import observe, plan
+    from edgeemo.quantize.quantizer import observe, plan, stream_contract
     from edgeemo.quantize.recipe import check_observer, load_recipe
 
     page = check_output(out or BUILD / "analysis.html", force)
@@ -79,7 +79,7 @@ def analyze(
     compared, on = evaluation_clips(data, data_split, data_clips, clips)
     if max_f1_drop is not None and not any(c.label is not None for c in compared):
         raise click.UsageError(f"--max-f1-drop needs labels, and no clip of {on} has one; --min-sqnr does without")
-    warn(warnings(clips, planned.contract.sample_rate))
+    warn(warnings(clips, stream_contract(planned).sample_rate))
     with progress_bar(f"calibrating on {len(clips)} clips, two passes", 2 * len(clips)) as advance:
         calibration = observe(planned, clips, advance, jobs, cluster, SAMPLE_STEPS)
     evaluations = Evaluations(planned, calibration, compared, LOG, jobs, cluster)

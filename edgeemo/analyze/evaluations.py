@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from edgeemo.console import BUILD
-from edgeemo.data.clips import Clip, evenly, find_clips, hash_clips, read_manifest
+from edgeemo.data.clips import Clip, evenly, find_clips, hash_files, read_manifest
 from edgeemo.evaluate.evaluate import OnnxModel, StepModel, clip_answers
 from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
 from edgeemo.parallel import in_order
@@ -63,7 +63,7 @@ class Evaluations:
         self._data = planned.model.SerializeToString()
         self._ranges = stored_ranges(calibration, jobs)
         self._clips, self._log, self._jobs, self._cluster = list(clips), log, jobs, cluster
-        about = f"{hash_model(planned.model)} {calibration.data_sha256} {hash_clips(self._clips)}"
+        about = f"{hash_model(planned.model)} {calibration.data_sha256} {hash_files([c.path for c in self._clips])}"
         self._about = hashlib.sha256(about.encode()).hexdigest()
         self._known: dict[str, Score] = {}
         if log is not None and log.is_file():

@@ -17,6 +17,8 @@ from edgeemo.compile.passes.graph import MAIN, Graph
 from edgeemo.compile.plan import StatePlan
 from edgeemo.export.contract import StreamContract, read_contract
 
+HELP = "`edgeemo adapt` makes it so"
+
 
 @dataclass
 class Imported:
@@ -35,9 +37,13 @@ def import_onnx(model: onnx.ModelProto, source: str) -> Imported:
     for value in (*model.graph.input, *model.graph.output):
         dims = value.type.tensor_type.shape.dim
         if not dims or not dims[0].dim_param:
-            raise EdgeEmoError(f"{source}: {value.name}: the first dimension must be the batch, and symbolic; export it that way")
+            raise EdgeEmoError(
+                f"{source}: {value.name}: the first dimension must be the batch, and symbolic; `edgeemo adapt` makes it so"
+            )
         if any(d.dim_param or not d.dim_value for d in dims[1:]):
-            raise EdgeEmoError(f"{source}: {value.name}: only the first dimension (the batch) may be symbolic")
+            raise EdgeEmoError(
+                f"{source}: {value.name}: only the first dimension (the batch) may be symbolic; `edgeemo adapt` fixes others"
+            )
     model, halves = _half_weights_as_inputs(model)
     try:
         mod = from_onnx(model, keep_params_in_input=False)

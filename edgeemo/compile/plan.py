@@ -100,5 +100,5 @@ class Arena:
         return at
 
     def release(self, offset: int) -> None:
-        """Frees what lies at ``offset``; a tensor with several names may be released by each."""
-        self._live.pop(offset, None)
+        """Frees what lies at ``offset``. Raises KeyError where nothing does: a second release would free what came after."""
+        del self._live[offset]

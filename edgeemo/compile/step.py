@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tvm
+from edgeemo_runtime.errors import EdgeEmoError
 from tvm import ir, relax, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
@@ -44,6 +45,7 @@ class Tensor:
     place: str  # arena, weights, input, output, slots, state
     offset: int = 0
     name: str = ""
+    released: bool = False  # its place in the arena is another's by now
 
 
 @dataclass
@@ -58,8 +60,7 @@ class Step:
 
 def _bytes_per_stream(var: Var) -> int:
     """Size of one stream's part; a tensor without the batch counts whole."""
-    dims = [int(d) for d in var.ty.shape if isinstance(d, tirx.IntImm)]
-    return int(np.prod(dims, initial=1)) * np.dtype(str(var.ty.dtype)).itemsize
+    return _type_bytes(var.ty)
 
 
 class _Builder:
@@ -137,6 +138,8 @@ class _Builder:
         return self.tensors[value]
 
     def _place_call(self, var: Var, call: Expr, output: Tensor | None) -> None:
+        if odd := [a for a in call.args[1].fields if not isinstance(a, ir.GenericConst) and a not in self.tensors]:
+            raise EdgeEmoError(f"operator {call.args[0].name_hint} (for {var.name}) computes with {odd[0]}, which is no tensor")
         args = [self._place(a) for a in call.args[1].fields]
         types = list(call.ty_args)
         if isinstance(types[0], ir.TupleType):
@@ -160,9 +163,11 @@ class _Builder:
         kept = {id(t) for v, t in self.tensors.items() if self.last_use.get(v, -1) > at}
         for var, tensor in list(self.tensors.items()):
             if self.last_use.get(var, -1) == at:
-                # Of a tuple (a split's results) each part lives as long as it is read itself.
+                # Of a tuple (a split's results) each part lives as long as it is read itself, and is released once: with its own
+                # last use, or with the tuple's.
                 for part in tensor if isinstance(tensor, list) else [tensor]:
-                    if part.place == "arena" and id(part) not in kept:
+                    if part.place == "arena" and id(part) not in kept and not part.released:
+                        part.released = True
                         self.arena.release(part.offset)
 
     def _finish(self, result: list[tuple[str, Var]]) -> None:
@@ -239,8 +244,19 @@ class _Builder:
 
 
 def _type_bytes(ty: Any) -> int:
-    dims = [int(d) for d in ty.shape if isinstance(d, tirx.IntImm)]
-    return int(np.prod(dims, initial=1)) * np.dtype(str(ty.dtype)).itemsize
+    size = int(np.prod([_of_one_stream(d) for d in ty.shape], initial=1))
+    return size * np.dtype(str(ty.dtype)).itemsize
+
+
+def _of_one_stream(size: Any) -> int:
+    """A dimension where the batch is one: 20 of 20 * batch. Raises EdgeEmoError for one that the batch does not decide."""
+    analyzer = tvm.sym.Analyzer()
+    for variable in tirx.analysis.undefined_vars(tirx.Evaluate(size), []):
+        analyzer.bind(variable, tirx.IntImm("int64", 1))
+    value = analyzer.simplify(size)
+    if not isinstance(value, tirx.IntImm):
+        raise EdgeEmoError(f"a tensor has the size {size}, which the batch does not decide")
+    return int(value)
 
 
 def _take_pointers(func: tirx.PrimFunc, name: str) -> tuple[tirx.PrimFunc, list[int]]:

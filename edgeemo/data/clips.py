@@ -107,9 +107,9 @@ def evenly(clips: list[Clip], limit: int | None) -> list[Clip]:
     return clips if limit is None or limit >= len(clips) else [clips[i * len(clips) // limit] for i in range(limit)]
 
 
-def hash_clips(clips: list[Clip]) -> str:
-    """sha256 over the clips' bytes in order: which audio it was."""
+def hash_files(paths: list[Path]) -> str:
+    """sha256 over files' bytes in order: which data it was."""
     digest = hashlib.sha256()
-    for clip in clips:
-        digest.update(hashlib.sha256(clip.path.read_bytes()).digest())
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

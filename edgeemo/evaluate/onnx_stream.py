@@ -11,21 +11,24 @@ import onnxruntime
 from edgeemo.export.contract import StreamContract
 
 
+def open_session(model: onnx.ModelProto, extra_outputs: list[str] | None = None) -> onnxruntime.InferenceSession:
+    """On one thread, so that sums have one order. ``extra_outputs``: tensors of the graph that it gives as well."""
+    if extra_outputs:
+        model = copy.deepcopy(model)
+        there = {o.name for o in model.graph.output}
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra_outputs if name not in there)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
 class OnnxStream:
-    """A batch of streams through one ONNX step graph, on one thread so that sums have one order."""
+    """A batch of streams through one ONNX step graph."""
 
     def __init__(self, model: onnx.ModelProto, contract: StreamContract, extra_outputs: list[str] | None = None) -> None:
         self.contract = contract
-        if extra_outputs:
-            model = copy.deepcopy(model)
-            there = {o.name for o in model.graph.output}
-            for name in extra_outputs:
-                if name not in there:
-                    model.graph.output.append(onnx.ValueInfoProto(name=name))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self.session = open_session(model, extra_outputs)
         self.names = [o.name for o in self.session.get_outputs()]
         self.states: dict[str, np.ndarray] = {}
 

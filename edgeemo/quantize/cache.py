@@ -21,11 +21,11 @@ from typing import Any
 import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 
-from edgeemo.data.clips import Clip, hash_clips
 from edgeemo.parallel import in_order
 from edgeemo.quantize.calibrate import Calibration
 from edgeemo.quantize.observers import Observer, Range
 from edgeemo.quantize.quantizer import Plan
+from edgeemo.quantize.sources import Source, files_of, hash_source
 from edgeemo.quantize.thresholds import THRESHOLDS
 
 
@@ -75,10 +75,10 @@ def calibration_document(planned: Plan, calibration: Calibration, jobs: int = 1)
     return {**sums, "clips": c.clips, "steps": c.steps, "tensors": tensors}
 
 
-def read_calibration(path: Path, planned: Plan, clips: list[Clip] | None) -> Calibration:
-    """``clips``: what it should have been made on, None where nobody says.
+def read_calibration(path: Path, planned: Plan, source: Source | None) -> Calibration:
+    """``source``: what it should have been made on, None where nobody says.
 
-    Raises EdgeEmoError naming the file and why it cannot be used: of another model or other clips, a tensor or number missing.
+    Raises EdgeEmoError naming the file and why it cannot be used: of another model or other data, a tensor or number missing.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -90,9 +90,9 @@ def read_calibration(path: Path, planned: Plan, clips: list[Clip] | None) -> Cal
         raise EdgeEmoError(f"{path}: not a calibration ({error!r})") from error
     if model_sha != hash_model(planned.model):
         raise EdgeEmoError(f"{path}: stale: made of another model (its weights or graph differ); calibrate anew without it")
-    if clips is not None and data_sha != hash_clips(clips):
+    if source is not None and data_sha != hash_source(source):
         raise EdgeEmoError(
-            f"{path}: stale: made of {of_clips} other clips than the {len(clips)} of --calib; calibrate anew without it"
+            f"{path}: stale: made of {of_clips} other files than the {len(files_of(source))} given; calibrate anew without it"
         )
     if missing := sorted(set(planned.observed) - set(ranges)):
         raise EdgeEmoError(f"{path}: has no range of {', '.join(missing)}; calibrate anew without it")

@@ -19,6 +19,7 @@ from edgeemo.files import check_output, write_file
 if TYPE_CHECKING:
     from edgeemo.quantize.calibrate import Calibration
     from edgeemo.quantize.quantizer import Plan
+    from edgeemo.quantize.sources import Source
 
 
 def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,6 +55,8 @@ def calibration_clips(folder: Path, split: str | None, limit: int | None) -> lis
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path), default=FLOAT_MODEL)
 @calibration_options
+@click.option("--feeds", type=click.Path(path_type=Path), default=None, metavar="DIR",
+              help="Calibrate on .npz files of inputs instead of clips: for a model that hears no audio.")  # fmt: skip
 @click.option("--keep-fp16", multiple=True, metavar="NAME", help="Layer name or regex to keep in FP16, e.g. emotion_conv.")
 @click.option("--keep-fp32", multiple=True, metavar="NAME", help="Layer name or regex to keep in FP32.")
 @click.option(
@@ -79,6 +82,7 @@ def quantize(
     observer: str | None,
     jobs: int,
     cluster: str | None,
+    feeds: Path | None,
     keep_fp16: tuple[str, ...],
     keep_fp32: tuple[str, ...],
     save_calibration: Path | None,
@@ -99,6 +103,8 @@ def quantize(
         raise click.UsageError(f"--observer {observer}: there are {', '.join(THRESHOLDS)}")
     if stored is not None and save_calibration is not None:
         raise click.UsageError("--save-calibration keeps what is found on clips; with --calibration nothing is")
+    if feeds is not None and max_f1_drop is not None:
+        raise click.UsageError("--max-f1-drop compares answers to clips: it goes without --feeds")
     if stored is not None and max_f1_drop is not None:
         raise click.UsageError("--max-f1-drop needs what a calibration file has not, layers' inputs: leave --calibration out")
     target = check_output(out or INT8_MODEL, force)
@@ -109,18 +115,28 @@ def quantize(
     from edgeemo.export.load import load_onnx
     from edgeemo.quantize.cache import calibration_document, read_calibration
     from edgeemo.quantize.guards import warnings
-    from edgeemo.quantize.quantizer import observe, plan, quantize_plan
+    from edgeemo.quantize.quantizer import observe, plan, quantize_plan, stream_contract
+    from edgeemo.quantize.sources import ClipSource, FeedSource, files_of
 
     planned = plan(load_onnx(model), str(model), chosen)
     said: list[str] = []
-    if stored is not None:
-        named = context.get_parameter_source("calib") is not ParameterSource.DEFAULT
-        calibration = read_calibration(stored, planned, calibration_clips(calib, split, limit) if named else None)
-    else:
+    clips: list[Clip] = []
+    source: Source | None = None
+    named = feeds is not None or context.get_parameter_source("calib") is not ParameterSource.DEFAULT
+    if feeds is not None:
+        source = FeedSource.of(feeds)
+    elif stored is None or named:
+        contract = stream_contract(planned)
         clips = calibration_clips(calib, split, limit)
-        said = warnings(clips, planned.contract.sample_rate)
-        with progress_bar(f"calibrating on {len(clips)} clips, two passes", 2 * len(clips)) as advance:
-            calibration = observe(planned, clips, advance, jobs, cluster)
+        source = ClipSource.of(contract, clips)
+    if stored is not None:
+        calibration = read_calibration(stored, planned, source)
+    else:
+        assert source is not None
+        said = warnings(clips, stream_contract(planned).sample_rate) if clips else []
+        files = files_of(source)
+        with progress_bar(f"calibrating on {len(files)} files, two passes", 2 * len(files)) as advance:
+            calibration = observe(planned, source, advance, jobs, cluster)
     warn(said)
     comment = ""
     if max_f1_drop is not None:
@@ -140,7 +156,7 @@ def quantize(
         for r in report.layers
     ]
     columns = ["layer", "op", "precision", "input scale", "kept range", "SQNR dB", "bytes"]
-    show_table(f"{report.recipe}: {report.clips} clips, {report.steps} steps with speech", columns, rows)
+    show_table(f"{report.recipe}: {report.clips} files, {report.steps} steps", columns, rows)
     click.echo(f"{target}: {len(content) / 1e6:.2f} MB (float {model.stat().st_size / 1e6:.2f} MB)")
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 
-from edgeemo.data.clips import Clip, hash_clips
+from edgeemo.data.clips import Clip
 from edgeemo.export.contract import StreamContract, read_contract
 from edgeemo.quantize.calibrate import SAMPLE_STEPS, Calibration, Progress, calibrate
 from edgeemo.quantize.layers import Layer, Tokens, find_layers, find_tokens
 from edgeemo.quantize.qdq import rewrite
 from edgeemo.quantize.recipe import DEFAULT_RULES, Recipe
 from edgeemo.quantize.report import KEY, QuantizationReport, report_layers, report_tokens
+from edgeemo.quantize.sources import ClipSource, Source
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Plan:
     they hold what any recipe may ask for, so that a calibration serves more than one. ``methods``: how a tensor is clipped."""
 
     model: onnx.ModelProto
-    contract: StreamContract
+    contract: StreamContract | None  # None where the model hears no audio
     recipe: Recipe
     layers: list[Layer]
     tokens: list[Tokens]
@@ -31,12 +32,10 @@ class Plan:
 
 
 def plan(model: onnx.ModelProto, source: str, recipe: Recipe) -> Plan:
-    """Raises EdgeEmoError where the model has no stream contract or layers, or a rule of the recipe matches none."""
+    """Raises EdgeEmoError where the model has no layers, or a rule of the recipe matches none."""
     contract = read_contract(model, source)
-    if contract is None:
-        raise EdgeEmoError(f"{source}: has no stream contract, so clips cannot be fed to it; `edgeemo export` writes one")
     layers = find_layers(model, recipe)
-    rings = {s.input for s in contract.states if s.update == "ring"}
+    rings = {s.input for s in contract.states if s.update == "ring"} if contract else set()
     tokens, all_tokens = (find_tokens(model, rings, r) for r in (recipe, Recipe()))
     inputs = [(layer.name, layer.input) for layer in layers] + [(part.name, part.input) for part in all_tokens]
     recipe.check_all_match([name for name, _ in inputs])
@@ -56,15 +55,26 @@ def plan(model: onnx.ModelProto, source: str, recipe: Recipe) -> Plan:
 
 def observe(
     planned: Plan,
-    clips: list[Clip],
+    data: list[Clip] | Source,
     progress: Progress = lambda done: None,
     jobs: int = 1,
     cluster: str | None = None,
     sample_steps: int = SAMPLE_STEPS,
 ) -> Calibration:
-    """``progress`` is called with clips done, twice over the clips. Raises EdgeEmoError where a clip cannot be read."""
-    p, data = planned, hash_clips(clips)
-    return calibrate(p.model, p.contract, p.observed, clips, data, progress, jobs, cluster, sample_steps)
+    """``data``: clips to stream, or a source of inputs. ``progress`` is called with files done, twice over them.
+
+    Raises EdgeEmoError where a file cannot be read, or clips are given to a model that has no stream contract.
+    """
+    source = ClipSource.of(stream_contract(planned), data) if isinstance(data, list) else data
+    return calibrate(planned.model, source, planned.observed, progress, jobs, cluster, sample_steps)
+
+
+def stream_contract(planned: Plan) -> StreamContract:
+    """Raises EdgeEmoError where there is none."""
+    if planned.contract is None:
+        raise EdgeEmoError("the model has no stream contract, so clips cannot be fed to it: `edgeemo export` writes one, "
+                           "--feeds DIR takes .npz files of any inputs")  # fmt: skip
+    return planned.contract
 
 
 def apply(planned: Plan, calibration: Calibration) -> onnx.ModelProto:

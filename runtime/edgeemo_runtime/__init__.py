@@ -8,6 +8,7 @@ from edgeemo_runtime.conditioning import AudioRules
 from edgeemo_runtime.decision import PRESETS, DecisionRules
 from edgeemo_runtime.engine import Engine, OverloadError, Stream
 from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.function import Function
 from edgeemo_runtime.results import Result, StepResults
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ __all__ = [
     "DecisionRules",
     "EdgeEmoError",
     "Engine",
+    "Function",
     "OverloadError",
     "Result",
     "StepResults",

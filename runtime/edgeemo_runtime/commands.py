@@ -1,17 +1,21 @@
-"""The commands of edgeemo-run besides running calls: install, rollback, list, bench, top."""
+"""The commands of edgeemo-run besides running calls: install, rollback, list, bench, top, feed."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from edgeemo_runtime import loadtest, store, top
 from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.function import Function
 
-COMMANDS = ("install", "rollback", "list", "bench", "top")
+COMMANDS = ("install", "rollback", "list", "bench", "top", "feed")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,6 +39,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--seed", type=int, default=0, help="of phases and audio")
     bench.add_argument("--plot", type=Path, help="PNG histogram of the latencies")
     bench.add_argument("--json", action="store_true", help="one JSON document")
+    feed = verbs.add_parser("feed", help="arrays through a model that hears no audio")
+    feed.add_argument("artifact", type=Path)
+    feed.add_argument("inputs", type=Path, help=".npz with an array (batch, ...) per input")
+    feed.add_argument("--out", type=Path, required=True, help=".npz for the outputs; not written over")
     table = verbs.add_parser("top", help="a running process's figures as a live table")
     table.add_argument("status", type=Path, help="the file that [metrics] status in its config names")
     table.add_argument("--once", action="store_true", help="print one table and end")
@@ -54,8 +62,28 @@ def run(argv: Sequence[str]) -> None:
         _list(arguments.models, arguments.json)
     elif arguments.command == "bench":
         _bench(arguments)
+    elif arguments.command == "feed":
+        _feed(arguments.artifact, arguments.inputs, arguments.out)
     else:
         top.top(arguments.status, arguments.once)
+
+
+def _feed(artifact: Path, inputs: Path, out: Path) -> None:
+    if out.exists():
+        raise EdgeEmoError(f"{out}: is there already; --out names another")
+    try:
+        with np.load(inputs, allow_pickle=False) as stored:
+            found = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+        raise EdgeEmoError(f"{inputs}: not an .npz of plain arrays ({error})") from error
+    results = Function(artifact).run(found)
+    try:
+        with out.open("wb") as file:
+            np.savez(file, **results)  # type: ignore[arg-type]  # numpy's own stub takes a name for a flag
+    except OSError as error:
+        raise EdgeEmoError(f"{out}: cannot be written ({error.strerror})") from error
+    for name, array in results.items():
+        print(f"{name}: {array.dtype} {array.shape}, {array.min():.6g} to {array.max():.6g}")
 
 
 def _list(folder: Path, as_json: bool) -> None:

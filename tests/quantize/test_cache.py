@@ -14,13 +14,18 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo.data.clips import Clip, find_clips
 from edgeemo.quantize.cache import calibration_document, read_calibration
 from edgeemo.quantize.calibrate import Calibration
-from edgeemo.quantize.quantizer import Plan, observe, plan, quantize_plan
+from edgeemo.quantize.quantizer import Plan, observe, plan, quantize_plan, stream_contract
 from edgeemo.quantize.recipe import Recipe, load_recipe
+from edgeemo.quantize.sources import ClipSource
 from tests.conftest import CALIBRATION
 
 pytestmark = pytest.mark.slow
 
 CLIPS = find_clips(CALIBRATION)[::10]
+
+
+def source(planned: Plan, clips: list[Clip]) -> ClipSource:
+    return ClipSource.of(stream_contract(planned), clips)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ def test_reused_for_any_recipe_it_gives_the_same_model(
     for recipe in ("int8-kl", "int8-mse-fp16-emotion-conv"):
         now = plan(float_onnx, "m", load_recipe(recipe))
         direct, report = quantize_plan(now, calibration)
-        reused, _ = quantize_plan(now, read_calibration(path, now, CLIPS))
+        reused, _ = quantize_plan(now, read_calibration(path, now, source(now, CLIPS)))
         assert direct.graph == reused.graph
         assert report.recipe == recipe
 
@@ -65,11 +70,11 @@ def test_stale_or_broken_ones_are_refused_with_the_reason(planned: Plan, stored:
     def reason(change: dict[str, object], clips: list[Clip] | None = None) -> str:
         path.write_text(json.dumps(json.loads(stored) | change))
         with pytest.raises(EdgeEmoError, match=r"c\.json") as error:
-            read_calibration(path, planned, clips)
+            read_calibration(path, planned, clips and source(planned, clips))
         return str(error.value)
 
     assert "stale: made of another model" in reason({"model_sha256": "0"})
-    assert "stale: made of 20 other clips than the 19 of --calib" in reason({}, CLIPS[1:])
+    assert "stale: made of 20 other files than the 19 given" in reason({}, CLIPS[1:])
     assert "has no range of" in reason({"tensors": {}})
     entry = json.loads(stored)["tensors"]["gelu"]
     negative = {"gelu": entry | {"thresholds": entry["thresholds"] | {"kl": -1}}}

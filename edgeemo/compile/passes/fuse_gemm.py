@@ -23,6 +23,7 @@ from edgeemo.compile.passes.graph import (
     Var,
     call_kernel,
     new_var,
+    rows_per_stream,
     static_shape,
 )
 
@@ -102,7 +103,9 @@ def _matmul(graph: Graph, root: Var) -> _Product | None:
         data, a_scale = quantized
         if k % pack.K_S8:
             return None
-    rows = int(np.prod([d or 1 for d in static_shape(data)[1:-1]]))
+    rows = rows_per_stream(data)
+    if rows is None:
+        return None
     spec = gemm.Gemm(kind, rows, 1, k, 0, k, rows * k, n)
     if kind != "s8" and graph.is_op(data, "permute_dims") and (columns := _transposed_columns(graph, data)):
         # The last two axes swapped: read by strides instead of copied. A row's elements are ``columns`` apart.
@@ -154,7 +157,7 @@ def _conv(graph: Graph, root: Var) -> _Product | None:
             return None
         data, a_scale = quantized
     time, rows = static_shape(data)[2], static_shape(root)[2]
-    if time is None or rows is None:
+    if time is None or rows is None or rows_per_stream(data) is None:
         return None
     before: list[tuple[Var, Expr]] = []
     data = _channels_last(graph, data, before)

@@ -6,7 +6,7 @@ import numpy as np
 from tvm import relax
 
 from edgeemo.compile.kernels import norm
-from edgeemo.compile.passes.graph import Graph, KernelTable, call_kernel, static_shape
+from edgeemo.compile.passes.graph import Graph, KernelTable, call_kernel, rows_per_stream, static_shape
 
 
 def run(graph: Graph, table: KernelTable) -> None:
@@ -18,12 +18,13 @@ def run(graph: Graph, table: KernelTable) -> None:
         axes = [int(a) for a in graph.attrs(root).axes]
         shape = static_shape(x)
         width = shape[-1] or 0
-        if axes not in ([-1], [len(shape) - 1]) or width % 4 or graph.constant(gamma) is None or graph.constant(beta) is None:
+        rows = rows_per_stream(x)
+        constant = all(graph.constant(c) is not None for c in (gamma, beta))
+        if rows is None or axes not in ([-1], [len(shape) - 1]) or width % 4 or not constant:
             continue
         args = [x, gamma, beta]
         user = graph.only_user(root)
         quantize = user is not None and graph.is_op(user, "quantize") and graph.scalar(graph.args(user)[1]) is not None
-        rows = int(np.prod([d or 1 for d in shape[1:-1]]))
         spec = norm.LayerNorm(rows, width, float(graph.attrs(root).epsilon), quantize)
         if quantize:
             root, scale = user, graph.scalar(graph.args(user)[1])
@@ -41,7 +42,7 @@ def run_quantize(graph: Graph, table: KernelTable) -> None:
             if not (isinstance(value, relax.Call) and graph.is_op(var, "quantize")):
                 continue
             x, scale, zero = value.args[0], graph.scalar(value.args[1]), graph.scalar(value.args[2])
-            if scale is None or zero != 0 or var.ty.dtype != "int8":
+            if scale is None or zero != 0 or var.ty.dtype != "int8" or rows_per_stream(x) is None:
                 continue
             size = int(np.prod([d or 1 for d in static_shape(x)[1:]]))
             args = [x, relax.const(np.array([1.0 / scale], np.float32))]

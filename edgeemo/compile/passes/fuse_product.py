@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeemo.compile.kernels import batched
-from edgeemo.compile.passes.graph import Graph, KernelTable, call_kernel, static_shape
+from edgeemo.compile.passes.graph import Graph, KernelTable, call_kernel, rows_per_stream, static_shape
 
 
 def run(graph: Graph, table: KernelTable) -> None:
@@ -17,7 +17,7 @@ def run(graph: Graph, table: KernelTable) -> None:
         left, right = static_shape(a), static_shape(w)
         if graph.constant(w) is not None or graph.constant(a) is not None or len(left) < 3 or left[:-2] != right[:-2]:
             continue
-        if left[0] is not None or None in left[1:] or None in right[1:] or root.ty.dtype != "float32" or (right[-1] or 1) % 4:
+        if rows_per_stream(a) is None or None in right[1:] or root.ty.dtype != "float32" or (right[-1] or 1) % 4:
             continue
         rows, k, n = left[-2] or 0, left[-1] or 0, right[-1] or 0
         scale, user = 1.0, graph.only_user(root)

@@ -25,6 +25,15 @@ def static_shape(value: Expr) -> list[int | None]:
     return [int(d) if isinstance(d, tvm.tirx.IntImm) else None for d in value.ty.shape]
 
 
+def rows_per_stream(value: Expr) -> int | None:
+    """Product of the dimensions between the batch and the last; None where the batch is not the first dimension, alone, and the
+    only one without a size: our kernels go through such tensors stream by stream."""
+    shape = static_shape(value)
+    if len(shape) < 2 or not isinstance(value.ty.shape[0], tvm.tirx.Var) or None in shape[1:]:
+        return None
+    return int(np.prod([d or 1 for d in shape[1:-1]]))
+
+
 class Graph:
     """``main`` of a module. ``rebind`` collects changes; ``finish`` returns the new module."""
 

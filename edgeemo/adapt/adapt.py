@@ -1,0 +1,83 @@
+"""A foreign ONNX file as one that quantize and compile take, and the proof that it is the same function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from edgeemo_runtime.errors import EdgeEmoError
+
+from edgeemo.adapt.feeds import Feed, made_up
+from edgeemo.adapt.fold import BATCH, Shape, fix, fold, inputs_of
+from edgeemo.adapt.recurrent import unroll
+from edgeemo.adapt.simplify import simplify
+from edgeemo.evaluate.onnx_stream import open_session
+
+IR_VERSION = 10  # the newest that every ONNX Runtime from 1.22 on reads; later ones only add types that nothing here uses
+STREAMS = 3
+CLOSE = 1e-4  # of the largest magnitude of an output
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """``difference``: the largest of any output from the model as it was, over that output's largest magnitude."""
+
+    model: onnx.ModelProto
+    difference: float
+
+
+def adapt(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], values: dict[str, float]) -> Adapted:
+    """Shapes fixed but for the batch, which is first everywhere; constants folded, LSTM and GRU unrolled, opset 20. What comes
+    out is run beside ``model``, for several streams at once and for each alone, on made-up inputs.
+
+    Raises EdgeEmoError naming the input or node that is in the way.
+    """
+    given = onnx.ModelProto()
+    given.CopyFrom(model)
+    given.ir_version = min(given.ir_version, IR_VERSION)
+    fixed = fix(given, source, shapes, values)
+    adapted = simplify(unroll(fold(given, source, fixed), source))
+    _name_nodes(adapted)
+    onnx.checker.check_model(adapted)
+    adapted = onnx.shape_inference.infer_shapes(adapted, data_prop=True)
+    return Adapted(adapted, _difference(given, adapted, fixed, source))
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Every node has a name of its own: rules of recipes and messages name nodes."""
+    seen: set[str] = set()
+    for node in model.graph.node:
+        name = node.name or node.output[0]
+        while name in seen:
+            name = f"{name}.{node.op_type}"
+        seen.add(name)
+        node.name = name
+
+
+def _difference(given: onnx.ModelProto, adapted: onnx.ModelProto, shapes: dict[str, Shape], source: str) -> float:
+    feed = made_up(adapted, STREAMS)
+    together = run(adapted, feed)
+    worst = 0.0
+    session = open_session(given)
+    names = [o.name for o in given.graph.output]
+    for stream in range(STREAMS):
+        one = {i.name: np.moveaxis(feed[i.name][stream : stream + 1], 0, shapes[i.name].index(BATCH)) for i in inputs_of(given)}
+        try:
+            alone = dict(zip(names, session.run(None, one), strict=True))
+        except Exception as error:  # ONNX Runtime raises types of its own
+            raise EdgeEmoError(f"{source}: does not run with one stream ({str(error).splitlines()[0][:200]})") from error
+        for name, wanted in alone.items():
+            # The batch is first now, wherever it was.
+            got = together[name][stream]
+            if got.size != wanted.size:
+                raise EdgeEmoError(f"{source}: output {name} is {wanted.shape} for one stream and {got.shape} of several")
+            scale = max(float(np.abs(wanted).max(initial=0)), 1e-6)
+            worst = max(worst, float(np.abs(got.ravel().astype(np.float64) - wanted.ravel()).max(initial=0)) / scale)
+    if not worst <= CLOSE:
+        raise EdgeEmoError(f"{source}: adapted, outputs differ by {worst:.2g} of their largest: its streams are not independent")
+    return worst
+
+
+def run(model: onnx.ModelProto, feed: Feed) -> dict[str, np.ndarray]:
+    return dict(zip([o.name for o in model.graph.output], open_session(model).run(None, feed), strict=True))

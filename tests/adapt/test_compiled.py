@@ -1,0 +1,145 @@
+"""Foreign graphs through the whole chain: adapted, quantized on feeds, compiled, run; equal to ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from edgeemo_runtime import EdgeEmoError, Function
+from edgeemo_runtime.cli import main as runtime_main
+from onnx import helper
+
+from edgeemo.adapt.adapt import adapt, run
+from edgeemo.adapt.feeds import made_up
+from edgeemo.cli import main
+from edgeemo.compile.compiler import compile_onnx
+from edgeemo.compile.targets import load_target
+from tests.adapt.conftest import graph, recurrence
+
+pytestmark = pytest.mark.slow
+
+
+def edgeemo(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def compiled(model: onnx.ModelProto, folder: Path) -> Function:
+    onnx.save(model, folder / "m.onnx")
+    (folder / "m.edgeemo").write_bytes(compile_onnx(folder / "m.onnx", load_target("host")).archive)
+    return Function(folder / "m.edgeemo")
+
+
+@pytest.mark.parametrize(
+    "kind, direction, options",
+    [
+        ("LSTM", "bidirectional", {}),
+        ("GRU", "forward", {}),  # its split's parts are read at different times: once, the arena gave a live one's place away
+        ("GRU", "bidirectional", {"linear_before_reset": 1}),
+    ],
+)
+def test_recurrences_compile_to_the_same_numbers(kind: str, direction: str, options: dict[str, object], tmp_path: Path) -> None:
+    model = adapt(recurrence(kind, direction, **options), "m", {}, {}).model
+    feed = made_up(model, 5)
+    got, wanted = compiled(model, tmp_path).run(feed), run(model, feed)
+    for name in wanted:
+        np.testing.assert_allclose(got[name], wanted[name], atol=2e-6)
+
+
+def test_rows_that_are_not_a_streams_own_are_right_or_refused(tmp_path: Path) -> None:
+    """(4, batch, 8) x w and (4 * batch, 8) x w: products that no kernel of ours goes through stream by stream."""
+    w = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
+    swapped = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["t", "w"], ["p"]),
+        helper.make_node("Transpose", ["p"], ["y"], perm=[1, 0, 2]),
+    ]
+    flat = [
+        helper.make_node("Reshape", ["x", "rows"], ["t"]),
+        helper.make_node("MatMul", ["t", "w"], ["p"]),
+        helper.make_node("Reshape", ["p", "back"], ["y"]),
+    ]
+    constants = {"w": w, "rows": np.array([-1, 8]), "back": np.array([-1, 4, 6])}
+    for number, nodes in enumerate((swapped, flat)):
+        held = {k: v for k, v in constants.items() if any(k in n.input for n in nodes)}
+        model = adapt(graph(nodes, {"x": ["n", 4, 8]}, {"y": ["n", 4, 6]}, held), "m", {}, {}).model
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        try:
+            function = compiled(model, folder)
+        except EdgeEmoError as error:
+            assert "batch" in str(error)
+            continue
+        feed = made_up(model, 3)
+        np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_from_a_foreign_file_to_int8_answers_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An LSTM of 16 with its gates in INT8, calibrated on .npz files."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(recurrence("LSTM", "forward", steps=6, hidden=16), "theirs.onnx")
+    rng = np.random.default_rng(0)
+    Path("feeds").mkdir()
+    for i in range(8):
+        np.savez(f"feeds/{i}.npz", x=rng.standard_normal((4, 6, 8)).astype(np.float32))
+    assert edgeemo("adapt", "theirs.onnx", "--out", "ours.onnx").exit_code == 0
+    done = edgeemo("quantize", "ours.onnx", "--feeds", "feeds", "--recipe", "int8-mse", "--out", "int8.onnx", "--json")
+    assert done.exit_code == 0, done.output
+    gates = {layer["name"]: layer for layer in json.loads(done.stdout)["layers"]}
+    assert len(gates) == 6 and all(layer["precision"] == "int8" and layer["sqnr_db"] > 20 for layer in gates.values())
+    built = edgeemo("compile", "int8.onnx", "--target", "host", "--out", "int8.edgeemo", "--json")
+    assert built.exit_code == 0, built.output
+    assert any(name.startswith("gemm_s8") for name in json.loads(built.stdout)["kernels"])
+    runtime_main(["feed", "int8.edgeemo", "feeds/0.npz", "--out", "answers.npz"])
+    feed = dict(np.load("feeds/0.npz"))
+    answers = np.load("answers.npz")
+    for reference, close in (("int8.onnx", 0.02), ("ours.onnx", 0.06)):
+        wanted = run(onnx.load(reference), feed)["out"]
+        assert np.abs(answers["out"] - wanted).max() < close
+    assert np.abs(answers["out"] - run(onnx.load("ours.onnx"), feed)["out"]).max() > 0
+
+
+def test_mistakes_name_the_file_and_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    theirs = recurrence("LSTM", "forward")
+    onnx.save(theirs, "theirs.onnx")
+    assert edgeemo("adapt", "theirs.onnx", "--out", "ours.onnx").exit_code == 0
+
+    def refused(words: str, *args: object) -> None:
+        done = edgeemo(*args, "--out", "x")
+        assert done.exit_code in (1, 2) and words in done.stderr, done.output
+        assert not Path("x").exists()
+
+    refused("`edgeemo adapt` makes it so", "compile", "theirs.onnx", "--target", "host")
+    refused("write INPUT=batch,3,48,192", "adapt", "theirs.onnx", "--shape", "x=3,4")
+    refused("write INPUT=NUMBER", "adapt", "theirs.onnx", "--set", "x=y")
+    refused("--feeds DIR takes .npz", "quantize", "ours.onnx")
+    refused("no .npz in it", "quantize", "ours.onnx", "--feeds", ".")
+    Path("f").mkdir()
+    for name, arrays, words in (
+        ("missing", {"z": np.zeros(3)}, "missing.npz: has no array x"),
+        ("shape", {"x": np.zeros((2, 5, 9), np.float32)}, "shape.npz: x is float32 (2, 5, 9)"),
+        ("nan", {"x": np.full((2, 5, 8), np.nan, np.float32)}, "nan.npz: x is not finite"),
+    ):
+        np.savez(f"f/{name}.npz", **arrays)
+        refused(words, "quantize", "ours.onnx", "--feeds", "f")
+        Path(f"f/{name}.npz").unlink()
+    Path("f/text.npz").write_text("no archive")
+    refused("text.npz: not an .npz", "quantize", "ours.onnx", "--feeds", "f")
+
+
+def test_a_function_takes_any_batch_and_names_what_is_wrong(tmp_path: Path) -> None:
+    model = adapt(recurrence("LSTM", "forward"), "m", {}, {}).model
+    function = compiled(model, tmp_path)
+    feed = made_up(model, 37)  # in pieces of 16
+    np.testing.assert_allclose(function.run(feed)["out"], run(model, feed)["out"], atol=2e-6)
+    for bad, words in (
+        ({}, "no input x"),
+        ({"x": np.zeros((2, 3))}, r"input x is float64 \(2, 3\)"),
+        ({"x": np.zeros((0, 5, 8))}, "at least 1"),
+    ):
+        with pytest.raises(EdgeEmoError, match=words):
+            function.run(bad)
