@@ -12,6 +12,7 @@ from edgeemo import __version__
 from edgeemo.adapt import cli as adapt_cli
 from edgeemo.analyze import cli as analyze_cli
 from edgeemo.bench import cli as bench_cli
+from edgeemo.compile import cli as compile_cli
 from edgeemo.console import BUILD, FLOAT_MODEL, INT8_MODEL, output_options, print_json, show_table, user_errors
 from edgeemo.evaluate import cli as evaluate_cli
 from edgeemo.files import check_output, write_file
@@ -185,6 +186,7 @@ for verb in (
     quantize_cli.quantize,
     quantize_cli.recipes,
     analyze_cli.analyze,
+    compile_cli.inspect,
     evaluate_cli.eval_,
     evaluate_cli.gate,
     evaluate_cli.eval_calls,

@@ -17,7 +17,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     shapes = {v.name: dims(v) for v in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)}
     constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-    rewrites: dict[str, Callable[..., list[onnx.NodeProto] | None]] = {"Gather": _gather, "Slice": _slice}
+    rewrites: dict[str, Callable[..., list[onnx.NodeProto] | None]] = {"Gather": _gather, "Slice": _slice, "Conv": _conv}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         made: dict[str, list[int]] = {}
@@ -66,6 +66,24 @@ def _slice(
     names = [f"{node.output[0]}_{part}" for part in ("starts", "ends", "axes", "steps")]
     made.update({n: [int(v[i]) for i in kept] for n, v in zip(names, (starts, ends, axes, steps), strict=True)})
     return [helper.make_node("Slice", [node.input[0], *names], [node.output[0]], name=node.name)]
+
+
+def _conv(
+    node: onnx.NodeProto, shape: Shape, constants: dict[str, np.ndarray], made: dict[str, list[int]]
+) -> list[onnx.NodeProto] | None:
+    """Over one dimension, its padding as a node before it: the kernels read rows that are there."""
+    options = {a.name: a for a in node.attribute}
+    pads = list(options["pads"].ints) if "pads" in options else [0, 0]
+    if len(shape) != 3 or not any(pads) or ("auto_pad" in options and options["auto_pad"].s != b"NOTSET"):
+        return None
+    padded = f"{node.output[0]}_padded"
+    made[f"{padded}_pads"] = [0, 0, pads[0], 0, 0, pads[1]]
+    bare = onnx.NodeProto()
+    bare.CopyFrom(node)
+    bare.input[0] = padded
+    del bare.attribute[:]
+    bare.attribute.extend(a for name, a in options.items() if name != "pads")
+    return [helper.make_node("Pad", [node.input[0], f"{padded}_pads"], [padded], name=f"{node.name or padded}.pad"), bare]
 
 
 def _all_of(end: int, size: int | str) -> bool:

@@ -21,6 +21,6 @@ def load_onnx(path: str | Path) -> onnx.ModelProto:
         raise EdgeEmoError(
             f"{path}: not a valid ONNX model ({(str(error) or type(error).__name__).splitlines()[0][:200]})"
         ) from error
-    if not model.graph.initializer:
+    if not model.graph.initializer and not any(n.op_type == "Constant" for n in model.graph.node):
         raise EdgeEmoError(f"{path}: holds no weights (no initializers); export it with its parameters")
     return model

@@ -37,19 +37,22 @@ class Foreign:
     values: dict[str, float] = field(default_factory=dict)
 
 
+SILERO, RAPID = "silero-vad==6.2.3", "rapidocr-onnxruntime==1.4.4"
 MODELS = (
-    Foreign("silero-vad==6.2.3", "silero_vad/data/silero_vad_16k_op15.onnx", "voice activity, LSTM", {"input": ("batch", 576)}, {"sr": 16000}),
-    Foreign("silero-vad==6.2.3", "silero_vad/data/silero_vad_half.onnx", "the same, FP16 weights", {"input": ("batch", 576)}),
-    Foreign("silero-vad==6.2.3", "silero_vad/data/silero_vad_op18_ifless.onnx", "the same, 8 kHz", {"input": ("batch", 256)}, {"sr": 8000}),
-    Foreign("silero-vad==6.2.3", "silero_vad/data/silero_vad_16k_sequence.onnx", "the same, a sequence"),
+    Foreign(SILERO, "silero_vad/data/silero_vad_16k_op15.onnx", "voice activity, LSTM", {"input": ("batch", 576)}, {"sr": 16000}),
+    Foreign(SILERO, "silero_vad/data/silero_vad_half.onnx", "the same, FP16 weights", {"input": ("batch", 576)}),
+    Foreign(SILERO, "silero_vad/data/silero_vad_op18_ifless.onnx", "the same, 8 kHz", {"input": ("batch", 256)}, {"sr": 8000}),
+    Foreign(SILERO, "silero_vad/data/silero_vad_16k_sequence.onnx", "the same, a sequence"),
     Foreign("magika==1.0.3", "magika/models/standard_v3_3/model.onnx", "file types"),
-    Foreign("rapidocr-onnxruntime==1.4.4", "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx", "text direction", {"x": ("batch", 3, 48, 192)}),
-    Foreign("rapidocr-onnxruntime==1.4.4", "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", "text detection", {"x": ("batch", 3, 160, 160)}),
-    Foreign("rapidocr-onnxruntime==1.4.4", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", "text recognition", {"x": ("batch", 3, 48, 320)}),
+    Foreign(
+        RAPID, "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx", "text direction", {"x": ("batch", 3, 48, 192)}
+    ),
+    Foreign(RAPID, "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", "text detection", {"x": ("batch", 3, 160, 160)}),
+    Foreign(RAPID, "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", "text recognition", {"x": ("batch", 3, 48, 320)}),
     Foreign("nudenet==3.4.2", "nudenet/320n.onnx", "YOLOv8 detector", {"images": ("batch", 3, 320, 320)}),
     Foreign("ddddocr==1.6.1", "ddddocr/common.onnx", "captchas, bidirectional LSTM", {"input1": ("batch", 1, 64, 160)}),
-    Foreign("ddddocr==1.6.1", "ddddocr/common_old.onnx", "the same, ONNX Runtime's own INT8", {"input1": ("batch", 1, 64, 160)}),
-)  # fmt: skip
+    Foreign("ddddocr==1.6.1", "ddddocr/common_old.onnx", "the same in ONNX Runtime's INT8", {"input1": ("batch", 1, 64, 160)}),
+)
 
 
 def fetch(model: Foreign) -> Path:

@@ -27,6 +27,8 @@ from edgeemo.compile.passes.graph import (
     static_shape,
 )
 
+PRODUCTS = ("relax.matmul", "relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d")  # kernels take the first two
+
 
 @dataclass
 class _Product:
@@ -45,12 +47,16 @@ def run(graph: Graph, table: KernelTable) -> list[str]:
     left = []
     for binding in list(graph.bindings):
         root = binding.var
-        if graph.op(root) not in ("relax.matmul", "relax.nn.conv1d"):
+        if graph.op(root) not in PRODUCTS:
             continue
-        product = _matmul(graph, root) if graph.op(root) == "relax.matmul" else _conv(graph, root)
+        product = None
+        if graph.op(root) in PRODUCTS[:2]:
+            product = _matmul(graph, root) if graph.op(root) == "relax.matmul" else _conv(graph, root)
+        if _weights(graph, graph.args(root)[1]) is not None:
+            table.products.append(None if product is None else product.spec.weights)
         if product is not None:
             _emit(graph, table, root, product)
-        elif graph.op(root) == "relax.nn.conv1d" or graph.constant(graph.args(root)[1]) is not None:
+        elif graph.op(root) != "relax.matmul" or graph.constant(graph.args(root)[1]) is not None:
             left.append(f"{graph.op(root)} {static_shape(root)}")
     return left
 

@@ -141,6 +141,7 @@ class KernelTable:
         self.target = target
         self.builders: dict[str, Callable[[], Any]] = {}
         self.specs: dict[str, Any] = {}
+        self.products: list[str | None] = []  # of each with constant weights, in order: type of the kernel that took it
 
     def add(self, spec: Any, build: Callable[[Any, KernelTarget], Any]) -> str:
         """Registers a spec once; the name is the spec's own, with a number where two specs share it."""

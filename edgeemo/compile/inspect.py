@@ -1,0 +1,110 @@
+"""Which way every operator of a graph goes: a kernel of ours in INT8 or float, TVM's stock code, or nowhere."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from edgeemo_runtime.errors import EdgeEmoError
+from tvm.relax.frontend.onnx import onnx_frontend
+
+from edgeemo.adapt.fold import Shape, dims
+from edgeemo.compile.importer import import_onnx
+from edgeemo.compile.lower import lower
+from edgeemo.compile.targets import BoardTarget
+from edgeemo.export.load import load_onnx
+
+STOCK_MACS_PER_CYCLE = 0.25  # of a stock product on the Cortex-A72, modelled with a perfect cache (TVM's scalar float32 loops)
+WORTH_A_WORD = 0.01  # of all MACs
+PATHS = {"s8": "int8 kernel", "f16": "fp16 kernel", "f32": "float kernel"}
+UNDER_WEIGHTS = ("DequantizeLinear", "Transpose", "Reshape", "Cast", "Identity")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A MatMul, Gemm or Conv with constant weights. ``path``: of PATHS, or stock; None where the graph does not compile."""
+
+    name: str
+    op: str
+    path: str | None
+    macs: int
+    weight_bytes: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """``others``: how many nodes of each other operator. ``unsupported``: nodes that TVM's importer does not know. ``problem``:
+    why the graph does not compile, None where it does."""
+
+    products: tuple[Product, ...]
+    others: dict[str, int]
+    unsupported: tuple[str, ...]
+    problem: str | None
+
+
+def inspect(path: Path, board: BoardTarget) -> Inspection:
+    """Goes as far as code generation would, without generating any. Raises EdgeEmoError where the file cannot be read."""
+    model = load_onnx(path)
+    known = onnx_frontend._get_convert_map()
+    unsupported = tuple(
+        f"{n.name or n.output[0]} ({n.domain + ':' if n.domain else ''}{n.op_type})" for n in model.graph.node
+        if n.domain not in ("", "ai.onnx") or known.get(n.op_type) is None
+    )  # fmt: skip
+    products = _products(model)
+    taken: list[str | None] = [None] * len(products)
+    problem = f"no lowering for {', '.join(unsupported[:5])}" if unsupported else None
+    if problem is None:
+        try:
+            _, table, _ = lower(import_onnx(model, str(path)), board.kernels, lambda name, text: None)
+            if len(table.products) == len(products):
+                taken = [PATHS.get(p or "", "stock") for p in table.products]
+        except EdgeEmoError as error:
+            problem = str(error)
+    total = max(sum(macs for _, macs, _ in products), 1)
+    rows = tuple(
+        Product(n.name or n.output[0], n.op_type, way, macs, size, _note(n, way, macs, total))
+        for (n, macs, size), way in zip(products, taken, strict=True)
+    )
+    named = {r.name for r in rows}
+    others = Counter(n.op_type for n in model.graph.node if (n.name or n.output[0]) not in named)
+    return Inspection(rows, dict(others.most_common()), unsupported, problem)
+
+
+def _note(node: onnx.NodeProto, path: str | None, macs: int, total: int) -> str:
+    if path != "stock" or macs < WORTH_A_WORD * total:
+        return ""
+    return f"slow: {macs / total:.0%} of the MACs, about {macs / STOCK_MACS_PER_CYCLE / 1e6:.1f} M cycles on an A72 (modelled)"
+
+
+def _products(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, int, int]]:
+    """Those with constant weights, in the graph's order: (node, MACs of one item, bytes of weights)."""
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    shapes = {v.name: dims(v) for v in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)}
+    constants = {i.name: i for i in model.graph.initializer}
+    producer = {o: n for n in model.graph.node for o in n.output}
+    found = []
+    for node in model.graph.node:
+        if node.op_type not in ("MatMul", "Gemm", "Conv"):
+            continue
+        weight = node.input[1]
+        while weight not in constants and weight in producer and producer[weight].op_type in UNDER_WEIGHTS:
+            weight = producer[weight].input[0]
+        if weight not in constants:
+            continue
+        tensor = constants[weight]
+        channels = shapes.get(node.output[0], ())
+        out = _items(channels)
+        wide = channels[1] if node.op_type == "Conv" and len(channels) > 1 else channels[-1] if channels else 1
+        macs = out * math.prod(tensor.dims) // (wide if isinstance(wide, int) else 1)
+        size = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        found.append((node, macs, size))
+    return found
+
+
+def _items(shape: Shape) -> int:
+    """Elements of one item: what has no size is the batch."""
+    return math.prod(d if isinstance(d, int) else 1 for d in shape)

@@ -1,0 +1,63 @@
+"""What `edgeemo inspect` says of a graph is what compiling it does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import helper
+
+from edgeemo.adapt.adapt import adapt
+from edgeemo.cli import main
+from edgeemo.compile.inspect import inspect
+from edgeemo.compile.targets import load_target
+from tests.adapt.conftest import graph
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "kind, ways", [("int8", {"int8 kernel": 36, "float kernel": 3}), ("fp16", {"int8 kernel": 35, "fp16 kernel": 1})]
+)
+def test_the_default_models_products_by_path(files: dict[str, Path], kind: str, ways: dict[str, int]) -> None:
+    found = inspect(files[kind], load_target("aarch64-neon"))
+    paths = [p.path for p in found.products]
+    assert found.problem is None and found.unsupported == ()
+    for way, count in ways.items():
+        assert paths.count(way) == count
+    assert "stock" not in paths
+    by_name = {p.name: p for p in found.products}
+    assert by_name["emotion_conv.conv"].path == ("fp16 kernel" if kind == "fp16" else "int8 kernel")
+    assert by_name["blocks.0.global_ffn.up"].macs == 256 * 1792
+    assert 9.4e6 < sum(p.macs for p in found.products) < 9.8e6
+
+
+def test_a_stock_product_is_called_slow_and_padding_no_reason_for_one(tmp_path: Path) -> None:
+    """Two dimensions are stock; one is a kernel's, padded or not."""
+    rng = np.random.default_rng(0)
+    flat, deep = (rng.standard_normal(shape).astype(np.float32) for shape in ((8, 4, 3, 3), (8, 4, 3)))
+    two = graph([helper.make_node("Conv", ["x", "w"], ["y"])], {"x": [1, 4, 9, 9]}, {"y": [1, 8, 7, 7]}, {"w": flat})
+    one = graph([helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1])], {"x": [1, 4, 9]}, {"y": [1, 8, 9]}, {"w": deep})
+    found = []
+    for name, model in (("two", two), ("one", one)):
+        onnx.save(adapt(model, name, {}, {}).model, tmp_path / f"{name}.onnx")
+        found.append(inspect(tmp_path / f"{name}.onnx", load_target("host")).products[0])
+    assert found[0].path == "stock" and found[0].note.startswith("slow: 100% of the MACs")
+    assert found[0].macs == 7 * 7 * 8 * 4 * 9
+    assert found[1].path == "float kernel" and found[1].note == ""
+
+
+def test_what_is_unsupported_is_named(tmp_path: Path) -> None:
+    nodes = [helper.make_node("DFT", ["x", "", "axis"], ["y"], name="spectrum")]
+    onnx.save(graph(nodes, {"x": ["n", 8, 1]}, {"y": ["n", 8, 2]}, {"axis": np.array(1)}, opset=20), tmp_path / "m.onnx")
+    done = CliRunner().invoke(main, ["inspect", str(tmp_path / "m.onnx"), "--json"])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["unsupported"] == ["spectrum (DFT)"]
+    assert document["problem"] == "no lowering for spectrum (DFT)"
+    shown = CliRunner().invoke(main, ["inspect", str(tmp_path / "m.onnx")])
+    assert "does not compile: no lowering for spectrum (DFT)" in shown.stdout
