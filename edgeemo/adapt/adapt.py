@@ -28,8 +28,8 @@ class Adapted:
 
 
 def adapt(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], values: dict[str, float]) -> Adapted:
-    """Shapes fixed but for the batch, which is first everywhere; constants folded, LSTM and GRU unrolled, opset 20. What comes
-    out is run beside ``model``, for several streams at once and for each alone, on made-up inputs.
+    """Shapes fixed but for the batch, which is first everywhere; constants folded, LSTM and GRU unrolled, opset 20 or later.
+    What comes out is run beside ``model``, for several streams at once and for each alone, on made-up inputs.
 
     Raises EdgeEmoError naming the input or node that is in the way.
     """

@@ -53,7 +53,7 @@ def adapt(
     """Make MODEL, any ONNX file, one that quantize and compile take.
 
     Sizes are fixed but for the batch, which comes first everywhere; constants are folded, LSTM and GRU unrolled, the opset
-    brought to 20. The result is run beside MODEL in ONNX Runtime, several items at once against one at a time.
+    brought to 20 at least. The result is run beside MODEL in ONNX Runtime, several items at once against one at a time.
     """
     from edgeemo.adapt import adapt as work
     from edgeemo.adapt.fold import dims, inputs_of

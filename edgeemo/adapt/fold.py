@@ -1,4 +1,5 @@
-"""Any ONNX graph as one with static shapes but for the batch: dimensions fixed, scalars set, constants folded, opset 20.
+"""Any ONNX graph as one with static shapes but for the batch: dimensions fixed, scalars set, constants folded, opset 20 or
+later.
 
 ONNX Runtime folds the graph twice, for a batch of 2 and one of 3. Both must come out as the same nodes; constants that differ
 between them hold the batch, and are rewritten so that any batch will do. What computes with the batch in another way is refused
@@ -127,8 +128,9 @@ def _folded(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], batch
         raise EdgeEmoError(
             f"{source}: node {branch.name or branch.output[0]}: {branch.op_type} depends on the data; --set may fix it"
         )
-    del folded.opset_import[:]
-    folded.opset_import.append(helper.make_opsetid("", OPSET))
+    version = next(o.version for o in folded.opset_import if o.domain in ("", "ai.onnx"))
+    del folded.opset_import[:]  # of ONNX Runtime's own domains, which no node is of
+    folded.opset_import.append(helper.make_opsetid("", version))
     return onnx.shape_inference.infer_shapes(folded, data_prop=True)
 
 

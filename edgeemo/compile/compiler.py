@@ -27,6 +27,8 @@ from edgeemo.compile.kernels.gemm import Gemm
 from edgeemo.compile.link import assemble, link_shared, mark_calls
 from edgeemo.compile.lower import Dump, lower
 from edgeemo.compile.package import pack_artifact
+from edgeemo.compile.passes.graph import KernelTable
+from edgeemo.compile.products import left_products
 from edgeemo.compile.step import Step
 from edgeemo.compile.targets import BoardTarget
 from edgeemo.compile.verify import verify_library
@@ -49,7 +51,11 @@ def compile_onnx(path: str | Path, target: BoardTarget, dump_folder: Path | None
     model = load_onnx(str(path))
     imported = import_onnx(model, str(path))
     dump = _dumper(dump_folder)
-    step, table, left = lower(imported, target.kernels, dump)
+    table = KernelTable(target.kernels)
+    try:
+        step, left = lower(imported, table, dump)
+    except EdgeEmoError as error:
+        raise EdgeEmoError(f"{path}: {error}{left_products(model, table)}") from error
     library = _build(step, target, dump)
     manifest = _manifest(Path(path), model, imported, step, target)
     specs = [table.specs[c] for c in step.calls if c in table.specs]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,16 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from edgeemo.adapt.fold import Shape, dims
 from edgeemo.compile.importer import import_onnx
 from edgeemo.compile.lower import lower
+from edgeemo.compile.passes.graph import KernelTable
+from edgeemo.compile.products import weighted_products
 from edgeemo.compile.targets import BoardTarget
 from edgeemo.export.load import load_onnx
 
 STOCK_MACS_PER_CYCLE = 0.25  # of a stock product on the Cortex-A72, modelled with a perfect cache (TVM's scalar float32 loops)
 WORTH_A_WORD = 0.01  # of all MACs
 PATHS = {"s8": "int8 kernel", "f16": "fp16 kernel", "f32": "float kernel"}
-UNDER_WEIGHTS = ("DequantizeLinear", "Transpose", "Reshape", "Cast", "Identity")
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,13 @@ def inspect(path: Path, board: BoardTarget) -> Inspection:
         f"{n.name or n.output[0]} ({n.domain + ':' if n.domain else ''}{n.op_type})" for n in model.graph.node
         if n.domain not in ("", "ai.onnx") or known.get(n.op_type) is None
     )  # fmt: skip
-    products = _products(model)
+    products = weighted_products(model)
     taken: list[str | None] = [None] * len(products)
     problem = f"no lowering for {', '.join(unsupported[:5])}" if unsupported else None
     if problem is None:
         try:
-            _, table, _ = lower(import_onnx(model, str(path)), board.kernels, lambda name, text: None)
+            table = KernelTable(board.kernels)
+            lower(import_onnx(model, str(path)), table, lambda name, text: None)
             if len(table.products) == len(products):
                 taken = [PATHS.get(p or "", "stock") for p in table.products]
         except EdgeEmoError as error:
@@ -78,33 +78,3 @@ def _note(node: onnx.NodeProto, path: str | None, macs: int, total: int) -> str:
     if path != "stock" or macs < WORTH_A_WORD * total:
         return ""
     return f"slow: {macs / total:.0%} of the MACs, about {macs / STOCK_MACS_PER_CYCLE / 1e6:.1f} M cycles on an A72 (modelled)"
-
-
-def _products(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, int, int]]:
-    """Those with constant weights, in the graph's order: (node, MACs of one item, bytes of weights)."""
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    shapes = {v.name: dims(v) for v in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)}
-    constants = {i.name: i for i in model.graph.initializer}
-    producer = {o: n for n in model.graph.node for o in n.output}
-    found = []
-    for node in model.graph.node:
-        if node.op_type not in ("MatMul", "Gemm", "Conv"):
-            continue
-        weight = node.input[1]
-        while weight not in constants and weight in producer and producer[weight].op_type in UNDER_WEIGHTS:
-            weight = producer[weight].input[0]
-        if weight not in constants:
-            continue
-        tensor = constants[weight]
-        channels = shapes.get(node.output[0], ())
-        out = _items(channels)
-        wide = channels[1] if node.op_type == "Conv" and len(channels) > 1 else channels[-1] if channels else 1
-        macs = out * math.prod(tensor.dims) // (wide if isinstance(wide, int) else 1)
-        size = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        found.append((node, macs, size))
-    return found
-
-
-def _items(shape: Shape) -> int:
-    """Elements of one item: what has no size is the batch."""
-    return math.prod(d if isinstance(d, int) else 1 for d in shape)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from tvm import relax
 
 from edgeemo.compile.importer import Imported
-from edgeemo.compile.kernels.builder import KernelTarget
 from edgeemo.compile.passes import fuse_attention, fuse_gemm, fuse_norm, fuse_product, stock
 from edgeemo.compile.passes.graph import Graph, KernelTable
 from edgeemo.compile.step import Step, build_step
@@ -15,9 +14,8 @@ from edgeemo.compile.step import Step, build_step
 Dump = Callable[[str, Callable[[], str]], None]  # name, and a function making the text: printing a module takes a second
 
 
-def lower(model: Imported, target: KernelTarget, dump: Dump) -> tuple[Step, KernelTable, list[str]]:
-    """Returns the step, the kernels it uses, and a line for each product left to TVM's stock operators."""
-    table = KernelTable(target)
+def lower(model: Imported, table: KernelTable, dump: Dump) -> tuple[Step, list[str]]:
+    """Returns the step, and a line for each product left to TVM's stock operators; ``table`` gets the kernels it uses."""
     dump("0_imported.relax", lambda: model.mod.script(show_meta=False))
     graph = Graph(model.mod)
     in_place = fuse_attention.run(graph, table, model.states)
@@ -31,7 +29,7 @@ def lower(model: Imported, target: KernelTarget, dump: Dump) -> tuple[Step, Kern
     dump("2_lowered.relax", lambda: mod.script(show_meta=False))
     step = build_step(mod, table, model.states, model.inputs, model.outputs)
     dump("3_step.tir", lambda: step.mod.script(show_meta=False))
-    return step, table, left
+    return step, left
 
 
 def _results(graph: Graph, model: Imported, in_place: list) -> relax.Tuple:

@@ -138,8 +138,9 @@ class _Builder:
         return self.tensors[value]
 
     def _place_call(self, var: Var, call: Expr, output: Tensor | None) -> None:
-        if odd := [a for a in call.args[1].fields if not isinstance(a, ir.GenericConst) and a not in self.tensors]:
-            raise EdgeEmoError(f"operator {call.args[0].name_hint} (for {var.name}) computes with {odd[0]}, which is no tensor")
+        if any(not isinstance(a, ir.GenericConst) and a not in self.tensors for a in call.args[1].fields):
+            # It is given the batch as a number, which TVM does where no dimension of a tensor is the batch itself.
+            raise EdgeEmoError(f"operator {call.args[0].name_hint} goes over rows that are not one item's own")
         args = [self._place(a) for a in call.args[1].fields]
         types = list(call.ty_args)
         if isinstance(types[0], ir.TupleType):

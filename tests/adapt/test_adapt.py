@@ -27,6 +27,13 @@ def test_a_batch_of_one_becomes_any_batch_and_the_opset_ours() -> None:
     np.testing.assert_allclose(run(found.model, {"x": x})["y"], x @ W, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("opset", [17, 20, 22, 24])
+def test_opsets_from_17_to_24(opset: int) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Softmax", ["h"], ["y"], axis=-1)]
+    found = adapt(graph(nodes, {"x": [1, 8]}, {"y": [1, 6]}, {"w": W}, opset), "m", {}, {})
+    assert found.model.opset_import[0].version == max(opset, OPSET)
+
+
 def test_a_batch_that_is_not_first_is_moved_there() -> None:
     model = graph([helper.make_node("Neg", ["x"], ["y"])], {"x": [2, "n", 4]}, {"y": [2, "n", 4]})
     found = adapt(model, "m", {"x": (2, "batch", 4)}, {})
