@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper, version_converter
 
 OPSET = 20
 BATCH = "batch"
+UNWANTED = ["MatMulAddFusion"]  # it makes one matrix of all items' rows, and a Gemm of it
 SMALL, LARGE = 2, 3  # neither is 1: a dimension of 1 broadcasts, and would hide what depends on the batch
 
 Shape = tuple[int | str, ...]
@@ -119,7 +120,9 @@ def _folded(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], batch
     with tempfile.TemporaryDirectory(prefix="edgeemo-") as folder:
         options.optimized_model_filepath = str(Path(folder, "folded.onnx"))
         try:
-            onnxruntime.InferenceSession(sized.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(
+                sized.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=UNWANTED
+            )
         except Exception as error:  # ONNX Runtime raises types of its own
             said = str(error).replace("\n", " ")[:300]
             raise EdgeEmoError(f"{source}: ONNX Runtime does not run it with {batch} streams ({said})") from error

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeemo.analyze.evaluations import LOG, Evaluations, Score, evaluation_clips
 from edgeemo.console import BUILD, FLOAT_MODEL, output_options, print_json, progress_bar, show_table, user_errors, warn
 from edgeemo.files import check_output, write_file
-from edgeemo.quantize.cli import calibration_clips, calibration_options
+from edgeemo.quantize.cli import calibration_clips, calibration_options, chosen_recipe
+
+if TYPE_CHECKING:
+    from edgeemo.analyze.evaluations import Score
 
 SAMPLE_STEPS = 256  # steps that local errors and ranges per channel are of
 HALF_THE_NOISE = 3.0  # dB
@@ -58,6 +60,7 @@ def analyze(
     interrupted run goes on from there.
     """
     from edgeemo.analyze import report
+    from edgeemo.analyze.evaluations import LOG, Evaluations, evaluation_clips
     from edgeemo.analyze.local import study
     from edgeemo.analyze.parts import find_parts
     from edgeemo.analyze.search import measure_sensitivity, search, with_better_observers
@@ -65,15 +68,11 @@ def analyze(
     from edgeemo.export.load import load_onnx
     from edgeemo.quantize.guards import warnings
     from edgeemo.quantize.quantizer import observe, plan, stream_contract
-    from edgeemo.quantize.recipe import check_observer, load_recipe
 
     page = check_output(out or BUILD / "analysis.html", force)
     check_output(propose, force)
     board = load_target(target_name)
-    if observer is not None:
-        check_observer(observer, "--observer")
-    chosen = load_recipe(recipe)
-    chosen = replace(chosen, observer=observer or chosen.observer)
+    chosen = chosen_recipe(recipe, observer)
     planned = plan(load_onnx(model), str(model), chosen)
     clips = calibration_clips(calib, split, limit)
     compared, on = evaluation_clips(data, data_split, data_clips, clips)

@@ -19,6 +19,7 @@ from edgeemo.files import check_output, write_file
 if TYPE_CHECKING:
     from edgeemo.quantize.calibrate import Calibration
     from edgeemo.quantize.quantizer import Plan
+    from edgeemo.quantize.recipe import Recipe
     from edgeemo.quantize.sources import Source
 
 
@@ -39,6 +40,17 @@ def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def chosen_recipe(name: str, observer: str | None) -> Recipe:
+    """The recipe of ``--recipe``, with the observer of ``--observer`` where that is given."""
+    from edgeemo.quantize.recipe import load_recipe
+    from edgeemo.quantize.thresholds import THRESHOLDS
+
+    if observer is not None and observer not in THRESHOLDS:
+        raise click.UsageError(f"--observer {observer}: there are {', '.join(THRESHOLDS)}")
+    recipe = load_recipe(name)
+    return replace(recipe, observer=observer or recipe.observer)
 
 
 def calibration_clips(folder: Path, split: str | None, limit: int | None) -> list[Clip]:
@@ -96,11 +108,6 @@ def quantize(
     as_json: bool,
 ) -> None:
     """Quantize MODEL to INT8 (QDQ ONNX), its activations' thresholds from calibration clips."""
-    from edgeemo.quantize.recipe import load_recipe
-    from edgeemo.quantize.thresholds import THRESHOLDS
-
-    if observer is not None and observer not in THRESHOLDS:
-        raise click.UsageError(f"--observer {observer}: there are {', '.join(THRESHOLDS)}")
     if stored is not None and save_calibration is not None:
         raise click.UsageError("--save-calibration keeps what is found on clips; with --calibration nothing is")
     if feeds is not None and max_f1_drop is not None:
@@ -110,8 +117,7 @@ def quantize(
     target = check_output(out or INT8_MODEL, force)
     for kept in filter(None, (save_calibration, save_recipe)):
         check_output(kept, force)
-    chosen = load_recipe(recipe).keep(keep_fp16, "fp16", "--keep-fp16").keep(keep_fp32, "fp32", "--keep-fp32")
-    chosen = replace(chosen, observer=observer or chosen.observer)
+    chosen = chosen_recipe(recipe, observer).keep(keep_fp16, "fp16", "--keep-fp16").keep(keep_fp32, "fp32", "--keep-fp32")
     from edgeemo.export.load import load_onnx
     from edgeemo.quantize.cache import calibration_document, read_calibration
     from edgeemo.quantize.guards import warnings

@@ -102,13 +102,14 @@ def _matmul(graph: Graph, root: Var) -> _Product | None:
     kind, weight, scale = found
     k, n = weight.shape
     a_scale = 1.0
+    before: list[tuple[Var, Expr]] = []
     if kind == "s8":
         quantized = _quantized_data(graph, data)
         if quantized is None:
             return None
         data, a_scale = quantized
-        if k % pack.K_S8:
-            return None
+        data, weight = _padded(graph, data, weight, 0, before)
+        k = len(weight)
     rows = rows_per_stream(data)
     if rows is None:
         return None
@@ -118,7 +119,7 @@ def _matmul(graph: Graph, root: Var) -> _Product | None:
         data = graph.args(data)[0]
         spec = gemm.Gemm(kind, rows, k, 1, columns, 1, rows * k, n, block=columns, block_stride=columns * k)
     column_scale = None if scale is None else np.broadcast_to(scale * a_scale, (n,))
-    return _Product(spec, data, weight.reshape(1, 1, k, n), column_scale, False, [])
+    return _Product(spec, data, weight.reshape(1, 1, k, n), column_scale, False, before)
 
 
 def _transposed_columns(graph: Graph, value: Expr) -> int:
@@ -146,6 +147,19 @@ def _channels_last(graph: Graph, value: Expr, before: list[tuple[Var, Expr]]) ->
     return var
 
 
+def _padded(graph: Graph, data: Expr, weight: np.ndarray, axis: int, before: list[tuple[Var, Expr]]) -> tuple[Expr, np.ndarray]:
+    """int8 ``data`` (..., k) and its weights, filled up with zeros to the multiple of k that the kernel's loads take; ``axis`` is
+    the weights' k."""
+    more = -weight.shape[axis] % pack.K_S8
+    if not more:
+        return data, weight
+    shape = list(data.ty.shape)
+    var = new_var("padded", [*shape[:-1], weight.shape[axis] + more], "int8")
+    graph.value[var] = relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, more])
+    before.append((var, graph.value[var]))
+    return var, np.pad(weight, [(0, more if i == axis else 0) for i in range(weight.ndim)])
+
+
 def _conv(graph: Graph, root: Var) -> _Product | None:
     attrs: Any = graph.attrs(root)
     data, weight_value = graph.args(root)
@@ -159,7 +173,7 @@ def _conv(graph: Graph, root: Var) -> _Product | None:
     a_scale = 1.0
     if kind == "s8":
         quantized = _quantized_data(graph, data)
-        if quantized is None or tap_k % pack.K_S8:
+        if quantized is None or (tap_k % pack.K_S8 and groups > 1):
             return None
         data, a_scale = quantized
     time, rows = static_shape(data)[2], static_shape(root)[2]
@@ -167,6 +181,9 @@ def _conv(graph: Graph, root: Var) -> _Product | None:
         return None
     before: list[tuple[Var, Expr]] = []
     data = _channels_last(graph, data, before)
+    if kind == "s8":
+        data, weight = _padded(graph, data, weight, 1, before)
+        tap_k = weight.shape[1]
     channels = tap_k * groups
     spec = gemm.Gemm(kind, rows, taps, tap_k, channels * dilation, channels * stride, channels * time, n, groups)
     ordered = weight.reshape(groups, n // groups, tap_k, taps).transpose(0, 3, 2, 1)

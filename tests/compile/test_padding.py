@@ -1,0 +1,46 @@
+"""INT8 products whose inner length is no multiple of what the kernels load: filled up with zeros, not left to stock loops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from edgeemo_runtime import Function
+from onnx import helper
+
+from edgeemo.adapt.adapt import adapt, run
+from edgeemo.adapt.feeds import made_up
+from edgeemo.compile.compiler import compile_onnx
+from edgeemo.compile.targets import load_target
+from edgeemo.quantize.quantizer import observe, plan, quantize_plan
+from edgeemo.quantize.recipe import Recipe
+from edgeemo.quantize.sources import FeedSource
+from tests.adapt.conftest import graph
+
+pytestmark = pytest.mark.slow
+RNG = np.random.default_rng(0)
+CASES = {
+    "matmul": ([helper.make_node("MatMul", ["x", "w"], ["y"])], [3, 39], [3, 24], (39, 24)),
+    "conv": ([helper.make_node("Conv", ["x", "w"], ["y"])], [13, 10], [8, 8], (8, 13, 3)),
+    "padded conv": ([helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1])], [20, 10], [8, 10], (8, 20, 3)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_odd_lengths_go_through_int8_kernels_and_are_exact(case: str, tmp_path: Path) -> None:
+    nodes, x, y, weight = CASES[case]
+    given = graph(nodes, {"x": ["n", *x]}, {"y": ["n", *y]}, {"w": RNG.standard_normal(weight).astype(np.float32)})
+    model = adapt(given, "m", {}, {}).model
+    for i in range(4):
+        np.savez(tmp_path / f"{i}.npz", **made_up(model, 4, i))
+    planned = plan(model, "m", Recipe())
+    quantized, _ = quantize_plan(planned, observe(planned, FeedSource.of(tmp_path)))
+    onnx.save(quantized, tmp_path / "q.onnx")
+    compiled = compile_onnx(tmp_path / "q.onnx", load_target("host"))
+    assert compiled.stock_products == []
+    assert any(name.startswith("gemm_s8") for name in compiled.kernels)
+    (tmp_path / "q.edgeemo").write_bytes(compiled.archive)
+    feed = made_up(model, 5, 9)
+    np.testing.assert_allclose(Function(tmp_path / "q.edgeemo").run(feed)["y"], run(quantized, feed)["y"], rtol=1e-5, atol=1e-5)
