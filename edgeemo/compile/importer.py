@@ -44,7 +44,7 @@ def import_onnx(model: onnx.ModelProto, source: str) -> Imported:
             raise EdgeEmoError(
                 f"{source}: {value.name}: only the first dimension (the batch) may be symbolic; `edgeemo adapt` fixes others"
             )
-    model, halves = _half_weights_as_inputs(model)
+    model, halves = _half_weights_as_inputs(_signed(model))
     try:
         mod = from_onnx(model, keep_params_in_input=False)
     except Exception as error:  # TVM raises its own types for what it does not import
@@ -76,6 +76,33 @@ def import_onnx(model: onnx.ModelProto, source: str) -> Imported:
         [params[n].name for n in names_in if n not in state_inputs],
         [n for n in names if n not in state_outputs],
     )
+
+
+MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat", "Identity", "DequantizeLinear")
+
+
+def _signed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """uint8 activations as int8 ones, 128 less and their zero points as well: the same values, and what the kernels take. Left
+    alone where something computes with the bytes, or the graph gives them out."""
+    constants = {i.name: i for i in model.graph.initializer}
+    pairs = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear") and len(n.input) == 3]
+    unsigned = [n for n in pairs if n.input[2] in constants and constants[n.input[2]].data_type == TensorProto.UINT8]
+    bytes_ = {n.output[0] for n in unsigned if n.op_type == "QuantizeLinear"}
+    for node in model.graph.node:
+        if bytes_ & set(node.input):
+            if node.op_type not in MOVES:
+                return model
+            bytes_ |= set(node.output) if node.op_type != "DequantizeLinear" else set()
+    if not unsigned or bytes_ & {o.name for o in model.graph.output}:
+        return model
+    if any(n.input[0] not in bytes_ for n in unsigned if n.op_type == "DequantizeLinear"):
+        return model  # weights
+    model = copy.deepcopy(model)
+    for name in {n.input[2] for n in unsigned}:
+        zero = next(i for i in model.graph.initializer if i.name == name)
+        zero.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(zero).astype(np.int16) - 128).astype(np.int8), name))
+    del model.graph.value_info[:]
+    return model
 
 
 def _half_weights_as_inputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:

@@ -40,6 +40,7 @@ class _Product:
     scale: np.ndarray | None
     conv: bool
     before: list[tuple[Var, Expr]]
+    offset: np.ndarray | None = None  # per column, where the data's zero is not 0: what it adds to every sum
 
 
 def run(graph: Graph, table: KernelTable) -> list[str]:
@@ -85,13 +86,19 @@ def _weights(graph: Graph, value: Expr) -> tuple[str, np.ndarray, np.ndarray | N
     return None
 
 
-def _quantized_data(graph: Graph, value: Expr) -> tuple[Expr, float] | None:
-    """(int8 tensor, scale) under a per-tensor symmetric dequantize."""
+def _quantized_data(graph: Graph, value: Expr) -> tuple[Expr, float, int] | None:
+    """(int8 tensor, scale, zero point) under a per-tensor dequantize."""
     data = graph.arg(value, "dequantize")
     if data is None:
         return None
     scale, zero = graph.scalar(graph.args(value)[1]), graph.scalar(graph.args(value)[2])
-    return (data, scale) if scale is not None and zero == 0 and data.ty.dtype == "int8" else None
+    return (data, scale, int(zero)) if scale is not None and zero is not None and data.ty.dtype == "int8" else None
+
+
+def _offset(weight: np.ndarray, zero: int, column_scale: np.ndarray) -> np.ndarray | None:
+    """sum (a - zero) w = sum a w - zero sum w: the second is known. ``weight`` is (groups, taps, tap_k, group_n)."""
+    sums = weight.astype(np.int64).sum(axis=(1, 2)).reshape(-1)
+    return -zero * sums * column_scale if zero else None
 
 
 def _matmul(graph: Graph, root: Var) -> _Product | None:
@@ -101,13 +108,13 @@ def _matmul(graph: Graph, root: Var) -> _Product | None:
         return None
     kind, weight, scale = found
     k, n = weight.shape
-    a_scale = 1.0
+    a_scale, zero = 1.0, 0
     before: list[tuple[Var, Expr]] = []
     if kind == "s8":
         quantized = _quantized_data(graph, data)
         if quantized is None:
             return None
-        data, a_scale = quantized
+        data, a_scale, zero = quantized
         data, weight = _padded(graph, data, weight, 0, before)
         k = len(weight)
     rows = rows_per_stream(data)
@@ -119,7 +126,9 @@ def _matmul(graph: Graph, root: Var) -> _Product | None:
         data = graph.args(data)[0]
         spec = gemm.Gemm(kind, rows, k, 1, columns, 1, rows * k, n, block=columns, block_stride=columns * k)
     column_scale = None if scale is None else np.broadcast_to(scale * a_scale, (n,))
-    return _Product(spec, data, weight.reshape(1, 1, k, n), column_scale, False, before)
+    ordered = weight.reshape(1, 1, k, n)
+    offset = None if column_scale is None else _offset(ordered, zero, column_scale)
+    return _Product(spec, data, ordered, column_scale, False, before, offset)
 
 
 def _transposed_columns(graph: Graph, value: Expr) -> int:
@@ -170,12 +179,12 @@ def _conv(graph: Graph, root: Var) -> _Product | None:
     kind, weight, scale = found
     n, tap_k, taps = weight.shape
     groups, stride = int(attrs.groups), int(attrs.strides[0])
-    a_scale = 1.0
+    a_scale, zero = 1.0, 0
     if kind == "s8":
         quantized = _quantized_data(graph, data)
         if quantized is None or (tap_k % pack.K_S8 and groups > 1):
             return None
-        data, a_scale = quantized
+        data, a_scale, zero = quantized
     time, rows = static_shape(data)[2], static_shape(root)[2]
     if time is None or rows is None or rows_per_stream(data) is None:
         return None
@@ -188,12 +197,15 @@ def _conv(graph: Graph, root: Var) -> _Product | None:
     spec = gemm.Gemm(kind, rows, taps, tap_k, channels * dilation, channels * stride, channels * time, n, groups)
     ordered = weight.reshape(groups, n // groups, tap_k, taps).transpose(0, 3, 2, 1)
     column_scale = None if scale is None else np.broadcast_to(scale * a_scale, (n,))
-    return _Product(spec, data, ordered, column_scale, True, before)
+    offset = None if column_scale is None else _offset(ordered, zero, column_scale)
+    return _Product(spec, data, ordered, column_scale, True, before, offset)
 
 
 def _emit(graph: Graph, table: KernelTable, root: Var, product: _Product) -> None:
     spec = product.spec
     bias, residual, inverse, root, channels_first = _epilogue(graph, root, product)
+    if product.offset is not None:
+        bias = product.offset if bias is None else bias + product.offset
     spec = replace(
         spec, bias=bias is not None, gelu=product.spec.gelu, residual=residual is not None, quantize=inverse is not None
     )
@@ -247,7 +259,7 @@ def _epilogue(graph: Graph, root: Var, product: _Product) -> tuple[np.ndarray | 
         elif graph.is_op(user, "add"):
             a, b = graph.args(user)
             other = b if a == root else a
-            array = graph.constant(other)
+            array = _constant(graph, other)
             if array is not None and bias is None and not spec.gelu and residual is None and array.size == spec.n:
                 bias = array.reshape(-1)
             elif (
@@ -278,6 +290,19 @@ def _epilogue(graph: Graph, root: Var, product: _Product) -> tuple[np.ndarray | 
             break
         root = user
     return bias, residual, None, root, channels_first
+
+
+def _constant(graph: Graph, value: Expr) -> np.ndarray | None:
+    """Of a bias, also one that is kept as int32 under a dequantize, as ONNX Runtime writes it, and reshaped."""
+    while graph.is_op(value, "reshape") or graph.is_op(value, "expand_dims"):
+        value = graph.args(value)[0]
+    data = graph.arg(value, "dequantize")
+    if data is None:
+        return graph.constant(value)
+    array, scale, zero = (graph.constant(a) for a in graph.args(value)[:3])
+    if array is None or scale is None or zero is None or zero.any() or scale.size not in (1, array.size):
+        return None
+    return array.reshape(-1) * scale.reshape(-1).astype(np.float64)
 
 
 def _same_columns(var: Var, n: int) -> bool:
