@@ -15,6 +15,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.model import Model
 
 from edgeemo.data.clips import NORMAL_STRONG, Clip
+from edgeemo.data.streams import side_by_side
 from edgeemo.evaluate.metrics import accuracy, confusion_matrix, jump_rate, macro_f1, per_class_f1
 
 BATCH = 16
@@ -36,15 +37,6 @@ class StepModel(Protocol):
         ...
 
 
-def _pad(audio: list[np.ndarray], size: int) -> tuple[np.ndarray, list[int]]:
-    """Clips side by side, filled up with silence: (clips, most steps, size) float32, and the steps each clip has."""
-    steps = [-(-len(a) // size) for a in audio]
-    padded = np.zeros((len(audio), max(steps), size), dtype=np.float32)
-    for row, a in enumerate(audio):
-        padded[row].reshape(-1)[: len(a)] = a
-    return padded, steps
-
-
 class TorchModel:
     """All steps of a clip in one call: the model's definition gives the same answers as step by step, much sooner."""
 
@@ -58,14 +50,14 @@ class TorchModel:
         self.sample_rate, self.samples_per_step, self.labels = c.sample_rate, c.step_samples, c.labels
 
     def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
-        padded, steps = _pad(audio, self.samples_per_step)
+        padded, steps = side_by_side(audio, self.samples_per_step)
         with self._torch.inference_mode():
             pcm = self._torch.from_numpy(padded.reshape(len(audio), -1))
             answers, _ = self._model(pcm, self._model.initial_state(len(audio)), padded.shape[1])
         return [answers[row, :n].numpy() for row, n in enumerate(steps)]
 
     def evidence(self, audio: np.ndarray) -> float | None:
-        padded, steps = _pad([audio], self.samples_per_step)
+        padded, steps = side_by_side([audio], self.samples_per_step)
         with self._torch.inference_mode():
             _, state = self._model(self._torch.from_numpy(padded.reshape(1, -1)), self._model.initial_state(1), steps[0])
         return float(state["intensity"][0, 0]) if "intensity" in state else None
@@ -98,7 +90,7 @@ class OnnxModel:
         self.labels = contract.labels
 
     def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
-        padded, steps = _pad(audio, self.samples_per_step)
+        padded, steps = side_by_side(audio, self.samples_per_step)
         self._stream.reset(len(audio))
         answers = np.stack([self._stream.probabilities(padded[:, s]) for s in range(max(steps))], axis=1)
         return [answers[row, :n] for row, n in enumerate(steps)]
@@ -120,7 +112,7 @@ class ArtifactModel:
     def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
         streams = [self._engine.open() for _ in audio]
         answers: dict[int, list[np.ndarray]] = {s.id: [] for s in streams}
-        padded, steps = _pad(audio, self.samples_per_step)
+        padded, steps = side_by_side(audio, self.samples_per_step)
         for at in range(max(steps)):
             for row, stream in enumerate(streams):
                 if at < steps[row]:
@@ -136,7 +128,7 @@ class ArtifactModel:
         model = Model(self._engine.model.artifact, 1)
         if model.intensity is None:
             return None
-        for step in _pad([audio], self.samples_per_step)[0][0]:
+        for step in side_by_side([audio], self.samples_per_step)[0][0]:
             model.audio[0] = step
             model.run(np.zeros(1, dtype=np.int64))
         return float(model.states[0, model.intensity[2]])

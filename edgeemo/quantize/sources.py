@@ -15,6 +15,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.adapt.feeds import read_feed
 from edgeemo.data.clips import Clip, hash_files
+from edgeemo.data.streams import side_by_side
 from edgeemo.evaluate.onnx_stream import OnnxStream, open_session
 from edgeemo.export.contract import StreamContract
 
@@ -56,15 +57,11 @@ class ClipSource:
     def values(self, model: bytes, tensors: tuple[str, ...], group: Group) -> Iterator[dict[str, np.ndarray]]:
         """Steps that are neither padding nor a pause."""
         stream, size = _stream(model, self.contract, tensors), self.contract.samples_per_step
-        clips = [load_audio(path, self.contract.sample_rate) for path in group]
-        steps = max(-(-len(a) // size) for a in clips)
-        audio = np.zeros((len(clips), steps, size), dtype=np.float32)
-        for row, a in enumerate(clips):
-            audio[row].reshape(-1)[: len(a)] = a
+        audio, _ = side_by_side([load_audio(path, self.contract.sample_rate) for path in group], size)
         loudness = np.sqrt((audio**2).mean(axis=2))
         active = loudness > np.maximum(loudness.max(axis=1, keepdims=True) * QUIET, 1e-6)
-        stream.reset(len(clips))
-        for step in range(steps):
+        stream.reset(len(audio))
+        for step in range(audio.shape[1]):
             found = stream.step(audio[:, step])
             if active[:, step].any():
                 yield {t: found[t][active[:, step]] for t in tensors}
