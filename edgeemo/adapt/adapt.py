@@ -11,6 +11,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo.adapt.feeds import Feed, made_up
 from edgeemo.adapt.fold import BATCH, Shape, fix, fold, inputs_of
 from edgeemo.adapt.recurrent import unroll
+from edgeemo.adapt.rows import keep_rows
 from edgeemo.adapt.simplify import simplify
 from edgeemo.evaluate.onnx_stream import open_session
 
@@ -37,7 +38,7 @@ def adapt(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], values:
     given.CopyFrom(model)
     given.ir_version = min(given.ir_version, IR_VERSION)
     fixed = fix(given, source, shapes, values)
-    adapted = simplify(unroll(fold(given, source, fixed), source))
+    adapted = simplify(keep_rows(unroll(fold(given, source, fixed), source)))
     _name_nodes(adapted)
     onnx.checker.check_model(adapted)
     adapted = onnx.shape_inference.infer_shapes(adapted, data_prop=True)

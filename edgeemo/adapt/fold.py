@@ -144,10 +144,16 @@ def _free_the_batch(small: onnx.ModelProto, large: onnx.ModelProto, source: str)
     for node, twin in zip(small.graph.node, large.graph.node, strict=True):
         for at, (mine, its) in enumerate(zip(node.input, twin.input, strict=True)):
             a, b = one.get(mine), other.get(its)
-            if a is None or b is None or (a.shape == b.shape and np.array_equal(a, b)):
+            if a is None or b is None:
                 continue
+            same = a.shape == b.shape and np.array_equal(a, b)
             if node.op_type == "Reshape" and at == 1:
-                free = _any_reshape(*(s.get(node.output[0], ()) for s in shapes))
+                sizes = [(s.get(node.input[0], ()), s.get(node.output[0], ())) for s in shapes]
+                free = _any_reshape(*sizes)
+                if same and (free is None or free[0] != 0):
+                    continue
+            elif same:
+                continue
             else:
                 free = _without_batch(node, at, a, b)
             if free is None:
@@ -168,13 +174,15 @@ def _without_batch(node: onnx.NodeProto, at: int, a: np.ndarray, b: np.ndarray) 
     return None
 
 
-def _any_reshape(a: Shape, b: Shape) -> np.ndarray | None:
-    """What to reshape to, from the result's shapes for SMALL and for LARGE streams; None where not just one dimension has the
-    batch in it."""
+def _any_reshape(small: tuple[Shape, Shape], large: tuple[Shape, Shape]) -> np.ndarray | None:
+    """What to reshape to, from what it reshapes and its result, for SMALL and for LARGE streams; None where not just one
+    dimension of the result has the batch in it. Where both begin with the batch it is copied (0): a compiler can follow that."""
+    a, b = small[1], large[1]
     known = len(a) == len(b) > 0 and all(isinstance(d, int) for d in (*a, *b))
     if not known or sum(x != y for x, y in zip(a, b, strict=True)) != 1:
         return None
-    return np.array([-1 if x != y else x for x, y in zip(a, b, strict=True)], dtype=np.int64)
+    first = [shape[:1] for shape in (*small, *large)] == [(SMALL,), (SMALL,), (LARGE,), (LARGE,)]
+    return np.array([(0 if first else -1) if x != y else x for x, y in zip(a, b, strict=True)], dtype=np.int64)
 
 
 def _batch_first(model: onnx.ModelProto) -> onnx.ModelProto:

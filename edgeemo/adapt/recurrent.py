@@ -116,7 +116,7 @@ def _unroll(
         )
         x = graph.one("Add", x, graph.constant(f"{side}.bias", input_bias))
         pieces = graph.op("Split", x, outputs=shape[0], axis=1, num_outputs=shape[0]) if shape[0] > 1 else [x]
-        flat = graph.constant("flat", np.array([-1, gates], dtype=np.int64))
+        flat = graph.constant("flat", np.array([0, gates], dtype=np.int64))
         pieces = [graph.one("Reshape", p, flat) for p in pieces]
         state: State = tuple(_initial(graph, name, d, hidden) for name in inputs[5 : 7 if node.op_type == "LSTM" else 6])
         outputs: list[str] = []
@@ -133,7 +133,7 @@ def _initial(graph: _Graph, name: str, direction: int, hidden: int) -> str | Non
     if not name:
         return None
     one = graph.one("Gather", name, graph.constant(f"direction{direction}", np.array(direction)), axis=0)
-    return graph.one("Reshape", one, graph.constant("state_flat", np.array([-1, hidden], dtype=np.int64)))
+    return graph.one("Reshape", one, graph.constant("state_flat", np.array([0, hidden], dtype=np.int64)))
 
 
 def _recurrent(graph: _Graph, h: str, weight: np.ndarray, name: str, side: str, step: int) -> str:
