@@ -69,10 +69,10 @@ def analyze(
     from edgeemo.quantize.guards import warnings
     from edgeemo.quantize.quantizer import observe, plan, stream_contract
 
+    chosen = chosen_recipe(recipe, observer)
     page = check_output(out or BUILD / "analysis.html", force)
     check_output(propose, force)
     board = load_target(target_name)
-    chosen = chosen_recipe(recipe, observer)
     planned = plan(load_onnx(model), str(model), chosen)
     clips = calibration_clips(calib, split, limit)
     compared, on = evaluation_clips(data, data_split, data_clips, clips)

@@ -114,10 +114,10 @@ def quantize(
         raise click.UsageError("--max-f1-drop compares answers to clips: it goes without --feeds")
     if stored is not None and max_f1_drop is not None:
         raise click.UsageError("--max-f1-drop needs what a calibration file has not, layers' inputs: leave --calibration out")
+    chosen = chosen_recipe(recipe, observer).keep(keep_fp16, "fp16", "--keep-fp16").keep(keep_fp32, "fp32", "--keep-fp32")
     target = check_output(out or INT8_MODEL, force)
     for kept in filter(None, (save_calibration, save_recipe)):
         check_output(kept, force)
-    chosen = chosen_recipe(recipe, observer).keep(keep_fp16, "fp16", "--keep-fp16").keep(keep_fp32, "fp32", "--keep-fp32")
     from edgeemo.export.load import load_onnx
     from edgeemo.quantize.cache import calibration_document, read_calibration
     from edgeemo.quantize.guards import warnings
