@@ -4,6 +4,7 @@
 # make bench-peers  ONNX Runtime and LiteRT beside us (an environment of its own in build/peers: 1.5 GB)
 # make bench-calibration  time and memory of calibration against the number of clips (half an hour)
 # make test  environment if missing, lint, all tests
+# make explore  the property tests on new examples (those of `make test` are the same at every run)
 # The rest: lint, fmt, qemu and browser (what the aarch64 tests and one of a page need; root, apt), dist, calibration, clean
 
 VENV := .venv
@@ -14,7 +15,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-.PHONY: run test soak bench bench-calibration bench-peers reproduce-table lint fmt qemu browser dist calibration clean install
+PROPERTIES := $(shell grep -rl '^from hypothesis' tests)
+.PHONY: run test explore soak bench bench-calibration bench-peers reproduce-table lint fmt qemu browser dist calibration clean install
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
@@ -46,6 +48,9 @@ fmt: install
 
 test: lint
 	$(BIN)/pytest
+
+explore: install
+	$(BIN)/pytest --hypothesis-profile=explore $(PROPERTIES)
 
 soak: run build/emotion-float-host.edgeemo
 	$(BIN)/python -m tests.runtime.soak build/emotion-host.edgeemo build/emotion-float-host.edgeemo 1000 80

@@ -9,8 +9,10 @@ and the threshold with the smallest KL(P || Q) wins. Folding the tail into P but
 A small example, 8 bins to 2 levels, histogram 1 0 2 3 5 3 1 7, candidate i = 4: P = 1 0 2 19 (3 + the tail 16); the four bins
 merge to levels (1, 0) and (2, 3), so Q = 1 0 2.5 2.5; normalised, KL(P || Q) = 0.432: the tail is too heavy to clip there.
 
-Two guards. A spike at zero (silence, dead units) says nothing of the range: bin 0 is lowered to its neighbour. A threshold never
-goes below the first 128 bins, where every level still has a bin of its own.
+Three guards. Where the tail would be folded into an empty bin KL is infinite, so a threshold lies behind a bin with values;
+smoothing that bin by a count, as is often done, would let the threshold depend on how often the same values were seen. A spike at
+zero (silence, dead units) says nothing of the range: bin 0 is lowered to its neighbour. A threshold never goes below the first
+128 bins, where every level still has a bin of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ BINS = 2048
 LEVELS = 128
 
 
-def _expand(counts: np.ndarray, levels: int) -> np.ndarray:
+def expand(counts: np.ndarray, levels: int) -> np.ndarray:
     """Merges ``counts`` to ``levels`` and spreads each level evenly over its non-empty bins."""
     edges = (np.arange(levels) * len(counts)) // levels
     sums = np.add.reduceat(counts, edges)
@@ -54,15 +56,11 @@ def kl_threshold_bins(histogram: np.ndarray, levels: int = LEVELS) -> int:
     best, best_at = float("inf"), len(counts)
     for i in range(levels, len(counts) + 1):
         kept = counts[:i]
-        if not kept.any():
+        if kept[-1] == 0 and tail[i - 1] > 0:
             continue
         p = kept.copy()
         p[-1] += tail[i - 1]
-        q = _expand(kept, levels)
-        # An empty last bin that the tail is folded into would make KL infinite; one count there is the usual smoothing.
-        if p[-1] > 0 and q[-1] == 0:
-            q[-1] = 1.0
-        divergence = kl_divergence(p, q)
+        divergence = kl_divergence(p, expand(kept, levels))
         if divergence < best - 1e-12:
             best, best_at = divergence, i
     return best_at

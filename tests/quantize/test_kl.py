@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeemo.quantize.kl import kl_divergence, kl_threshold_bins
+from edgeemo.quantize.kl import expand, kl_divergence, kl_threshold_bins
 
 
 def plain_threshold(histogram: list[int], levels: int) -> int:
@@ -15,7 +15,7 @@ def plain_threshold(histogram: list[int], levels: int) -> int:
     best, best_at = float("inf"), len(counts)
     for i in range(levels, len(counts) + 1):
         kept = counts[:i]
-        if sum(kept) == 0:
+        if kept[-1] == 0 and sum(counts[i:]) > 0:
             continue
         p = kept[:]
         p[-1] += sum(counts[i:])
@@ -25,8 +25,6 @@ def plain_threshold(histogram: list[int], levels: int) -> int:
             filled = [b for b in inside if kept[b] > 0]
             for b in filled:
                 q[b] = sum(kept[c] for c in inside) / len(filled)
-        if p[-1] > 0 and q[-1] == 0:
-            q[-1] = 1.0
         divergence = sum(a / sum(p) * np.log(a / sum(p) / (b / sum(q))) for a, b in zip(p, q, strict=True) if a > 0)
         if divergence < best - 1e-12:
             best, best_at = divergence, i
@@ -45,6 +43,23 @@ def test_matches_the_plain_definition(histogram: list[int], levels: int) -> None
 
 def test_worked_example_of_the_docstring() -> None:
     assert kl_divergence(np.array([1, 0, 2, 19.0]), np.array([1, 0, 2.5, 2.5])) == pytest.approx(0.432, abs=1e-3)
+
+
+def test_published_example_of_merging_and_expanding() -> None:
+    """Migacz's slides (GTC 2017): eight bins merged to two, 6 and 16, and expanded again with the empty bin kept empty."""
+    np.testing.assert_array_equal(expand(np.array([1, 0, 2, 3, 5, 3, 1, 7.0]), 2), [2, 0, 2, 2, 4, 4, 4, 4])
+
+
+@given(st.lists(st.integers(0, 50), min_size=9, max_size=300), st.sampled_from([2, 16, 1024]))
+def test_the_same_values_seen_again_move_nothing(histogram: list[int], times: int) -> None:
+    counts = np.array(histogram)
+    assert kl_threshold_bins(counts * times, 8) == kl_threshold_bins(counts, 8)
+
+
+@given(st.lists(st.integers(0, 50), min_size=9, max_size=40))
+def test_a_threshold_lies_behind_a_bin_with_values_or_at_the_end(histogram: list[int]) -> None:
+    kept = kl_threshold_bins(np.array(histogram), 8)
+    assert kept == len(histogram) or histogram[kept - 1] > 0 or sum(histogram[kept:]) == 0
 
 
 def test_an_outlier_is_clipped_and_a_full_range_is_not() -> None:
