@@ -11,10 +11,10 @@ import click
 
 from edgeemo.console import BUILD, FLOAT_MODEL, output_options, print_json, progress_bar, show_table, user_errors, warn
 from edgeemo.files import check_output, write_file
-from edgeemo.quantize.cli import calibration_clips, calibration_options, chosen_recipe
+from edgeemo.quantize.cli import calibration_options, calibration_source, chosen_recipe
 
 if TYPE_CHECKING:
-    from edgeemo.analyze.evaluations import Score
+    from edgeemo.analyze.comparisons import Score
 
 SAMPLE_STEPS = 256  # steps that local errors and ranges per channel are of
 HALF_THE_NOISE = 3.0  # dB
@@ -23,9 +23,10 @@ HALF_THE_NOISE = 3.0  # dB
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path), default=FLOAT_MODEL)
 @calibration_options
-@click.option("--data", type=click.Path(path_type=Path), default=None, help="Clips to compare on [default: those of --calib].")
+@click.option("--data", type=click.Path(path_type=Path), default=None,
+              help="Clips (with --feeds: feeds) to compare on [default: those calibrated on].")  # fmt: skip
 @click.option("--data-split", default=None, help="Split of --data [default: dev, where its manifest has one].")
-@click.option("--data-clips", type=click.IntRange(1), default=64, help="So many of them, evenly spread.")
+@click.option("--data-clips", "data_limit", type=click.IntRange(1), default=64, help="So many of them, evenly spread.")
 @click.option("--max-f1-drop", type=click.FloatRange(-1, 1), default=None, help="Propose a recipe that loses no more macro-F1.")
 @click.option("--min-sqnr", type=float, default=None, help="Propose one whose answers have this SQNR, dB [default: 3 dB more].")
 @click.option("--target", "target_name", default="aarch64-neon", help="Board whose cycles a proposal is counted in.")
@@ -38,13 +39,14 @@ def analyze(
     calib: Path,
     split: str | None,
     limit: int | None,
+    feeds: Path | None,
     recipe: str,
     observer: str | None,
     jobs: int,
     cluster: str | None,
     data: Path | None,
     data_split: str | None,
-    data_clips: int,
+    data_limit: int,
     max_f1_drop: float | None,
     min_sqnr: float | None,
     target_name: str,
@@ -60,27 +62,31 @@ def analyze(
     interrupted run goes on from there.
     """
     from edgeemo.analyze import report
-    from edgeemo.analyze.evaluations import LOG, Evaluations, evaluation_clips
+    from edgeemo.analyze.comparisons import ClipComparison, Comparison, FeedComparison
+    from edgeemo.analyze.evaluations import LOG, Evaluations
     from edgeemo.analyze.local import study
     from edgeemo.analyze.parts import find_parts
     from edgeemo.analyze.search import measure_sensitivity, search, with_better_observers
     from edgeemo.compile.targets import load_target
     from edgeemo.export.load import load_onnx
-    from edgeemo.quantize.guards import warnings
-    from edgeemo.quantize.quantizer import observe, plan, stream_contract
+    from edgeemo.quantize.quantizer import observe, plan
+    from edgeemo.quantize.sources import files_of
 
     chosen = chosen_recipe(recipe, observer)
     page = check_output(out or BUILD / "analysis.html", force)
     check_output(propose, force)
     board = load_target(target_name)
     planned = plan(load_onnx(model), str(model), chosen)
-    clips = calibration_clips(calib, split, limit)
-    compared, on = evaluation_clips(data, data_split, data_clips, clips)
-    if max_f1_drop is not None and not any(c.label is not None for c in compared):
-        raise click.UsageError(f"--max-f1-drop needs labels, and no clip of {on} has one; --min-sqnr does without")
-    warn(warnings(clips, stream_contract(planned).sample_rate))
-    with progress_bar(f"calibrating on {len(clips)} clips, two passes", 2 * len(clips)) as advance:
-        calibration = observe(planned, clips, advance, jobs, cluster, SAMPLE_STEPS)
+    source, clips, said = calibration_source(planned, calib, split, limit, feeds)
+    compared: Comparison = (
+        ClipComparison.of(data, data_split, data_limit, clips) if feeds is None else FeedComparison.of(data or feeds, data_limit)
+    )
+    if max_f1_drop is not None and not compared.labelled:
+        raise click.UsageError(f"--max-f1-drop needs labels, and none of {compared.on} has one; --min-sqnr does without")
+    warn(said)
+    files = files_of(source)
+    with progress_bar(f"calibrating on {len(files)} files, two passes", 2 * len(files)) as advance:
+        calibration = observe(planned, source, advance, jobs, cluster, SAMPLE_STEPS)
     evaluations = Evaluations(planned, calibration, compared, LOG, jobs, cluster)
     parts = find_parts(planned)
     local = {p.name: study(p, calibration, planned.methods) for p in parts}
@@ -91,13 +97,13 @@ def analyze(
     with progress_bar("searching a better recipe", budget) as advance:
         tuned = with_better_observers(chosen, parts, calibration, planned.methods)
         proposal = search(chosen, parts, local, tuned, evaluations, good, budget, board, exhaustive=True, progress=advance)
-    about = f"found by edgeemo analyze, from {recipe}, for {model} on {len(compared)} clips of {on}"
-    toml = report.proposal_toml(proposal, asked, about)
+    about = f"found by edgeemo analyze, from {recipe}, for {model} on {compared.on}"
+    toml = report.proposal_toml(proposal, asked, about, compared.measure)
     document: dict[str, Any] = {
         "model": str(model),
         "recipe": chosen.name,
-        "calibration": {"clips": calibration.clips, "steps": calibration.steps, "data_sha256": calibration.data_sha256},
-        "evaluation": {"clips": len(compared), "on": on},
+        "calibration": {"files": calibration.clips, "steps": calibration.steps, "data_sha256": calibration.data_sha256},
+        "evaluation": {"files": len(compared.files), "on": compared.on, "measure": compared.measure},
         "base": asdict(base),
         "parts": report.part_rows(found, local, chosen),
         "proposal": {
@@ -135,19 +141,20 @@ def _wish(max_f1_drop: float | None, min_sqnr: float | None, base: Score) -> tup
 
 
 def _print(d: dict[str, Any]) -> None:
+    measure = d["evaluation"]["measure"]
     rows = [
         [r["name"], r["precision"], f"{r['sqnr_db']:.1f}", f"{r['cosine']:.5f}", f"{r['saturation']:.3%}", r["outlier_channels"],
-         f"{r['alone_kl']:.1e}", f"{r['without_kl']:.1e}"] for r in d["parts"]
+         f"{r['alone_error']:.1e}", f"{r['without_error']:.1e}"] for r in d["parts"]
     ]  # fmt: skip
-    columns = ["part, most harmful first", "precision", "SQNR dB", "cosine", "beyond", "outliers", "KL alone", "KL without"]
+    columns = ["part, most harmful first", "precision", "SQNR dB", "cosine", "beyond", "outliers", f"{measure} alone", "without"]
     base = d["base"]
     drop = "" if base["drop"] is None else f", macro-F1 drop {base['drop']:+.4f}"
-    on = f"{d['evaluation']['clips']} clips of {d['evaluation']['on']}"
-    show_table(f"{d['recipe']}: KL {base['kl']:.3g}, SQNR {base['sqnr_db']:.1f} dB{drop}, on {on}", columns, rows)
+    title = f"{d['recipe']}: {measure} {base['error']:.3g}, SQNR {base['sqnr_db']:.1f} dB{drop}, on {d['evaluation']['on']}"
+    show_table(title, columns, rows)
     rows = [
-        [p["does"], f"{p['kl']:.2e}", f"{p['sqnr_db']:.1f}", "" if p["drop"] is None else f"{p['drop']:+.4f}",
+        [p["does"], f"{p['error']:.2e}", f"{p['sqnr_db']:.1f}", "" if p["drop"] is None else f"{p['drop']:+.4f}",
          f"{p['more_bytes'] / 1e3:.0f}", "" if p["more_cycles"] is None else f"{p['more_cycles'] / 1e3:.1f}",
          "proposed" if i == d["proposal"]["best"] else ""] for i, p in enumerate(d["proposal"]["points"])
     ]  # fmt: skip
-    columns = ["recipe", "KL", "SQNR dB", "F1 drop", "kB more", "k cycles more (estimated)", ""]
+    columns = ["recipe", measure, "SQNR dB", "F1 drop", "kB more", "k cycles more (estimated)", ""]
     show_table(f"asked for {d['proposal']['asked']}", columns, rows)

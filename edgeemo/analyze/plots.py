@@ -13,17 +13,17 @@ from edgeemo.plotting import figure_svg, pyplot
 BARS, CHANNELS = 128, 256  # as many points as a small plot can show
 
 
-def along_network(found: Sequence[Sensitivity], local: dict[str, Local]) -> str:
-    """Local SQNR and end-to-end KL of every part, in the graph's order."""
+def along_network(found: Sequence[Sensitivity], local: dict[str, Local], measure: str) -> str:
+    """Local SQNR and end-to-end error of every part, in the graph's order."""
     names = [s.part.name for s in found]
     at = np.arange(len(names))
     figure, (above, below) = pyplot.subplots(2, 1, sharex=True, figsize=(11, 6))
     above.bar(at, [min(local[n].sqnr_db, 80) for n in names], color="#4878a8")
     above.set(ylabel="local SQNR, dB", title="error along the network, input to output")
     below.plot(
-        at, [max(s.alone.kl, 1e-9) for s in found], marker="o", markersize=4, color="#b04040", label="this part alone in INT8"
+        at, [max(s.alone.error, 1e-9) for s in found], marker="o", markersize=4, color="#b04040", label="this part alone in INT8"
     )
-    below.set(ylabel="KL of the answers, nats", yscale="log")
+    below.set(ylabel=f"answers: {measure}", yscale="log")
     below.set_xticks(at, names, rotation=90, fontsize=7)
     for axes in (above, below):
         axes.grid(alpha=0.3)
@@ -56,19 +56,19 @@ def channels(local: Local) -> str:
     return figure_svg(figure)
 
 
-def pareto(found: Found) -> str:
+def pareto(found: Found, measure: str) -> str:
     """What every recipe the search scored costs, and how far it is from float; the proposal is marked."""
     modelled = all(p.more_cycles is not None for p in found.points)
     costs = [(p.more_cycles or 0.0) / 1e3 if modelled else p.more_bytes / 1e3 for p in found.points]
     figure, axes = pyplot.subplots(figsize=(6, 3.6))
-    axes.plot(costs, [max(p.score.kl, 1e-9) for p in found.points], "o", color="#4878a8", label="recipes tried")
+    axes.plot(costs, [max(p.score.error, 1e-9) for p in found.points], "o", color="#4878a8", label="recipes tried")
     if found.best is not None:
         at = found.points.index(found.best)
         axes.plot(
-            costs[at], max(found.best.score.kl, 1e-9), "o", markersize=11, fillstyle="none", color="#b04040", label="proposed"
+            costs[at], max(found.best.score.error, 1e-9), "o", markersize=11, fillstyle="none", color="#b04040", label="proposed"
         )
     what = "thousand cycles more per stream and step (estimated from modelled rates)" if modelled else "kB more"
-    axes.set(yscale="log", xlabel=what, ylabel="KL of the answers, nats")
+    axes.set(yscale="log", xlabel=what, ylabel=f"answers: {measure}")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     return figure_svg(figure)

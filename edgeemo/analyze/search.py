@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgeemo.analyze.evaluations import Evaluations, Score
+from edgeemo.analyze.comparisons import Score
+from edgeemo.analyze.evaluations import Evaluations
 from edgeemo.analyze.local import Local, sqnr_by_observer, study
 from edgeemo.analyze.parts import Part, find_parts
 from edgeemo.compile.targets import BoardTarget
@@ -128,11 +129,11 @@ def search(
         best = points[-1] if best is None and good(points[-1].score) else best
         if best is not None and not exhaustive:
             return Found(tuple(points), best)
-    base = min(points, key=lambda p: p.score.kl).recipe
+    base = min(points, key=lambda p: p.score.error).recipe
     int8 = [p for p in parts if recipe.precision(p.members[0]) == "int8"]
     suspects = sorted(int8, key=lambda p: local[p.name].sqnr_db)[: max(budget // 2 - spent, 0)]
     spent += len(suspects)
-    harm = [s.kl for s in evaluations.scores([only(base, p) for p in suspects], progress)]
+    harm = [s.error for s in evaluations.scores([only(base, p) for p in suspects], progress)]
     worth = {p.name: h / max(_cost(p, recipe, board)[1] or p.macs, 1.0) for p, h in zip(suspects, harm, strict=True)}
     ranked = sorted(suspects, key=lambda p: worth[p.name], reverse=True)
     for last in range(1, len(ranked) + 1):

@@ -6,6 +6,7 @@ import csv
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from edgeemo_runtime.audio import SUFFIXES
 from edgeemo_runtime.errors import EdgeEmoError
@@ -15,6 +16,7 @@ from edgeemo.model.config import LABELS
 MANIFEST = "manifest.csv"
 NORMAL_STRONG = ("normal", "strong")  # what a manifest's column intensity holds
 LABEL_COLUMNS = ("label7", "label")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,9 @@ def read_manifest(folder: str | Path, split: str | None = None) -> list[Clip]:
     return sorted(clips, key=lambda c: str(c.path))
 
 
-def evenly(clips: list[Clip], limit: int | None) -> list[Clip]:
+def evenly(files: list[T], limit: int | None) -> list[T]:
     """``limit`` of them, evenly spread, where there are more."""
-    return clips if limit is None or limit >= len(clips) else [clips[i * len(clips) // limit] for i in range(limit)]
+    return files if limit is None or limit >= len(files) else [files[i * len(files) // limit] for i in range(limit)]
 
 
 def hash_files(paths: list[Path]) -> str:

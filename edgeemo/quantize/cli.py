@@ -29,7 +29,18 @@ def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--cluster", default=None, metavar="dask://HOST:PORT", help="Send work to this Dask cluster."),
         click.option("--jobs", type=click.IntRange(0), default=1, help="Processes, 0 for one per core; results are the same."),
         click.option(
-            "--clips", "limit", type=click.IntRange(1), default=None, help="So many clips, evenly spread [default: all]."
+            "--feeds",
+            type=click.Path(path_type=Path),
+            default=None,
+            metavar="DIR",
+            help="Calibrate on .npz files of inputs instead of clips: for a model that hears no audio.",
+        ),
+        click.option(
+            "--clips",
+            "limit",
+            type=click.IntRange(1),
+            default=None,
+            help="So many clips or feeds, evenly spread [default: all].",
         ),
         click.option("--split", default=None, help="Only this split of the folder's manifest [default: all clips]."),
         click.option(
@@ -64,11 +75,24 @@ def calibration_clips(folder: Path, split: str | None, limit: int | None) -> lis
     return evenly(clips, limit)
 
 
+def calibration_source(
+    planned: Plan, calib: Path, split: str | None, limit: int | None, feeds: Path | None
+) -> tuple[Source, list[Clip], list[str]]:
+    """What to calibrate on; its clips (none of feeds), and what to warn of. Raises EdgeEmoError where nothing fits the model."""
+    from edgeemo.quantize.guards import warnings
+    from edgeemo.quantize.quantizer import stream_contract
+    from edgeemo.quantize.sources import ClipSource, FeedSource
+
+    if feeds is not None:
+        return FeedSource.of(feeds, limit), [], []
+    contract = stream_contract(planned)
+    clips = calibration_clips(calib, split, limit)
+    return ClipSource.of(contract, clips), clips, warnings(clips, contract.sample_rate)
+
+
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path), default=FLOAT_MODEL)
 @calibration_options
-@click.option("--feeds", type=click.Path(path_type=Path), default=None, metavar="DIR",
-              help="Calibrate on .npz files of inputs instead of clips: for a model that hears no audio.")  # fmt: skip
 @click.option("--keep-fp16", multiple=True, metavar="NAME", help="Layer name or regex to keep in FP16, e.g. emotion_conv.")
 @click.option("--keep-fp32", multiple=True, metavar="NAME", help="Layer name or regex to keep in FP32.")
 @click.option(
@@ -90,11 +114,11 @@ def quantize(
     calib: Path,
     split: str | None,
     limit: int | None,
+    feeds: Path | None,
     recipe: str,
     observer: str | None,
     jobs: int,
     cluster: str | None,
-    feeds: Path | None,
     keep_fp16: tuple[str, ...],
     keep_fp32: tuple[str, ...],
     save_calibration: Path | None,
@@ -111,7 +135,9 @@ def quantize(
     if stored is not None and save_calibration is not None:
         raise click.UsageError("--save-calibration keeps what is found on clips; with --calibration nothing is")
     if feeds is not None and max_f1_drop is not None:
-        raise click.UsageError("--max-f1-drop compares answers to clips: it goes without --feeds")
+        raise click.UsageError(
+            "--max-f1-drop compares answers to clips; with --feeds, `edgeemo analyze --min-sqnr` finds a recipe"
+        )
     if stored is not None and max_f1_drop is not None:
         raise click.UsageError("--max-f1-drop needs what a calibration file has not, layers' inputs: leave --calibration out")
     chosen = chosen_recipe(recipe, observer).keep(keep_fp16, "fp16", "--keep-fp16").keep(keep_fp32, "fp32", "--keep-fp32")
@@ -120,26 +146,19 @@ def quantize(
         check_output(kept, force)
     from edgeemo.export.load import load_onnx
     from edgeemo.quantize.cache import calibration_document, read_calibration
-    from edgeemo.quantize.guards import warnings
-    from edgeemo.quantize.quantizer import observe, plan, quantize_plan, stream_contract
-    from edgeemo.quantize.sources import ClipSource, FeedSource, files_of
+    from edgeemo.quantize.quantizer import observe, plan, quantize_plan
+    from edgeemo.quantize.sources import files_of
 
     planned = plan(load_onnx(model), str(model), chosen)
     said: list[str] = []
     clips: list[Clip] = []
     source: Source | None = None
-    named = feeds is not None or context.get_parameter_source("calib") is not ParameterSource.DEFAULT
-    if feeds is not None:
-        source = FeedSource.of(feeds)
-    elif stored is None or named:
-        contract = stream_contract(planned)
-        clips = calibration_clips(calib, split, limit)
-        source = ClipSource.of(contract, clips)
+    if stored is None or feeds is not None or context.get_parameter_source("calib") is not ParameterSource.DEFAULT:
+        source, clips, said = calibration_source(planned, calib, split, limit, feeds)
     if stored is not None:
-        calibration = read_calibration(stored, planned, source)
+        calibration, said = read_calibration(stored, planned, source), []
     else:
         assert source is not None
-        said = warnings(clips, stream_contract(planned).sample_rate) if clips else []
         files = files_of(source)
         with progress_bar(f"calibrating on {len(files)} files, two passes", 2 * len(files)) as advance:
             calibration = observe(planned, source, advance, jobs, cluster)
@@ -171,17 +190,18 @@ def _search(
     cluster: str | None,
 ) -> tuple[Plan, str]:  # fmt: skip
     """The plan of the cheapest recipe found, and a comment on it. Raises EdgeEmoError where none is good enough."""
-    from edgeemo.analyze.evaluations import LOG, Evaluations, evaluation_clips
+    from edgeemo.analyze.comparisons import ClipComparison
+    from edgeemo.analyze.evaluations import LOG, Evaluations
     from edgeemo.analyze.report import proposal_toml_comment
     from edgeemo.analyze.search import find_recipe
     from edgeemo.compile.targets import load_target
     from edgeemo.quantize.quantizer import plan
 
-    compared, on = evaluation_clips(data, None, None, clips)
-    if not any(c.label is not None for c in compared):
-        raise EdgeEmoError(f"--max-f1-drop needs labels, and no clip of {on} has one; --on names a folder with a manifest")
+    compared = ClipComparison.of(data, None, None, clips)
+    if not compared.labelled:
+        raise EdgeEmoError(f"--max-f1-drop needs labels, and none of {compared.on} has one; --on names a folder with a manifest")
     evaluations = Evaluations(planned, calibration, compared, LOG, jobs, cluster)
-    with progress_bar(f"searching a recipe on {len(compared)} clips of {on}, at most {budget} evaluations", budget) as advance:
+    with progress_bar(f"searching a recipe on {compared.on}, at most {budget} evaluations", budget) as advance:
         found = find_recipe(planned, calibration, evaluations, max_f1_drop, budget, load_target("aarch64-neon"), advance)
     if found.best is None:
         nearest = min(found.points, key=lambda p: p.score.drop or 0.0)
@@ -191,8 +211,8 @@ def _search(
             f"{nearest.score.drop:.4f}, keeping {kept}; what was scored is kept in {LOG}, a larger --budget goes on from it"
         )
     asked = f"a drop of macro-F1 of at most {max_f1_drop}"
-    about = f"found by edgeemo quantize --max-f1-drop on {len(compared)} clips of {on}"
-    return plan(planned.model, "", found.best.recipe), proposal_toml_comment(found, asked, about)
+    about = f"found by edgeemo quantize --max-f1-drop on {compared.on}"
+    return plan(planned.model, "", found.best.recipe), proposal_toml_comment(found, asked, about, compared.measure)
 
 
 def _number(value: float | None, spec: str) -> str:

@@ -14,7 +14,7 @@ from edgeemo_runtime.audio import load_audio
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.adapt.feeds import read_feed
-from edgeemo.data.clips import Clip, hash_files
+from edgeemo.data.clips import Clip, evenly, hash_files
 from edgeemo.data.streams import side_by_side
 from edgeemo.evaluate.onnx_stream import OnnxStream, open_session
 from edgeemo.export.contract import StreamContract
@@ -67,6 +67,14 @@ class ClipSource:
                 yield {t: found[t][active[:, step]] for t in tensors}
 
 
+def find_feeds(folder: Path) -> list[Path]:
+    """Sorted. Raises EdgeEmoError where the folder holds no .npz."""
+    files = sorted(folder.glob("*.npz")) if folder.is_dir() else []
+    if not files:
+        raise EdgeEmoError(f"{folder}: no .npz in it; numpy.savez(FILE, INPUT=array, ...) writes one, an array per input")
+    return files
+
+
 @dataclass(frozen=True)
 class FeedSource:
     """One .npz file each (adapt/feeds.py)."""
@@ -74,12 +82,9 @@ class FeedSource:
     groups: Sequence[Group]
 
     @classmethod
-    def of(cls, folder: Path) -> FeedSource:
+    def of(cls, folder: Path, limit: int | None = None) -> FeedSource:
         """Raises EdgeEmoError where the folder holds no .npz."""
-        files = sorted(folder.glob("*.npz")) if folder.is_dir() else []
-        if not files:
-            raise EdgeEmoError(f"{folder}: no .npz in it; numpy.savez(FILE, INPUT=array, ...) writes one, an array per input")
-        return cls([(path,) for path in files])
+        return cls([(path,) for path in evenly(find_feeds(folder), limit)])
 
     def values(self, model: bytes, tensors: tuple[str, ...], group: Group) -> Iterator[dict[str, np.ndarray]]:
         session, graph = _session(model, tensors)

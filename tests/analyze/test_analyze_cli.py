@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner, Result
+from onnx import TensorProto, helper, numpy_helper
 
 from edgeemo.cli import main
 from tests.analyze.conftest import CLIPS
@@ -44,7 +47,7 @@ def analysed(small_file: Path, calib: Path, tmp_path_factory: pytest.TempPathFac
 
 def test_the_document_names_every_part_most_harmful_first(analysed: tuple[Path, Path, dict[str, Any]]) -> None:
     parts = analysed[2]["parts"]
-    harm = [p["alone_kl"] for p in parts]
+    harm = [p["alone_error"] for p in parts]
     assert len(parts) >= 5 and harm == sorted(harm, reverse=True)
     assert all(p["sqnr_db"] > 0 and p["macs"] > 0 and len(p["input_channels"]) > 0 for p in parts)
 
@@ -109,6 +112,46 @@ def test_a_search_ends_with_a_recipe_or_says_how_near_it_came(
     assert missed.exit_code == 1
     assert "no recipe of" in missed.stderr and "--budget 6" in missed.stderr
     assert not Path("x.onnx").exists()
+
+
+@pytest.fixture(scope="module")
+def feeds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two layers, and feeds of them; the second's input has a channel a hundred times as large as the others."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("feeds")
+    weights = {n: (rng.standard_normal((16, 16)) / 4).astype(np.float32) for n in ("first", "second")}
+    weights["first"][:, 0] *= 100
+    weights["second"][0] /= 100
+    nodes = [
+        helper.make_node("MatMul", ["x", "first"], ["h"], name="first"),
+        helper.make_node("MatMul", ["h", "second"], ["y"], name="second"),
+    ]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 16]) for n in "xy"]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [numpy_helper.from_array(w, n) for n, w in weights.items()])
+    path = folder / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    for i in range(6):
+        np.savez(folder / f"{i}.npz", x=rng.standard_normal((8, 16)).astype(np.float32))
+    return path, folder
+
+
+def test_a_model_that_hears_no_audio_is_analysed_on_feeds(
+    feeds: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, folder = feeds
+    said = edgeemo("analyze", model, "--feeds", folder, "--min-sqnr", 35, "--out", "a.html", "--propose", "r.toml", "--json")
+    assert said.exit_code == 0, said.output
+    document = json.loads(said.stdout)
+    assert document["evaluation"]["measure"] == "noise / signal" and document["evaluation"]["files"] == 6
+    assert [p["name"] for p in document["parts"]] == ["second", "first"]
+    best = document["proposal"]["points"][document["proposal"]["best"]]
+    assert best["kept"] == ["second"] and best["sqnr_db"] >= 35 > document["base"]["sqnr_db"]
+    assert "noise / signal" in Path("a.html").read_text()
+    done = edgeemo("quantize", model, "--feeds", folder, "--recipe", "r.toml", "--out", "q.onnx", "--json")
+    assert done.exit_code == 0, done.output
+    assert {x["name"]: x["precision"] for x in json.loads(done.stdout)["layers"]} == {"first": "int8", "second": "fp16"}
+    labels = edgeemo("analyze", model, "--feeds", folder, "--max-f1-drop", 0.01, "--force")
+    assert labels.exit_code == 2 and "--min-sqnr does without" in labels.stderr
 
 
 def test_mistakes(small_file: Path, calib: Path, tmp_path: Path) -> None:

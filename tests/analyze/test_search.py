@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeemo.analyze.evaluations import Score
+from edgeemo.analyze.comparisons import Score
 from edgeemo.analyze.local import Local
 from edgeemo.analyze.parts import Part
 from edgeemo.analyze.search import Found, precision_to_keep, search
@@ -52,7 +52,7 @@ def local(sqnr: float) -> Local:
 def run(limit: float, budget: int = 40, tuned: Recipe | None = None, exhaustive: bool = False) -> tuple[Found, int]:
     scores = Additive()
     locals_ = {n: local(20 - h) for n, h in HARM.items()}
-    found = search(Recipe(), PARTS, locals_, tuned or Recipe(), scores, lambda s: s.kl <= limit, budget,  # type: ignore[arg-type]
+    found = search(Recipe(), PARTS, locals_, tuned or Recipe(), scores, lambda s: s.error <= limit, budget,  # type: ignore[arg-type]
                    load_target("aarch64-neon"), exhaustive)  # fmt: skip
     return found, scores.asked
 
