@@ -71,19 +71,26 @@ def _slice(
 def _conv(
     node: onnx.NodeProto, shape: Shape, constants: dict[str, np.ndarray], made: dict[str, list[int]]
 ) -> list[onnx.NodeProto] | None:
-    """Over one dimension, its padding as a node before it: the kernels read rows that are there."""
+    """``auto_pad`` as the padding it comes to: half of what a window needs for ceil(size / stride) places, the odd one after
+    (SAME_UPPER) or before (SAME_LOWER)."""
     options = {a.name: a for a in node.attribute}
-    pads = list(options["pads"].ints) if "pads" in options else [0, 0]
-    if len(shape) != 3 or not any(pads) or ("auto_pad" in options and options["auto_pad"].s != b"NOTSET"):
+    way = options["auto_pad"].s.decode() if "auto_pad" in options else "NOTSET"
+    weight = constants.get(node.input[1])
+    if way == "NOTSET" or weight is None or not all(isinstance(d, int) for d in shape[2:]):
         return None
-    padded = f"{node.output[0]}_padded"
-    made[f"{padded}_pads"] = [0, 0, pads[0], 0, 0, pads[1]]
-    bare = onnx.NodeProto()
-    bare.CopyFrom(node)
-    bare.input[0] = padded
-    del bare.attribute[:]
-    bare.attribute.extend(a for name, a in options.items() if name != "pads")
-    return [helper.make_node("Pad", [node.input[0], f"{padded}_pads"], [padded], name=f"{node.name or padded}.pad"), bare]
+    over = weight.ndim - 2
+    strides, dilations = (list(options[n].ints) if n in options else [1] * over for n in ("strides", "dilations"))
+    sides: list[tuple[int, int]] = []
+    for size, window, stride, spread in zip(shape[2:], weight.shape[2:], strides, dilations, strict=True):
+        places = -(-int(size) // stride)
+        total = max((places - 1) * stride + (window - 1) * spread + 1 - int(size), 0) if way.startswith("SAME") else 0
+        sides.append((total // 2, total - total // 2) if way == "SAME_UPPER" else (total - total // 2, total // 2))
+    plain = onnx.NodeProto()
+    plain.CopyFrom(node)
+    del plain.attribute[:]
+    plain.attribute.extend(a for name, a in options.items() if name not in ("auto_pad", "pads"))
+    plain.attribute.append(helper.make_attribute("pads", [before for before, _ in sides] + [after for _, after in sides]))
+    return [plain]
 
 
 def _all_of(end: int, size: int | str) -> bool:

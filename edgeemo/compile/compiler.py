@@ -23,6 +23,7 @@ from edgeemo.compile.importer import Imported, import_onnx
 from edgeemo.compile.kernels.attention import Attention
 from edgeemo.compile.kernels.attention_s8 import AttentionInt8
 from edgeemo.compile.kernels.batched import BatchedProduct
+from edgeemo.compile.kernels.depthwise import Depthwise
 from edgeemo.compile.kernels.gemm import Gemm
 from edgeemo.compile.link import assemble, link_shared, mark_calls
 from edgeemo.compile.lower import Dump, lower
@@ -60,7 +61,9 @@ def compile_onnx(path: str | Path, target: BoardTarget, dump_folder: Path | None
     manifest = _manifest(Path(path), model, imported, step, target)
     specs = [table.specs[c] for c in step.calls if c in table.specs]
     manifest["int8_macs_per_step"] = sum(s.macs for s in specs if isinstance(s, Gemm) and s.weights == "s8")
-    manifest["macs_per_step"] = sum(s.macs for s in specs if isinstance(s, Gemm | Attention | AttentionInt8 | BatchedProduct))
+    manifest["macs_per_step"] = sum(
+        s.macs for s in specs if isinstance(s, Gemm | Depthwise | Attention | AttentionInt8 | BatchedProduct)
+    )
     counts: dict[str, int] = {}
     for name in step.calls:
         counts[name] = counts.get(name, 0) + 1

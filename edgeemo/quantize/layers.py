@@ -98,10 +98,23 @@ def find_layers(model: onnx.ModelProto, recipe: Recipe) -> list[Layer]:
             continue
         axis = 0 if node.op_type == "Conv" or (node.op_type == "Gemm" and _attribute(node, "transB")) else weight.ndim - 1
         precision = recipe.precision(node.name)
+        if precision == "int8" and not has_int8_kernel(node, weight):
+            precision = "fp32"
         layers.append(Layer(node.name, node.op_type, node, node.input[0], node.input[1], weight, axis, precision))
     if not layers:
         raise EdgeEmoError("the model has no MatMul, Gemm or Conv with constant float32 weights: there is nothing to quantize")
     return layers
+
+
+def has_int8_kernel(node: onnx.NodeProto, weight: np.ndarray) -> bool:
+    """Whether the compiler has one (compile/passes/convolution.py): through INT8 and back around a float operator, a layer would
+    be slower than in float. Groups only over one dimension and in sixteens; windows of two with columns side by side."""
+    options = {a.name: a for a in node.attribute}
+    grouped = node.op_type == "Conv" and "group" in options and options["group"].i > 1
+    if node.op_type != "Conv" or weight.ndim == 3:
+        return not grouped or weight.shape[1] % 16 == 0
+    spread = "dilations" in options and list(options["dilations"].ints)[-1] > 1
+    return weight.ndim == 4 and not grouped and not spread
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> int:

@@ -1,4 +1,4 @@
-"""Matrix products and 1-D convolutions with constant weights: out[m, n] = epilogue(sum_k a[m, k] w[k, n]).
+"""Matrix products and convolutions with constant weights: out[m, n] = epilogue(sum_k a[m, k] w[k, n]).
 
 A convolution over time-major activations is the same product with other strides: row j of a stream starts ``row_stride``
 elements after row j - 1 and is made of ``taps`` runs of ``tap_k`` elements, ``tap_stride`` apart. Nothing is copied to columns.
@@ -28,6 +28,7 @@ from edgeemo.compile.kernels.pack import K_S8, column_tiles, round_up
 ROWS = 4  # of the smallest whole tile; tiles of 1 to 3 rows take what is left
 UNROLL = 4  # chunks of 16 k in one iteration: loops of few iterations end as the branch predictor expects
 UNROLLED_GROUPS = 2
+UNROLLED_TILES = 16  # of a stream's rows
 WEIGHT_BYTES = {"s8": 1, "f16": 2, "f32": 4}
 WEIGHT_DTYPES = {"s8": "int8", "f16": "float16", "f32": "float32"}
 
@@ -47,6 +48,7 @@ class Gemm:
     groups: int = 1
     bias: bool = False
     gelu: bool = False
+    relu: bool = False
     residual: bool = False
     quantize: bool = False  # int8 out
     scaled: bool = False  # scale and bias already carry the output's scale
@@ -56,10 +58,10 @@ class Gemm:
 
     @property
     def name(self) -> str:
-        tail = "".join(f"_{t}" for t in ("bias", "gelu", "residual", "quantize") if getattr(self, t))
+        tail = "".join(f"_{t}" for t in ("bias", "gelu", "relu", "residual", "quantize") if getattr(self, t))
         if self.kept:
             return f"gemm_{self.weights}_rows{self.rows}_k{self.tap_k}_n{self.n}_sparse{sum(self.kept)}{tail}"
-        if self.block:
+        if self.block and self.tap_k == 1:
             return f"gemm_{self.weights}_rows{self.rows}_k{self.taps}_n{self.n}_transposed{tail}"
         conv = f"_taps{self.taps}_groups{self.groups}_stride{self.row_stride}_{self.stream_stride}" if self.taps > 1 else ""
         return f"gemm_{self.weights}_rows{self.rows}_k{self.taps * self.tap_k}_n{self.n}{conv}{tail}"
@@ -68,6 +70,10 @@ class Gemm:
     def macs(self) -> int:
         """Multiply-accumulates per stream and step, those with zeros that are left out included."""
         return self.rows * self.taps * self.tap_k * self.n
+
+    @property
+    def activated(self) -> bool:
+        return self.gelu or self.relu
 
     @property
     def flat(self) -> bool:
@@ -157,7 +163,7 @@ class _Emitter:
         """Within loops over all rows, yields tiles of rows as (output row, first element of a)."""
         spec = self.spec
         # Tiles over several streams pay for halves, whose widening the rows share; bytes gain nothing by them but code.
-        if not spec.flat and (spec.rows % ROWS == 0 or spec.weights == "s8"):
+        if not spec.flat and (spec.rows % ROWS == 0 or spec.weights == "s8" or spec.block not in (0, spec.rows)):
             with T.serial(0, batch) as stream:
                 yield from self._stream_tiles(stream)
             return
@@ -188,11 +194,19 @@ class _Emitter:
         block = spec.block or spec.rows
         start, row = stream * spec.stream_stride, stream * spec.rows
         if block == spec.rows:
-            yield from (self._rows_from(row, start, first, block) for first in range(0, block, ROWS))
+            yield from self._block_tiles(row, start, block)
             return
         with T.serial(0, spec.rows // block) as outer:
-            start, row = start + outer * spec.block_stride, row + outer * block
-            yield from (self._rows_from(row, start, first, block) for first in range(0, block, ROWS))
+            yield from self._block_tiles(row + outer * block, start + outer * spec.block_stride, block)
+
+    def _block_tiles(self, row: Expr, start: Expr, rows: int) -> Iterator[list[tuple[Expr, Expr]]]:
+        first = 0
+        if rows // ROWS > UNROLLED_TILES:
+            row, start = self.b.bind(row), self.b.bind(start)
+            with T.serial(0, rows // ROWS) as tile:
+                yield self._rows_from(row + tile * ROWS, start + tile * (ROWS * self.spec.row_stride), 0, ROWS)
+            first = rows // ROWS * ROWS
+        yield from (self._rows_from(row, start, at, rows) for at in range(first, rows, ROWS))
 
     def _rows_from(self, row: Expr, start: Expr, first: int, end: int) -> list[tuple[Expr, Expr]]:
         return [(row + j, start + j * self.spec.row_stride) for j in range(first, min(first + ROWS, end))]
@@ -356,6 +370,8 @@ class _Emitter:
                 value = b.fma(value, scale, bias) if bias is not None else value * scale
             elif bias is not None:
                 value = value + bias
+            if spec.relu:
+                value = b.maximum(value, b.splat(0.0))
             last = self.residual is None  # what follows may then work in quantized units
             if spec.gelu:
                 value = gelu4(b, value, self.inverse if last else None)

@@ -1,109 +1,64 @@
 """MatMul, Gemm and Conv with constant weights -> our GEMM kernels, with what follows them fused.
 
 The product's weights decide its kernel: dequantize(int8) with a dequantized activation -> s8; cast(float16) -> f16; plain float32
--> f32. Then, as long as each value has one user: + bias (per column) -> gelu -> + residual -> quantize.
+-> f32. Then, as long as each value has one user: + bias (per column) -> gelu or relu -> + residual -> quantize.
 
-Convolutions come channels-first from ONNX and run channels-last here, where a row's taps lie in one piece. Transposes that the
-exporter put around them cancel; where there are none, they are put in.
+Convolutions come channels-first from ONNX and run channels-last here (convolution.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from tvm import relax
 
 from edgeemo.compile.kernels import gemm, pack
-from edgeemo.compile.passes.graph import (
-    Expr,
-    Graph,
-    KernelTable,
-    Var,
-    call_kernel,
-    new_var,
-    rows_per_stream,
-    static_shape,
+from edgeemo.compile.passes import convolution, depthwise
+from edgeemo.compile.passes.graph import Expr, Graph, KernelTable, Var, call_kernel, rows_per_stream, static_shape
+from edgeemo.compile.passes.weights import (
+    Product,
+    constant_bias,
+    padded_to_kernel,
+    quantized_data,
+    read_weights,
+    zero_point_offset,
 )
 
-PRODUCTS = ("relax.matmul", "relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d")  # kernels take the first two
-
-
-@dataclass
-class _Product:
-    """One product before its epilogue: ``weight`` is (groups, taps, tap_k, group_n); ``scale`` per column for s8."""
-
-    spec: gemm.Gemm
-    data: Expr
-    weight: np.ndarray
-    scale: np.ndarray | None
-    conv: bool
-    before: list[tuple[Var, Expr]]
-    offset: np.ndarray | None = None  # per column, where the data's zero is not 0: what it adds to every sum
+MATMUL = "relax.matmul"
+PRODUCTS = (MATMUL, *convolution.CONVOLUTIONS, "relax.nn.conv3d")
 
 
 def run(graph: Graph, table: KernelTable) -> list[str]:
     """Rebinds every product that fits; returns a line for each that stays with TVM's stock operators."""
     left = []
+    transposed: convolution.Transposed = {}
     for binding in list(graph.bindings):
         root = binding.var
         if graph.op(root) not in PRODUCTS:
+            convolution.sink(graph, root, transposed)
             continue
-        product = None
-        if graph.op(root) in PRODUCTS[:2]:
-            product = _matmul(graph, root) if graph.op(root) == "relax.matmul" else _conv(graph, root)
-        if _weights(graph, graph.args(root)[1]) is not None:
-            table.products.append(None if product is None else product.spec.weights)
+        product, taken = None, None
+        weighted = read_weights(graph, graph.args(root)[1]) is not None
+        if graph.op(root) == MATMUL:
+            product = _matmul(graph, root)
+        elif graph.op(root) in convolution.CONVOLUTIONS:
+            product = convolution.product(graph, root, transposed)
+            taken = depthwise.run(graph, table, root, transposed) if product is None else None
+        if weighted:
+            table.products.append(taken if product is None else product.spec.weights)
         if product is not None:
-            _emit(graph, table, root, product)
-        elif graph.op(root) != "relax.matmul" or graph.constant(graph.args(root)[1]) is not None:
+            _emit(graph, table, root, product, transposed)
+        elif taken is not None:
+            continue
+        elif graph.op(root) != MATMUL or graph.constant(graph.args(root)[1]) is not None:
             left.append(f"{graph.op(root)} {static_shape(root)}")
     return left
 
 
-def _weights(graph: Graph, value: Expr) -> tuple[str, np.ndarray, np.ndarray | None] | None:
-    """(kernel type, array, scale per last axis or scalar) of a constant weight, however it is stored."""
-    if graph.is_op(value, "permute_dims"):
-        inner = _weights(graph, graph.args(value)[0])
-        if inner is None:
-            return None
-        axes = graph.attrs(value).axes
-        order = [int(a) for a in axes] if axes is not None else None
-        return inner[0], np.transpose(inner[1], order), inner[2]
-    array = graph.constant(value)
-    if array is not None:
-        return ("f32", array, None) if array.dtype == np.float32 else None
-    cast = graph.arg(value, "astype")
-    if cast is not None and (array := graph.constant(cast)) is not None and array.dtype == np.float16:
-        return "f16", array, None
-    quantized = graph.arg(value, "dequantize")
-    if quantized is not None and (array := graph.constant(quantized)) is not None and array.dtype == np.int8:
-        zero = graph.constant(graph.args(value)[2])
-        scale = graph.constant(graph.args(value)[1])
-        if zero is not None and not zero.any() and scale is not None:
-            return "s8", array, scale.reshape(-1)
-    return None
-
-
-def _quantized_data(graph: Graph, value: Expr) -> tuple[Expr, float, int] | None:
-    """(int8 tensor, scale, zero point) under a per-tensor dequantize."""
-    data = graph.arg(value, "dequantize")
-    if data is None:
-        return None
-    scale, zero = graph.scalar(graph.args(value)[1]), graph.scalar(graph.args(value)[2])
-    return (data, scale, int(zero)) if scale is not None and zero is not None and data.ty.dtype == "int8" else None
-
-
-def _offset(weight: np.ndarray, zero: int, column_scale: np.ndarray) -> np.ndarray | None:
-    """sum (a - zero) w = sum a w - zero sum w: the second is known. ``weight`` is (groups, taps, tap_k, group_n)."""
-    sums = weight.astype(np.int64).sum(axis=(1, 2)).reshape(-1)
-    return -zero * sums * column_scale if zero else None
-
-
-def _matmul(graph: Graph, root: Var) -> _Product | None:
+def _matmul(graph: Graph, root: Var) -> Product | None:
     data, weight_value = graph.args(root)
-    found = _weights(graph, weight_value)
+    found = read_weights(graph, weight_value)
     if found is None or found[1].ndim != 2:
         return None
     kind, weight, scale = found
@@ -111,11 +66,11 @@ def _matmul(graph: Graph, root: Var) -> _Product | None:
     a_scale, zero = 1.0, 0
     before: list[tuple[Var, Expr]] = []
     if kind == "s8":
-        quantized = _quantized_data(graph, data)
+        quantized = quantized_data(graph, data)
         if quantized is None:
             return None
         data, a_scale, zero = quantized
-        data, weight = _padded(graph, data, weight, 0, before)
+        data, weight = padded_to_kernel(graph, data, weight, 0, before)
         k = len(weight)
     rows = rows_per_stream(data)
     if rows is None:
@@ -127,8 +82,8 @@ def _matmul(graph: Graph, root: Var) -> _Product | None:
         spec = gemm.Gemm(kind, rows, k, 1, columns, 1, rows * k, n, block=columns, block_stride=columns * k)
     column_scale = None if scale is None else np.broadcast_to(scale * a_scale, (n,))
     ordered = weight.reshape(1, 1, k, n)
-    offset = None if column_scale is None else _offset(ordered, zero, column_scale)
-    return _Product(spec, data, ordered, column_scale, False, before, offset)
+    offset = None if column_scale is None else zero_point_offset(ordered, zero, column_scale)
+    return Product(spec, data, ordered, column_scale, False, before, offset)
 
 
 def _transposed_columns(graph: Graph, value: Expr) -> int:
@@ -139,75 +94,18 @@ def _transposed_columns(graph: Graph, value: Expr) -> int:
     return (shape[-2] or 0) if len(shape) > 2 and axes is not None and [int(a) for a in axes] == swapped else 0
 
 
-def _channels_last(graph: Graph, value: Expr, before: list[tuple[Var, Expr]]) -> Expr:
-    """``value`` (B, C, T) as (B, T, C): the other side of a transpose that is there, or of one put in."""
-    if graph.is_op(value, "permute_dims") and [int(a) for a in graph.attrs(value).axes] == [0, 2, 1]:
-        return graph.args(value)[0]
-    if graph.is_op(value, "quantize"):
-        source = _channels_last(graph, graph.args(value)[0], before)
-        var = new_var("quantized", list(source.ty.shape), "int8")
-        graph.value[var] = relax.op.quantize(source, *graph.args(value)[1:], axis=-1, out_dtype="int8")
-        before.append((var, graph.value[var]))
-        return var
-    batch, channels, time = value.ty.shape
-    var = new_var("channels_last", [batch, time, channels], value.ty.dtype)
-    graph.value[var] = relax.op.permute_dims(value, [0, 2, 1])
-    before.append((var, graph.value[var]))
-    return var
-
-
-def _padded(graph: Graph, data: Expr, weight: np.ndarray, axis: int, before: list[tuple[Var, Expr]]) -> tuple[Expr, np.ndarray]:
-    """int8 ``data`` (..., k) and its weights, filled up with zeros to the multiple of k that the kernel's loads take; ``axis`` is
-    the weights' k."""
-    more = -weight.shape[axis] % pack.K_S8
-    if not more:
-        return data, weight
-    shape = list(data.ty.shape)
-    var = new_var("padded", [*shape[:-1], weight.shape[axis] + more], "int8")
-    graph.value[var] = relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, more])
-    before.append((var, graph.value[var]))
-    return var, np.pad(weight, [(0, more if i == axis else 0) for i in range(weight.ndim)])
-
-
-def _conv(graph: Graph, root: Var) -> _Product | None:
-    attrs: Any = graph.attrs(root)
-    data, weight_value = graph.args(root)
-    found = _weights(graph, weight_value)
-    padding, dilation = [int(p) for p in attrs.padding], int(attrs.dilation[0])
-    if found is None or any(padding) or str(attrs.data_layout) != "NCW":
-        return None
-    kind, weight, scale = found
-    n, tap_k, taps = weight.shape
-    groups, stride = int(attrs.groups), int(attrs.strides[0])
-    a_scale, zero = 1.0, 0
-    if kind == "s8":
-        quantized = _quantized_data(graph, data)
-        if quantized is None or (tap_k % pack.K_S8 and groups > 1):
-            return None
-        data, a_scale, zero = quantized
-    time, rows = static_shape(data)[2], static_shape(root)[2]
-    if time is None or rows is None or rows_per_stream(data) is None:
-        return None
-    before: list[tuple[Var, Expr]] = []
-    data = _channels_last(graph, data, before)
-    if kind == "s8":
-        data, weight = _padded(graph, data, weight, 1, before)
-        tap_k = weight.shape[1]
-    channels = tap_k * groups
-    spec = gemm.Gemm(kind, rows, taps, tap_k, channels * dilation, channels * stride, channels * time, n, groups)
-    ordered = weight.reshape(groups, n // groups, tap_k, taps).transpose(0, 3, 2, 1)
-    column_scale = None if scale is None else np.broadcast_to(scale * a_scale, (n,))
-    offset = None if column_scale is None else _offset(ordered, zero, column_scale)
-    return _Product(spec, data, ordered, column_scale, True, before, offset)
-
-
-def _emit(graph: Graph, table: KernelTable, root: Var, product: _Product) -> None:
+def _emit(graph: Graph, table: KernelTable, root: Var, product: Product, transposed: convolution.Transposed) -> None:
     spec = product.spec
     bias, residual, inverse, root, channels_first = _epilogue(graph, root, product)
     if product.offset is not None:
         bias = product.offset if bias is None else bias + product.offset
     spec = replace(
-        spec, bias=bias is not None, gelu=product.spec.gelu, residual=residual is not None, quantize=inverse is not None
+        spec,
+        bias=bias is not None,
+        gelu=product.spec.gelu,
+        relu=product.spec.relu,
+        residual=residual is not None,
+        quantize=inverse is not None,
     )
     if inverse is not None and product.scale is not None and not spec.gelu and residual is None:
         # Nothing between the sums and the rounding but the scale and the bias: they take the output's scale in.
@@ -237,13 +135,12 @@ def _emit(graph: Graph, table: KernelTable, root: Var, product: _Product) -> Non
     if not channels_first:
         graph.rebind(root, call_kernel(name, args, root), product.before)
         return
-    batch, channels, time = root.ty.shape
-    last = new_var("channels_last", [batch, time, channels], root.ty.dtype)
+    last = convolution.like_last(root)
     graph.value[last] = call_kernel(name, args, last)
-    graph.rebind(root, relax.op.permute_dims(last, [0, 2, 1]), [*product.before, (last, graph.value[last])])
+    convolution.channels_first(graph, root, transposed, product.before, last)
 
 
-def _epilogue(graph: Graph, root: Var, product: _Product) -> tuple[np.ndarray | None, Expr | None, np.ndarray | None, Var, bool]:
+def _epilogue(graph: Graph, root: Var, product: Product) -> tuple[np.ndarray | None, Expr | None, np.ndarray | None, Var, bool]:
     """Follows the product's only users. Returns bias, residual, 1 / output scale per column, the last variable absorbed, and
     whether that one is still channels-first."""
     spec = product.spec
@@ -252,15 +149,15 @@ def _epilogue(graph: Graph, root: Var, product: _Product) -> tuple[np.ndarray | 
     channels_first = product.conv
     place = {b.var: i for i, b in enumerate(graph.bindings)}
     while (user := graph.only_user(root)) is not None:
-        if channels_first and graph.is_op(user, "permute_dims") and [int(a) for a in graph.attrs(user).axes] == [0, 2, 1]:
+        if channels_first and graph.is_op(user, "permute_dims") and _to_last(graph, user):
             channels_first = False
         elif graph.is_op(user, "reshape") and residual is None and _same_columns(user, spec.n) and not product.conv:
             pass
         elif graph.is_op(user, "add"):
             a, b = graph.args(user)
             other = b if a == root else a
-            array = _constant(graph, other)
-            if array is not None and bias is None and not spec.gelu and residual is None and array.size == spec.n:
+            array = constant_bias(graph, other)
+            if array is not None and bias is None and not spec.activated and residual is None and array.size == spec.n:
                 bias = array.reshape(-1)
             elif (
                 array is None
@@ -275,8 +172,10 @@ def _epilogue(graph: Graph, root: Var, product: _Product) -> tuple[np.ndarray | 
                 residual = other
             else:
                 break
-        elif graph.is_op(user, "nn.gelu") and not spec.gelu and residual is None:
+        elif graph.is_op(user, "nn.gelu") and not spec.activated and residual is None:
             spec = product.spec = replace(spec, gelu=True)
+        elif graph.is_op(user, "nn.relu") and not spec.activated and residual is None:
+            spec = product.spec = replace(spec, relu=True)
         elif graph.is_op(user, "quantize"):
             scale, zero = graph.constant(graph.args(user)[1]), graph.scalar(graph.args(user)[2])
             if scale is None or zero != 0 or user.ty.dtype != "int8":
@@ -292,17 +191,9 @@ def _epilogue(graph: Graph, root: Var, product: _Product) -> tuple[np.ndarray | 
     return bias, residual, None, root, channels_first
 
 
-def _constant(graph: Graph, value: Expr) -> np.ndarray | None:
-    """Of a bias, also one that is kept as int32 under a dequantize, as ONNX Runtime writes it, and reshaped."""
-    while graph.is_op(value, "reshape") or graph.is_op(value, "expand_dims"):
-        value = graph.args(value)[0]
-    data = graph.arg(value, "dequantize")
-    if data is None:
-        return graph.constant(value)
-    array, scale, zero = (graph.constant(a) for a in graph.args(value)[:3])
-    if array is None or scale is None or zero is None or zero.any() or scale.size not in (1, array.size):
-        return None
-    return array.reshape(-1) * scale.reshape(-1).astype(np.float64)
+def _to_last(graph: Graph, var: Var) -> bool:
+    axes = [int(a) for a in graph.attrs(var).axes]
+    return axes == convolution.LAST.get(len(axes))
 
 
 def _same_columns(var: Var, n: int) -> bool:

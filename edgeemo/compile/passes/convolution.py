@@ -1,0 +1,187 @@
+"""Conv over one or two dimensions with constant weights -> our GEMM kernels, on channels-last activations.
+
+A row of an image (height, width, channels) has a window's columns side by side, so that a convolution over two dimensions is a
+product with one tap per row of the window, each of its columns * channels elements. ONNX has channels first: kernels get their
+data transposed, and what only goes element by element over their results (``sink``) works on the transposed values, so that
+between two convolutions nothing is transposed back and forth.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from edgeemo.compile.kernels import gemm, pack
+from edgeemo.compile.passes.graph import Expr, Graph, Var, new_var, rows_per_stream, static_shape
+from edgeemo.compile.passes.weights import Product, padded_to_kernel, quantized_data, read_weights, zero_point_offset
+
+CONVOLUTIONS = ("relax.nn.conv1d", "relax.nn.conv2d")
+LAST = {3: [0, 2, 1], 4: [0, 2, 3, 1]}  # channels first to last, by the number of dimensions
+FIRST = {3: [0, 2, 1], 4: [0, 3, 1, 2]}
+SINKS = {
+    f"relax.{op}"
+    for op in ("add", "subtract", "multiply", "divide", "maximum", "minimum", "clip", "sigmoid", "tanh", "exp", "negative", "abs",
+               "nn.relu", "nn.leakyrelu", "nn.silu", "nn.gelu", "quantize", "dequantize")
+}  # fmt: skip
+
+Bindings = list[tuple[Var, Expr]]
+Transposed = dict[Var, Expr]  # channels-first variables of ours, and the channels-last ones that they are transposes of
+
+
+def product(graph: Graph, root: Var, transposed: Transposed) -> Product | None:
+    """None where no kernel fits: more than two dimensions, groups or spread columns over two, a batch that is not first."""
+    attrs: Any = graph.attrs(root)
+    data, weight_value = graph.args(root)
+    found = read_weights(graph, weight_value)
+    shape, out = static_shape(data), static_shape(root)
+    if found is None or str(attrs.data_layout) not in ("NCW", "NCHW") or rows_per_stream(data) is None or None in out[1:]:
+        return None
+    kind, weight, scale = found
+    groups = int(attrs.groups)
+    dilations = [int(d) for d in attrs.dilation]
+    if len(shape) == 4 and (groups > 1 or dilations[1] > 1):
+        return None
+    last: Expr | None = transposed[data] if known(data, transposed) else None
+    a_scale, zero = 1.0, 0
+    if kind == "s8":
+        quantized = quantized_data(graph, data if last is None else last)
+        if quantized is None or (weight.shape[1] % pack.K_S8 and groups > 1):
+            return None
+        value, a_scale, zero = quantized
+        data, last = (value, None) if last is None else (data, value)
+    before: Bindings = []
+    if last is None:
+        last = channels_last(graph, data, before)
+    column_scale = None if scale is None else np.broadcast_to(scale * a_scale, (len(weight),))
+    strides, padding = [int(x) for x in attrs.strides], [int(p) for p in attrs.padding]
+    over = _one_dimension if len(shape) == 3 else _two_dimensions
+    spec, last, ordered = over(graph, last, weight, kind, groups, strides, dilations, padding, zero, out, before)
+    offset = None if column_scale is None else zero_point_offset(ordered, zero, column_scale)
+    return Product(spec, last, ordered, column_scale, True, before, offset)
+
+
+def _one_dimension(
+    graph: Graph, data: Expr, weight: np.ndarray, kind: str, groups: int, strides: list[int], dilations: list[int],
+    padding: list[int], zero: int, out: list[int | None], before: Bindings,
+) -> tuple[gemm.Gemm, Expr, np.ndarray]:  # fmt: skip
+    """A tap per window position: groups' channels lie apart."""
+    data = padded(graph, data, [(padding[0], padding[1])], zero, before)
+    if kind == "s8":
+        data, weight = padded_to_kernel(graph, data, weight, 1, before)
+    n, tap_k, taps = weight.shape
+    channels, (_, time, _) = tap_k * groups, static_shape(data)
+    assert time is not None and out[2] is not None
+    spec = gemm.Gemm(
+        kind, out[2], taps, tap_k, channels * dilations[0], channels * strides[0], channels * time, n, groups
+    )  # fmt: skip
+    return spec, data, weight.reshape(groups, n // groups, tap_k, taps).transpose(0, 3, 2, 1)
+
+
+def _two_dimensions(
+    graph: Graph, data: Expr, weight: np.ndarray, kind: str, groups: int, strides: list[int], dilations: list[int],
+    padding: list[int], zero: int, out: list[int | None], before: Bindings,
+) -> tuple[gemm.Gemm, Expr, np.ndarray]:  # fmt: skip
+    """A tap per row of the window. Where a tap is no multiple of what the kernel loads, it reads into the next columns, with
+    weights of zero; at a row's end there have to be some."""
+    n, channels, taps, columns = weight.shape
+    tap_k = columns * channels
+    more = -tap_k % pack.K_S8 if kind == "s8" else 0
+    top, left, bottom, right = padding
+    data = padded(graph, data, [(top, bottom), (left, right - (-more // channels))], zero, before)
+    _, height, width, _ = static_shape(data)
+    _, _, out_height, out_width = out
+    assert height and width and out_height and out_width
+    line = width * channels
+    row_stride, block_stride = strides[1] * channels, strides[0] * line
+    ordered = weight.transpose(2, 3, 1, 0).reshape(1, taps, tap_k, n)
+    ordered = np.pad(ordered, ((0, 0), (0, 0), (0, more), (0, 0)))
+    apart = block_stride != out_width * row_stride  # else all rows are one row_stride apart, and tiles may span lines
+    spec = gemm.Gemm(
+        kind, out_height * out_width, taps, tap_k + more, dilations[0] * line, row_stride, height * line, n,
+        block=out_width if apart else 0, block_stride=block_stride if apart else 0,
+    )  # fmt: skip
+    return spec, data, ordered
+
+
+def padded(graph: Graph, data: Expr, sizes: list[tuple[int, int]], zero: int, before: Bindings) -> Expr:
+    """Channels-last ``data``, (before, after) each inner dimension filled up with what stands for zero."""
+    if not any(map(any, sizes)):
+        return data
+    width = [0, 0, *(side for pair in sizes for side in pair), 0, 0]
+    shape = list(data.ty.shape)
+    inner = [int(d) + sum(pair) for d, pair in zip(shape[1:-1], sizes, strict=True)]
+    var = new_var("padded", [shape[0], *inner, shape[-1]], data.ty.dtype)
+    graph.value[var] = relax.op.nn.pad(data, width, pad_value=zero)
+    before.append((var, graph.value[var]))
+    return var
+
+
+def channels_last(graph: Graph, value: Expr, before: Bindings) -> Expr:
+    """The other side of a transpose that is there, or of one put in."""
+    rank = len(value.ty.shape)
+    if graph.is_op(value, "permute_dims") and [int(a) for a in graph.attrs(value).axes] == FIRST[rank]:
+        return graph.args(value)[0]
+    if graph.is_op(value, "quantize"):
+        source = channels_last(graph, graph.args(value)[0], before)
+        var = new_var("quantized", list(source.ty.shape), "int8")
+        graph.value[var] = relax.op.quantize(source, *graph.args(value)[1:], axis=-1, out_dtype="int8")
+        before.append((var, graph.value[var]))
+        return var
+    shape = list(value.ty.shape)
+    var = new_var("channels_last", [shape[i] for i in LAST[rank]], value.ty.dtype)
+    graph.value[var] = relax.op.permute_dims(value, LAST[rank])
+    before.append((var, graph.value[var]))
+    return var
+
+
+def channels_first(graph: Graph, root: Var, transposed: Transposed, before: Bindings, last: Var) -> None:
+    """``root``, which is channels-first, as the transpose of ``last``."""
+    graph.rebind(root, relax.op.permute_dims(last, FIRST[len(last.ty.shape)]), [*before, (last, graph.value[last])])
+    transposed[root] = last
+
+
+def like_last(root: Var) -> Var:
+    """A channels-last variable of the type of a channels-first one."""
+    shape = list(root.ty.shape)
+    return new_var("channels_last", [shape[i] for i in LAST[len(shape)]], root.ty.dtype)
+
+
+def sink(graph: Graph, root: Var, transposed: Transposed) -> None:
+    """An operator that goes element by element over transposes of ours, with constants of one element or one per channel
+    besides, and a concatenation of their channels: done before the transpose instead of behind it."""
+    call = graph.value[root]
+    if not isinstance(root.ty, relax.TensorType) or len(root.ty.shape) not in FIRST or not isinstance(call, relax.Call):
+        return
+    rank = len(root.ty.shape)
+    if graph.op(root) == "relax.concat":
+        parts = list(call.args[0].fields) if isinstance(call.args[0], relax.Tuple) else []
+        if int(call.attrs.axis) % rank != 1 or not parts or not all(known(p, transposed) for p in parts):
+            return
+        made = relax.op.concat([transposed[p] for p in parts], axis=rank - 1)
+    elif graph.op(root) in SINKS and any(known(a, transposed) for a in call.args):
+        args = [transposed[a] if known(a, transposed) else _constant_last(graph, a, rank) for a in call.args]
+        if any(a is None for a in args):
+            return
+        made = relax.Call(call.op, args, call.attrs)
+    else:
+        return
+    last = like_last(root)
+    graph.value[last] = made
+    channels_first(graph, root, transposed, [], last)
+
+
+def known(value: Expr, transposed: Transposed) -> bool:
+    return isinstance(value, relax.Var) and value in transposed
+
+
+def _constant_last(graph: Graph, value: Expr, rank: int) -> Expr | None:
+    """A constant that meets channels-first values, for channels-last ones; None where it differs by place."""
+    array = graph.constant(value)
+    if array is None:
+        return value if not hasattr(value.ty, "shape") else None  # a number
+    if array.size == 1:
+        return value
+    shape = (1,) * (rank - array.ndim) + array.shape
+    return relax.const(array.reshape(-1)) if len(shape) == rank and array.size == shape[1] else None

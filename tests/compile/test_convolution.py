@@ -1,0 +1,153 @@
+"""Convolutions over two dimensions go through the product kernels, exactly, and nothing is transposed between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from edgeemo_runtime import Function
+from onnx import helper
+
+from edgeemo.adapt.adapt import adapt, run
+from edgeemo.adapt.feeds import made_up
+from edgeemo.compile.compiler import Compiled, compile_onnx
+from edgeemo.compile.targets import load_target
+from edgeemo.quantize.quantizer import observe, plan, quantize_plan
+from edgeemo.quantize.recipe import Recipe, load_recipe
+from edgeemo.quantize.sources import FeedSource
+from tests.adapt.conftest import graph
+
+pytestmark = pytest.mark.slow
+RNG = np.random.default_rng(0)
+CASES: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {  # attributes, channels and size, weights
+    "3 x 3": ({}, (16, 9, 9), (8, 16, 3, 3)),
+    "padded, three channels": ({"pads": [1, 1, 1, 1]}, (3, 8, 11), (10, 3, 3, 3)),
+    "padded on one side, strides": ({"pads": [0, 1, 1, 2], "strides": [2, 3]}, (5, 9, 14), (7, 5, 3, 5)),
+    "1 x 1": ({}, (24, 6, 5), (18, 24, 1, 1)),
+    "1 x 1 of odd channels, strided": ({"strides": [2, 2]}, (13, 7, 7), (4, 13, 1, 1)),
+    "rows far apart": ({"dilations": [2, 1]}, (6, 9, 8), (4, 6, 3, 3)),
+    "wide": ({"pads": [1, 1, 1, 1]}, (4, 3, 90), (8, 4, 3, 3)),
+    "same, the odd row after": ({"auto_pad": "SAME_UPPER", "strides": [2, 2]}, (4, 8, 9), (4, 4, 3, 3)),
+    "same, the odd row before": ({"auto_pad": "SAME_LOWER", "strides": [2, 2]}, (4, 8, 9), (4, 4, 3, 3)),
+}
+
+
+def conv(attributes: dict[str, Any], x: tuple[int, ...], weight: tuple[int, ...]) -> onnx.ModelProto:
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["y"], name="conv", **attributes)]
+    constants = {"w": RNG.standard_normal(weight).astype(np.float32), "b": RNG.standard_normal(weight[0]).astype(np.float32)}
+    return adapt(graph(nodes, {"x": ["n", *x]}, {"y": ["n", weight[0], "h", "v"]}, constants), "m", {}, {}).model
+
+
+def quantized(model: onnx.ModelProto, folder: Path, recipe: Recipe = Recipe()) -> onnx.ModelProto:  # noqa: B008 (frozen)
+    for i in range(4):
+        np.savez(folder / f"{i}.npz", **made_up(model, 4, i))
+    planned = plan(model, "m", recipe)
+    return quantize_plan(planned, observe(planned, FeedSource.of(folder)))[0]
+
+
+def compiled(model: onnx.ModelProto, folder: Path) -> tuple[Compiled, Function]:
+    onnx.save(model, folder / "m.onnx")
+    made = compile_onnx(folder / "m.onnx", load_target("host"))
+    (folder / "host.edgeemo").write_bytes(made.archive)
+    return made, Function(folder / "host.edgeemo")
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+@pytest.mark.parametrize("case", CASES)
+def test_every_form_of_window_is_a_product(case: str, kind: str, tmp_path: Path) -> None:
+    model = conv(*CASES[case])
+    if kind == "int8":
+        model = quantized(model, tmp_path)
+    made, function = compiled(model, tmp_path)
+    assert made.stock_products == []
+    assert any(name.startswith("gemm_s8" if kind == "int8" else "gemm_f32") for name in made.kernels)
+    for batch in (1, 5):
+        feed = made_up(model, batch, 9)
+        np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "attributes, x, window",
+    [
+        ({"pads": [1, 1, 1, 1]}, (8, 6, 10), (3, 3)),
+        ({"pads": [2, 0, 1, 3], "strides": [2, 1]}, (13, 7, 5), (5, 3)),
+        ({"dilations": [1, 2], "strides": [1, 2]}, (3, 4, 11), (1, 3)),
+    ],
+)
+def test_depthwise(attributes: dict[str, Any], x: tuple[int, ...], window: tuple[int, int], tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["a"], name="depthwise", group=x[0], **attributes),
+        helper.make_node("Relu", ["a"], ["y"], name="relu"),
+    ]
+    constants = {
+        "w": RNG.standard_normal((x[0], 1, *window)).astype(np.float32),
+        "b": RNG.standard_normal(x[0]).astype(np.float32),
+    }
+    model = adapt(graph(nodes, {"x": ["n", *x]}, {"y": ["n", x[0], "h", "v"]}, constants), "m", {}, {}).model
+    made, function = compiled(model, tmp_path)
+    assert made.stock_products == []
+    assert any(name.startswith("depthwise_f32") and name.endswith("bias_relu") for name in made.kernels)
+    feed = made_up(model, 3, 9)
+    np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], rtol=1e-5, atol=1e-5)
+
+
+def test_halves(tmp_path: Path) -> None:
+    model = quantized(conv(*CASES["padded, three channels"]), tmp_path, Recipe().keep(("conv",), "fp16", "-"))
+    made, function = compiled(model, tmp_path)
+    assert any(name.startswith("gemm_f16") for name in made.kernels)
+    feed = made_up(model, 3, 9)
+    np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], rtol=1e-4, atol=1e-4)
+
+
+def residual_block() -> onnx.ModelProto:
+    """conv - relu - conv, what went in added, relu; joined with the same through a depthwise convolution; conv."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["ar"], name="relu"),
+        helper.make_node("Conv", ["ar", "w1"], ["c"], name="second", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["c", "a"], ["s"], name="add"),
+        helper.make_node("Relu", ["s"], ["sr"], name="relu2"),
+        helper.make_node("Sigmoid", ["sr"], ["g"], name="gate"),
+        helper.make_node("Mul", ["g", "scale"], ["gs"], name="per_channel"),
+        helper.make_node("Conv", ["gs", "wd"], ["d"], name="depthwise", group=16, pads=[1, 1, 1, 1]),
+        helper.make_node("Concat", ["gs", "d"], ["j"], name="join", axis=1),
+        helper.make_node("Conv", ["j", "w2"], ["y"], name="last"),
+    ]
+    shapes = {"w0": (16, 4, 3, 3), "w1": (16, 16, 3, 3), "wd": (16, 1, 3, 3), "w2": (8, 32, 1, 1), "scale": (16, 1, 1)}
+    constants = {name: (RNG.standard_normal(shape) / 8).astype(np.float32) for name, shape in shapes.items()}
+    return adapt(graph(nodes, {"x": ["n", 4, 10, 12]}, {"y": ["n", 8, 10, 12]}, constants), "m", {}, {}).model
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_nothing_is_transposed_between_convolutions(kind: str, tmp_path: Path) -> None:
+    """Element by element and by joining channels, values stay channels-last from the first convolution to the last."""
+    model = residual_block()
+    if kind == "int8":
+        model = quantized(model, tmp_path, load_recipe("int8-min-max"))
+    made, function = compiled(model, tmp_path)
+    assert made.stock_products == []
+    assert sum("transpose" in name for name in made.kernels) == 2  # in and out
+    feed = made_up(model, 3, 9)
+    got, wanted = function.run(feed)["y"], run(model, feed)["y"]
+    assert np.abs(got - wanted).max() <= (1e-5 if kind == "float" else 0.02) * np.abs(wanted).max()
+
+
+def test_what_no_int8_kernel_takes_stays_in_float(tmp_path: Path) -> None:
+    """A depthwise convolution through INT8 and back would be slower than in float."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], name="depthwise", group=8, pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "w1"], ["y"], name="pointwise"),
+    ]
+    constants = {
+        "w0": RNG.standard_normal((8, 1, 3, 3)).astype(np.float32),
+        "w1": RNG.standard_normal((4, 8, 1, 1)).astype(np.float32),
+    }
+    model = adapt(graph(nodes, {"x": ["n", 8, 6, 6]}, {"y": ["n", 4, 6, 6]}, constants), "m", {}, {}).model
+    assert {x.name: x.precision for x in plan(model, "m", Recipe()).layers} == {"depthwise": "fp32", "pointwise": "int8"}
+    made, function = compiled(quantized(model, tmp_path), tmp_path)
+    feed = made_up(model, 3, 9)
+    np.testing.assert_allclose(function.run(feed)["y"], run(onnx.load(tmp_path / "m.onnx"), feed)["y"], rtol=1e-4, atol=0.02)
+    assert sum(name.startswith("gemm_s8") for name in made.kernels) == 1
