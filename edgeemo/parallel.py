@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
@@ -13,10 +13,15 @@ T = TypeVar("T")
 
 
 def in_order(
-    function: Callable[..., T], items: Iterable[tuple[Any, ...]], jobs: int = 1, cluster: str | None = None
+    function: Callable[..., T],
+    items: Iterable[tuple[Any, ...]],
+    jobs: int = 1,
+    cluster: str | None = None,
+    shared: Sequence[Any] = (),
 ) -> Iterator[T]:
     """``function(*item)`` of every item. ``jobs`` are processes here, 0 for one per core; ``cluster`` is a Dask scheduler,
-    dask://HOST:PORT, which needs this version of edgeemo and the files that items name.
+    dask://HOST:PORT, which needs this version of edgeemo and the files that items name. ``shared``: what is large and in many
+    items; a cluster gets it once instead of with every item.
 
     Raises EdgeEmoError where the cluster cannot be reached or Dask is not installed, and whatever ``function`` raises.
     """
@@ -29,9 +34,8 @@ def in_order(
     with ExitStack() as stack:
         if cluster is not None:
             _connect(cluster, stack)
-        stack.enter_context(
-            parallel_config(backend="loky" if cluster is None else "dask", n_jobs=jobs if cluster is None else -1)
-        )
+        options = {"backend": "loky", "n_jobs": jobs} if cluster is None else {"backend": "dask", "n_jobs": -1, "scatter": shared}
+        stack.enter_context(parallel_config(**options))
         yield from Parallel(return_as="generator")(delayed(function)(*item) for item in items)
 
 

@@ -63,7 +63,7 @@ class Evaluations:
         keys = [self._key(r) for r in recipes]
         missing = [(r, k) for r, k in zip(recipes, keys, strict=True) if k not in self._known]
         work = ((self._data, r, self._ranges, self._comparison) for r, _ in missing)
-        found = in_order(_answers, work, self._jobs, self._cluster)
+        found = in_order(_answers, work, self._jobs, self._cluster, [self._data])
         for key in keys:
             if key not in self._known:
                 self._keep(key, self._comparison.score(self._float, next(found)))

@@ -51,7 +51,7 @@ def calibrate(
     names = tuple(tensors)
     largest = dict.fromkeys(tensors.values(), 0.0)
     steps = []
-    first_pass = in_order(_observe_ranges, ((data, source, names, g) for g in groups), jobs, cluster)
+    first_pass = in_order(_observe_ranges, ((data, source, names, g) for g in groups), jobs, cluster, [data])
     for group, (found, spoken) in zip(groups, first_pass, strict=True):
         for tensor, value in found.items():
             largest[tensors[tensor]] = max(largest[tensors[tensor]], value)
@@ -65,7 +65,7 @@ def calibrate(
     reach = {t: largest[name] for t, name in tensors.items()}
     starts = accumulate(steps, initial=0)
     work = ((data, source, reach, g, start, every) for g, start in zip(groups, starts, strict=False))
-    second_pass = in_order(_observe_histograms, work, jobs, cluster)
+    second_pass = in_order(_observe_histograms, work, jobs, cluster, [data])
     for group, (histograms, kept) in zip(groups, second_pass, strict=True):
         for t, name in tensors.items():
             observers[name].add(histograms[t])

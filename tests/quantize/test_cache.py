@@ -90,6 +90,7 @@ def test_workers_and_the_folders_order_change_no_bit(planned: Plan, stored: str,
     assert json.dumps(calibration_document(planned, again, jobs=2)) == stored
 
 
+@pytest.mark.filterwarnings("error:Sending large graph")  # the model goes there once
 def test_a_dask_cluster_finds_the_same(planned: Plan, stored: str) -> None:
     distributed = pytest.importorskip("dask.distributed", reason="pip install 'edgeemo[cluster]'")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
