@@ -8,6 +8,7 @@ between two convolutions nothing is transposed back and forth.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,19 @@ SINKS = {
 
 Bindings = list[tuple[Var, Expr]]
 Transposed = dict[Var, Expr]  # channels-first variables of ours, and the channels-last ones that they are transposes of
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A convolution's attributes by dimension (``padding``: all befores, then all afters), the size of what comes out, and what
+    stands for zero in what it reads."""
+
+    groups: int
+    strides: list[int]
+    dilations: list[int]
+    padding: list[int]
+    out: list[int]
+    zero: int
 
 
 def product(graph: Graph, root: Var, transposed: Transposed) -> Product | None:
@@ -56,52 +70,47 @@ def product(graph: Graph, root: Var, transposed: Transposed) -> Product | None:
         last = channels_last(graph, data, before)
     column_scale = None if scale is None else np.broadcast_to(scale * a_scale, (len(weight),))
     strides, padding = [int(x) for x in attrs.strides], [int(p) for p in attrs.padding]
+    window = _Window(groups, strides, dilations, padding, [d or 0 for d in out[2:]], zero)
     over = _one_dimension if len(shape) == 3 else _two_dimensions
-    spec, last, ordered = over(graph, last, weight, kind, groups, strides, dilations, padding, zero, out, before)
+    spec, last, ordered = over(graph, last, weight, kind, window, before)
     offset = None if column_scale is None else zero_point_offset(ordered, zero, column_scale)
     return Product(spec, last, ordered, column_scale, True, before, offset)
 
 
 def _one_dimension(
-    graph: Graph, data: Expr, weight: np.ndarray, kind: str, groups: int, strides: list[int], dilations: list[int],
-    padding: list[int], zero: int, out: list[int | None], before: Bindings,
-) -> tuple[gemm.Gemm, Expr, np.ndarray]:  # fmt: skip
+    graph: Graph, data: Expr, weight: np.ndarray, kind: str, window: _Window, before: Bindings
+) -> tuple[gemm.Gemm, Expr, np.ndarray]:
     """A tap per window position: groups' channels lie apart."""
-    data = padded(graph, data, [(padding[0], padding[1])], zero, before)
+    data = padded(graph, data, [(window.padding[0], window.padding[1])], window.zero, before)
     if kind == "s8":
         data, weight = padded_to_kernel(graph, data, weight, 1, before)
     n, tap_k, taps = weight.shape
-    channels, (_, time, _) = tap_k * groups, static_shape(data)
-    assert time is not None and out[2] is not None
-    spec = gemm.Gemm(
-        kind, out[2], taps, tap_k, channels * dilations[0], channels * strides[0], channels * time, n, groups
-    )  # fmt: skip
+    groups, channels, (_, time, _) = window.groups, tap_k * window.groups, static_shape(data)
+    assert time is not None
+    between, stride = channels * window.dilations[0], channels * window.strides[0]
+    spec = gemm.Gemm(kind, window.out[0], taps, tap_k, between, stride, channels * time, n, groups)
     return spec, data, weight.reshape(groups, n // groups, tap_k, taps).transpose(0, 3, 2, 1)
 
 
 def _two_dimensions(
-    graph: Graph, data: Expr, weight: np.ndarray, kind: str, groups: int, strides: list[int], dilations: list[int],
-    padding: list[int], zero: int, out: list[int | None], before: Bindings,
-) -> tuple[gemm.Gemm, Expr, np.ndarray]:  # fmt: skip
+    graph: Graph, data: Expr, weight: np.ndarray, kind: str, window: _Window, before: Bindings
+) -> tuple[gemm.Gemm, Expr, np.ndarray]:
     """A tap per row of the window. Where a tap is no multiple of what the kernel loads, it reads into the next columns, with
     weights of zero; at a row's end there have to be some."""
     n, channels, taps, columns = weight.shape
     tap_k = columns * channels
     more = -tap_k % pack.K_S8 if kind == "s8" else 0
-    top, left, bottom, right = padding
-    data = padded(graph, data, [(top, bottom), (left, right - (-more // channels))], zero, before)
+    top, left, bottom, right = window.padding
+    data = padded(graph, data, [(top, bottom), (left, right - (-more // channels))], window.zero, before)
     _, height, width, _ = static_shape(data)
-    _, _, out_height, out_width = out
-    assert height and width and out_height and out_width
-    line = width * channels
-    row_stride, block_stride = strides[1] * channels, strides[0] * line
+    assert height and width
+    line, (lines, places) = width * channels, window.out
+    row_stride, block_stride = window.strides[1] * channels, window.strides[0] * line
     ordered = weight.transpose(2, 3, 1, 0).reshape(1, taps, tap_k, n)
     ordered = np.pad(ordered, ((0, 0), (0, 0), (0, more), (0, 0)))
-    apart = block_stride != out_width * row_stride  # else all rows are one row_stride apart, and tiles may span lines
-    spec = gemm.Gemm(
-        kind, out_height * out_width, taps, tap_k + more, dilations[0] * line, row_stride, height * line, n,
-        block=out_width if apart else 0, block_stride=block_stride if apart else 0,
-    )  # fmt: skip
+    spec = gemm.Gemm(kind, lines * places, taps, tap_k + more, window.dilations[0] * line, row_stride, height * line, n)
+    if block_stride != places * row_stride:  # else all rows are one row_stride apart, and tiles may span lines
+        spec = replace(spec, block=places, block_stride=block_stride)
     return spec, data, ordered
 
 

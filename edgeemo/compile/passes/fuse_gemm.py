@@ -49,9 +49,7 @@ def run(graph: Graph, table: KernelTable) -> list[str]:
             table.products.append(taken if product is None else product.spec.weights)
         if product is not None:
             _emit(graph, table, root, product, transposed)
-        elif taken is not None:
-            continue
-        elif graph.op(root) != MATMUL or graph.constant(graph.args(root)[1]) is not None:
+        elif taken is None and (graph.op(root) != MATMUL or graph.constant(graph.args(root)[1]) is not None):
             left.append(f"{graph.op(root)} {static_shape(root)}")
     return left
 
