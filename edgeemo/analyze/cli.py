@@ -11,7 +11,7 @@ import click
 
 from edgeemo.console import BUILD, FLOAT_MODEL, output_options, print_json, progress_bar, show_table, user_errors, warn
 from edgeemo.files import check_output, write_file
-from edgeemo.quantize.cli import calibration_options, calibration_source, chosen_recipe
+from edgeemo.quantize.cli import CalibrationOptions, calibration_options
 
 if TYPE_CHECKING:
     from edgeemo.analyze.comparisons import Score
@@ -36,14 +36,7 @@ HALF_THE_NOISE = 3.0  # dB
 @user_errors
 def analyze(
     model: Path,
-    calib: Path,
-    split: str | None,
-    limit: int | None,
-    feeds: Path | None,
-    recipe: str,
-    observer: str | None,
-    jobs: int,
-    cluster: str | None,
+    calibrating: CalibrationOptions,
     data: Path | None,
     data_split: str | None,
     data_limit: int,
@@ -69,25 +62,24 @@ def analyze(
     from edgeemo.analyze.search import measure_sensitivity, search, with_better_observers
     from edgeemo.compile.targets import load_target
     from edgeemo.export.load import load_onnx
-    from edgeemo.quantize.quantizer import observe, plan
-    from edgeemo.quantize.sources import files_of
+    from edgeemo.quantize.quantizer import plan
 
-    chosen = chosen_recipe(recipe, observer)
+    chosen = calibrating.chosen_recipe()
     page = check_output(out or BUILD / "analysis.html", force)
     check_output(propose, force)
     board = load_target(target_name)
     planned = plan(load_onnx(model), str(model), chosen)
-    source, clips, said = calibration_source(planned, calib, split, limit, feeds)
-    compared: Comparison = (
-        ClipComparison.of(data, data_split, data_limit, clips) if feeds is None else FeedComparison.of(data or feeds, data_limit)
-    )
+    source, clips, said = calibrating.source(planned)
+    compared: Comparison
+    if calibrating.feeds is None:
+        compared = ClipComparison.of(data, data_split, data_limit, clips)
+    else:
+        compared = FeedComparison.of(data or calibrating.feeds, data_limit)
     if max_f1_drop is not None and not compared.labelled:
         raise click.UsageError(f"--max-f1-drop needs labels, and none of {compared.on} has one; --min-sqnr does without")
     warn(said)
-    files = files_of(source)
-    with progress_bar(f"calibrating on {len(files)} files, two passes", 2 * len(files)) as advance:
-        calibration = observe(planned, source, advance, jobs, cluster, SAMPLE_STEPS)
-    evaluations = Evaluations(planned, calibration, compared, LOG, jobs, cluster)
+    calibration = calibrating.observe(planned, source, sample_steps=SAMPLE_STEPS)
+    evaluations = Evaluations(planned, calibration, compared, LOG, calibrating.jobs, calibrating.cluster)
     parts = find_parts(planned)
     local = {p.name: study(p, calibration, planned.methods) for p in parts}
     with progress_bar(f"each of {len(parts)} parts alone in INT8, and all but it", 2 * len(parts)) as advance:
@@ -97,7 +89,7 @@ def analyze(
     with progress_bar("searching a better recipe", budget) as advance:
         tuned = with_better_observers(chosen, parts, calibration, planned.methods)
         proposal = search(chosen, parts, local, tuned, evaluations, good, budget, board, exhaustive=True, progress=advance)
-    about = f"found by edgeemo analyze, from {recipe}, for {model} on {compared.on}"
+    about = f"found by edgeemo analyze, from {calibrating.recipe}, for {model} on {compared.on}"
     toml = report.proposal_toml(proposal, asked, about, compared.measure)
     document: dict[str, Any] = {
         "model": str(model),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,70 @@ if TYPE_CHECKING:
     from edgeemo.quantize.sources import Source
 
 
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What ``calibration_options`` asks for."""
+
+    recipe: str
+    observer: str | None
+    calib: Path
+    split: str | None
+    limit: int | None
+    feeds: Path | None
+    jobs: int
+    cluster: str | None
+
+    def chosen_recipe(self) -> Recipe:
+        """The named one, with the observer of ``--observer`` where that is given."""
+        from edgeemo.quantize.recipe import load_recipe
+        from edgeemo.quantize.thresholds import THRESHOLDS
+
+        if self.observer is not None and self.observer not in THRESHOLDS:
+            raise click.UsageError(f"--observer {self.observer}: there are {', '.join(THRESHOLDS)}")
+        recipe = load_recipe(self.recipe)
+        return replace(recipe, observer=self.observer or recipe.observer)
+
+    def source(self, planned: Plan) -> tuple[Source, list[Clip], list[str]]:
+        """What to calibrate on; its clips (none of feeds), and what to warn of. Raises EdgeEmoError where nothing fits the
+        model."""
+        from edgeemo.quantize.guards import warnings
+        from edgeemo.quantize.quantizer import stream_contract
+        from edgeemo.quantize.sources import ClipSource, FeedSource
+
+        if self.feeds is not None:
+            return FeedSource.of(self.feeds, self.limit), [], []
+        contract = stream_contract(planned)
+        clips = self._clips()
+        return ClipSource.of(contract, clips), clips, warnings(clips, contract.sample_rate)
+
+    def _clips(self) -> list[Clip]:
+        """Raises EdgeEmoError where the folder or split has no clips, or they are of the manifest's test speakers."""
+        from edgeemo.data.clips import MANIFEST, evenly, find_clips, read_manifest
+        from edgeemo.quantize.guards import refuse_test_speakers
+
+        clips = find_clips(self.calib) if self.split is None else read_manifest(self.calib, self.split)
+        if (self.calib / MANIFEST).is_file():
+            refuse_test_speakers(clips, clips if self.split is None else read_manifest(self.calib))
+        return evenly(clips, self.limit)
+
+    def observe(self, planned: Plan, source: Source, **options: int) -> Calibration:
+        """Ranges of all that the plan quantizes, under a progress bar; ``options``: more for quantizer.observe."""
+        from edgeemo.quantize.quantizer import observe
+        from edgeemo.quantize.sources import files_of
+
+        files = files_of(source)
+        with progress_bar(f"calibrating on {len(files)} files, two passes", 2 * len(files)) as advance:
+            return observe(planned, source, advance, self.jobs, self.cluster, **options)
+
+
 def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Which clips, which recipe, and what does the work: of every verb that calibrates."""
+    """Which clips, which recipe, and what does the work: of every verb that calibrates, given to it as ``calibrating``."""
+
+    @functools.wraps(command)
+    def gathered(*args: Any, **given: Any) -> Any:
+        chosen = CalibrationOptions(**{f.name: given.pop(f.name) for f in fields(CalibrationOptions)})
+        return command(*args, calibrating=chosen, **given)
+
     for option in (
         click.option("--cluster", default=None, metavar="dask://HOST:PORT", help="Send work to this Dask cluster."),
         click.option("--jobs", type=click.IntRange(0), default=1, help="Processes, 0 for one per core; results are the same."),
@@ -49,45 +112,8 @@ def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--observer", default=None, help="kl, mse, percentile or min-max [default: the recipe's]."),
         click.option("--recipe", default="int8-kl", help="A name of `edgeemo recipes`, or a TOML file."),
     ):
-        command = option(command)
-    return command
-
-
-def chosen_recipe(name: str, observer: str | None) -> Recipe:
-    """The recipe of ``--recipe``, with the observer of ``--observer`` where that is given."""
-    from edgeemo.quantize.recipe import load_recipe
-    from edgeemo.quantize.thresholds import THRESHOLDS
-
-    if observer is not None and observer not in THRESHOLDS:
-        raise click.UsageError(f"--observer {observer}: there are {', '.join(THRESHOLDS)}")
-    recipe = load_recipe(name)
-    return replace(recipe, observer=observer or recipe.observer)
-
-
-def calibration_clips(folder: Path, split: str | None, limit: int | None) -> list[Clip]:
-    """Raises EdgeEmoError where the folder or split has no clips, or they are of the manifest's test speakers."""
-    from edgeemo.data.clips import MANIFEST, evenly, find_clips, read_manifest
-    from edgeemo.quantize.guards import refuse_test_speakers
-
-    clips = find_clips(folder) if split is None else read_manifest(folder, split)
-    if (folder / MANIFEST).is_file():
-        refuse_test_speakers(clips, clips if split is None else read_manifest(folder))
-    return evenly(clips, limit)
-
-
-def calibration_source(
-    planned: Plan, calib: Path, split: str | None, limit: int | None, feeds: Path | None
-) -> tuple[Source, list[Clip], list[str]]:
-    """What to calibrate on; its clips (none of feeds), and what to warn of. Raises EdgeEmoError where nothing fits the model."""
-    from edgeemo.quantize.guards import warnings
-    from edgeemo.quantize.quantizer import stream_contract
-    from edgeemo.quantize.sources import ClipSource, FeedSource
-
-    if feeds is not None:
-        return FeedSource.of(feeds, limit), [], []
-    contract = stream_contract(planned)
-    clips = calibration_clips(calib, split, limit)
-    return ClipSource.of(contract, clips), clips, warnings(clips, contract.sample_rate)
+        gathered = option(gathered)
+    return gathered
 
 
 @click.command()
@@ -111,14 +137,7 @@ def calibration_source(
 def quantize(
     context: click.Context,
     model: Path,
-    calib: Path,
-    split: str | None,
-    limit: int | None,
-    feeds: Path | None,
-    recipe: str,
-    observer: str | None,
-    jobs: int,
-    cluster: str | None,
+    calibrating: CalibrationOptions,
     keep_fp16: tuple[str, ...],
     keep_fp32: tuple[str, ...],
     save_calibration: Path | None,
@@ -134,42 +153,41 @@ def quantize(
     """Quantize MODEL to INT8 (QDQ ONNX), its activations' thresholds from calibration clips."""
     if stored is not None and save_calibration is not None:
         raise click.UsageError("--save-calibration keeps what is found on clips; with --calibration nothing is")
-    if feeds is not None and max_f1_drop is not None:
+    if calibrating.feeds is not None and max_f1_drop is not None:
         raise click.UsageError(
             "--max-f1-drop compares answers to clips; with --feeds, `edgeemo analyze --min-sqnr` finds a recipe"
         )
     if stored is not None and max_f1_drop is not None:
         raise click.UsageError("--max-f1-drop needs what a calibration file has not, layers' inputs: leave --calibration out")
-    chosen = chosen_recipe(recipe, observer).keep(keep_fp16, "fp16", "--keep-fp16").keep(keep_fp32, "fp32", "--keep-fp32")
+    chosen = calibrating.chosen_recipe().keep(keep_fp16, "fp16", "--keep-fp16").keep(keep_fp32, "fp32", "--keep-fp32")
     target = check_output(out or INT8_MODEL, force)
     for kept in filter(None, (save_calibration, save_recipe)):
         check_output(kept, force)
     from edgeemo.export.load import load_onnx
     from edgeemo.quantize.cache import calibration_document, read_calibration
-    from edgeemo.quantize.quantizer import observe, plan, quantize_plan
-    from edgeemo.quantize.sources import files_of
+    from edgeemo.quantize.quantizer import plan, quantize_plan
 
     planned = plan(load_onnx(model), str(model), chosen)
     said: list[str] = []
     clips: list[Clip] = []
     source: Source | None = None
-    if stored is None or feeds is not None or context.get_parameter_source("calib") is not ParameterSource.DEFAULT:
-        source, clips, said = calibration_source(planned, calib, split, limit, feeds)
+    if stored is None or calibrating.feeds is not None or context.get_parameter_source("calib") is not ParameterSource.DEFAULT:
+        source, clips, said = calibrating.source(planned)
     if stored is not None:
         calibration, said = read_calibration(stored, planned, source), []
     else:
         assert source is not None
-        files = files_of(source)
-        with progress_bar(f"calibrating on {len(files)} files, two passes", 2 * len(files)) as advance:
-            calibration = observe(planned, source, advance, jobs, cluster)
+        calibration = calibrating.observe(planned, source)
     warn(said)
     comment = ""
     if max_f1_drop is not None:
-        planned, comment = _search(planned, calibration, clips, max_f1_drop, data, budget, jobs, cluster)
+        planned, comment = _search(planned, calibration, clips, max_f1_drop, data, budget, calibrating)
     quantized, report = quantize_plan(planned, calibration)
     content = quantized.SerializeToString(deterministic=True)
     if save_calibration is not None:
-        write_file(save_calibration, json.dumps(calibration_document(planned, calibration, jobs), indent=1).encode(), force)
+        write_file(
+            save_calibration, json.dumps(calibration_document(planned, calibration, calibrating.jobs), indent=1).encode(), force
+        )
     if save_recipe is not None:
         write_file(save_recipe, planned.recipe.to_toml(comment).encode(), force)
     write_file(target, content, force)
@@ -186,8 +204,8 @@ def quantize(
 
 
 def _search(
-    planned: Plan, calibration: Calibration, clips: list[Clip], max_f1_drop: float, data: Path | None, budget: int, jobs: int,
-    cluster: str | None,
+    planned: Plan, calibration: Calibration, clips: list[Clip], max_f1_drop: float, data: Path | None, budget: int,
+    calibrating: CalibrationOptions,
 ) -> tuple[Plan, str]:  # fmt: skip
     """The plan of the cheapest recipe found, and a comment on it. Raises EdgeEmoError where none is good enough."""
     from edgeemo.analyze.comparisons import ClipComparison
@@ -200,7 +218,7 @@ def _search(
     compared = ClipComparison.of(data, None, None, clips)
     if not compared.labelled:
         raise EdgeEmoError(f"--max-f1-drop needs labels, and none of {compared.on} has one; --on names a folder with a manifest")
-    evaluations = Evaluations(planned, calibration, compared, LOG, jobs, cluster)
+    evaluations = Evaluations(planned, calibration, compared, LOG, calibrating.jobs, calibrating.cluster)
     with progress_bar(f"searching a recipe on {compared.on}, at most {budget} evaluations", budget) as advance:
         found = find_recipe(planned, calibration, evaluations, max_f1_drop, budget, load_target("aarch64-neon"), advance)
     if found.best is None:

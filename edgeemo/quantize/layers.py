@@ -9,6 +9,7 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import numpy_helper
 
+from edgeemo.compile.kernels.pack import convolution_fits
 from edgeemo.quantize.recipe import Recipe
 
 
@@ -107,15 +108,12 @@ def find_layers(model: onnx.ModelProto, recipe: Recipe) -> list[Layer]:
 
 
 def has_int8_kernel(node: onnx.NodeProto, weight: np.ndarray) -> bool:
-    """Whether the compiler has one (compile/passes/convolution.py): through INT8 and back around a float operator, a layer would
-    be slower than in float. Groups only over one dimension and in sixteens; windows of two with columns side by side."""
-    options = {a.name: a for a in node.attribute}
-    grouped = node.op_type == "Conv" and "group" in options and options["group"].i > 1
-    if node.op_type != "Conv" or weight.ndim == 3:
-        return not grouped or weight.shape[1] % 16 == 0
-    spread = "dilations" in options and list(options["dilations"].ints)[-1] > 1
-    return weight.ndim == 4 and not grouped and not spread
+    """Whether the compiler has one: through INT8 and back around a float operator, a layer would be slower than in float."""
+    if node.op_type != "Conv":
+        return True
+    dilations = next((list(a.ints) for a in node.attribute if a.name == "dilations"), [1] * (weight.ndim - 2))
+    return convolution_fits("s8", _attribute(node, "group", 1), weight.shape[1], dilations)
 
 
-def _attribute(node: onnx.NodeProto, name: str) -> int:
-    return next((a.i for a in node.attribute if a.name == name), 0)
+def _attribute(node: onnx.NodeProto, name: str, default: int = 0) -> int:
+    return next((a.i for a in node.attribute if a.name == name), default)

@@ -15,8 +15,8 @@ from edgeemo.compile.targets import load_target
 from edgeemo.evaluate.evaluate import ArtifactModel, OnnxModel
 from edgeemo.quantize.recipe import load_recipe
 from tests.aarch64 import board
-from tests.compile.test_convolution import compiled, quantized, residual_block
 from tests.conftest import speech
+from tests.graphs import compiled, quantized, residual_block
 
 pytestmark = [pytest.mark.slow, pytest.mark.qemu, pytest.mark.skipif(not board.available(), reason=board.REASON)]
 STEPS = 30
@@ -40,8 +40,10 @@ def test_board_equals_host_and_onnx_runtime(
         for reference in (ArtifactModel(host_artifacts["int8"]), OnnxModel(files["int8"])):
             (expected,) = reference.run([call])
             assert got.shape == expected.shape
-            assert np.abs(got - expected).max() <= 0.05
-            assert np.abs(got - expected).mean() <= 0.002
+            off = np.abs(got - expected)
+            assert off.mean() <= 0.002
+            assert np.percentile(off, 99) <= 0.015
+            assert off.max() <= 0.04
             assert got.mean(axis=0).argmax() == expected.mean(axis=0).argmax()
 
 

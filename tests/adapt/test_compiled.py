@@ -9,28 +9,20 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from edgeemo_runtime import EdgeEmoError, Function
+from edgeemo_runtime import EdgeEmoError
 from edgeemo_runtime.cli import main as runtime_main
 from onnx import helper
 
 from edgeemo.adapt.adapt import adapt, run
 from edgeemo.adapt.feeds import made_up
 from edgeemo.cli import main
-from edgeemo.compile.compiler import compile_onnx
-from edgeemo.compile.targets import load_target
-from tests.adapt.conftest import graph, recurrence
+from tests.graphs import compiled, graph, recurrence
 
 pytestmark = pytest.mark.slow
 
 
 def edgeemo(*args: object) -> Result:
     return CliRunner().invoke(main, [str(a) for a in args])
-
-
-def compiled(model: onnx.ModelProto, folder: Path) -> Function:
-    onnx.save(model, folder / "m.onnx")
-    (folder / "m.edgeemo").write_bytes(compile_onnx(folder / "m.onnx", load_target("host")).archive)
-    return Function(folder / "m.edgeemo")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +36,7 @@ def compiled(model: onnx.ModelProto, folder: Path) -> Function:
 def test_recurrences_compile_to_the_same_numbers(kind: str, direction: str, options: dict[str, object], tmp_path: Path) -> None:
     model = adapt(recurrence(kind, direction, **options), "m", {}, {}).model
     feed = made_up(model, 5)
-    got, wanted = compiled(model, tmp_path).run(feed), run(model, feed)
+    got, wanted = compiled(model, tmp_path)[1].run(feed), run(model, feed)
     for name in wanted:
         np.testing.assert_allclose(got[name], wanted[name], atol=2e-6)
 
@@ -74,10 +66,10 @@ def test_rows_that_were_made_one_matrix_are_kept_apart(case: str, tmp_path: Path
     nodes, shape, constants, opset = FLATTENED[case]
     model = adapt(graph(nodes, {"x": ["n", 4, 8]}, {"y": ["n", *shape]}, constants, opset), "m", {}, {}).model
     feed = made_up(model, 3)
-    np.testing.assert_allclose(compiled(model, tmp_path).run(feed)["y"], run(model, feed)["y"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(compiled(model, tmp_path)[1].run(feed)["y"], run(model, feed)["y"], rtol=1e-4, atol=1e-5)
 
 
-def test_rows_of_another_order_are_right_or_refused(tmp_path: Path) -> None:
+def test_rows_of_another_order_take_the_stock_way(tmp_path: Path) -> None:
     """(4, batch, 8) x w: a product that no kernel of ours goes through stream by stream."""
     nodes = [
         helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
@@ -85,13 +77,24 @@ def test_rows_of_another_order_are_right_or_refused(tmp_path: Path) -> None:
         helper.make_node("Transpose", ["p"], ["y"], perm=[1, 0, 2]),
     ]
     model = adapt(graph(nodes, {"x": ["n", 4, 8]}, {"y": ["n", 4, 6]}, {"w": W}), "m", {}, {}).model
-    try:
-        function = compiled(model, tmp_path)
-    except EdgeEmoError as error:
-        assert "rows that are not one item's own; products that no kernel of ours took: product" in str(error)
-        return
+    made, function = compiled(model, tmp_path)
+    assert made.stock_products == ["relax.matmul [4, None, 6]"]
     feed = made_up(model, 3)
     np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_what_goes_over_rows_of_several_items_is_refused(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Reshape", ["x", "rows"], ["r"]),
+        helper.make_node("ReduceSum", ["r", "last"], ["s"], keepdims=1),
+        helper.make_node("Mul", ["r", "s"], ["m"]),
+        helper.make_node("MatMul", ["m", "w"], ["p"], name="product"),
+        helper.make_node("Reshape", ["p", "back"], ["y"]),
+    ]
+    constants = {"rows": ROWS, "last": np.array([1]), "w": W, "back": BACK}
+    model = adapt(graph(nodes, {"x": ["n", 4, 8]}, {"y": ["n", 4, 6]}, constants), "m", {}, {}).model
+    with pytest.raises(EdgeEmoError, match="m.onnx: operator sum goes over rows that are not one item's own.*: product"):
+        compiled(model, tmp_path)
 
 
 def test_from_a_foreign_file_to_int8_answers_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +153,7 @@ def test_mistakes_name_the_file_and_the_input(tmp_path: Path, monkeypatch: pytes
 
 def test_a_function_takes_any_batch_and_names_what_is_wrong(tmp_path: Path) -> None:
     model = adapt(recurrence("LSTM", "forward"), "m", {}, {}).model
-    function = compiled(model, tmp_path)
+    _, function = compiled(model, tmp_path)
     feed = made_up(model, 37)  # in pieces of 16
     np.testing.assert_allclose(function.run(feed)["out"], run(model, feed)["out"], atol=2e-6)
     for bad, words in (

@@ -8,17 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from edgeemo_runtime import Function
 from onnx import helper
 
 from edgeemo.adapt.adapt import adapt, run
 from edgeemo.adapt.feeds import made_up
-from edgeemo.compile.compiler import Compiled, compile_onnx
-from edgeemo.compile.targets import load_target
-from edgeemo.quantize.quantizer import observe, plan, quantize_plan
+from edgeemo.quantize.quantizer import plan
 from edgeemo.quantize.recipe import Recipe, load_recipe
-from edgeemo.quantize.sources import FeedSource
-from tests.adapt.conftest import graph
+from tests.graphs import compiled, graph, quantized, residual_block
 
 pytestmark = pytest.mark.slow
 RNG = np.random.default_rng(0)
@@ -39,20 +35,6 @@ def conv(attributes: dict[str, Any], x: tuple[int, ...], weight: tuple[int, ...]
     nodes = [helper.make_node("Conv", ["x", "w", "b"], ["y"], name="conv", **attributes)]
     constants = {"w": RNG.standard_normal(weight).astype(np.float32), "b": RNG.standard_normal(weight[0]).astype(np.float32)}
     return adapt(graph(nodes, {"x": ["n", *x]}, {"y": ["n", weight[0], "h", "v"]}, constants), "m", {}, {}).model
-
-
-def quantized(model: onnx.ModelProto, folder: Path, recipe: Recipe = Recipe()) -> onnx.ModelProto:  # noqa: B008 (frozen)
-    for i in range(4):
-        np.savez(folder / f"{i}.npz", **made_up(model, 4, i))
-    planned = plan(model, "m", recipe)
-    return quantize_plan(planned, observe(planned, FeedSource.of(folder)))[0]
-
-
-def compiled(model: onnx.ModelProto, folder: Path) -> tuple[Compiled, Function]:
-    onnx.save(model, folder / "m.onnx")
-    made = compile_onnx(folder / "m.onnx", load_target("host"))
-    (folder / "host.edgeemo").write_bytes(made.archive)
-    return made, Function(folder / "host.edgeemo")
 
 
 @pytest.mark.parametrize("kind", ["float", "int8"])
@@ -100,25 +82,6 @@ def test_halves(tmp_path: Path) -> None:
     assert any(name.startswith("gemm_f16") for name in made.kernels)
     feed = made_up(model, 3, 9)
     np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], rtol=1e-4, atol=1e-4)
-
-
-def residual_block() -> onnx.ModelProto:
-    """conv - relu - conv, what went in added, relu; joined with the same through a depthwise convolution; conv."""
-    nodes = [
-        helper.make_node("Conv", ["x", "w0"], ["a"], name="first", pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["a"], ["ar"], name="relu"),
-        helper.make_node("Conv", ["ar", "w1"], ["c"], name="second", pads=[1, 1, 1, 1]),
-        helper.make_node("Add", ["c", "a"], ["s"], name="add"),
-        helper.make_node("Relu", ["s"], ["sr"], name="relu2"),
-        helper.make_node("Sigmoid", ["sr"], ["g"], name="gate"),
-        helper.make_node("Mul", ["g", "scale"], ["gs"], name="per_channel"),
-        helper.make_node("Conv", ["gs", "wd"], ["d"], name="depthwise", group=16, pads=[1, 1, 1, 1]),
-        helper.make_node("Concat", ["gs", "d"], ["j"], name="join", axis=1),
-        helper.make_node("Conv", ["j", "w2"], ["y"], name="last"),
-    ]
-    shapes = {"w0": (16, 4, 3, 3), "w1": (16, 16, 3, 3), "wd": (16, 1, 3, 3), "w2": (8, 32, 1, 1), "scale": (16, 1, 1)}
-    constants = {name: (RNG.standard_normal(shape) / 8).astype(np.float32) for name, shape in shapes.items()}
-    return adapt(graph(nodes, {"x": ["n", 4, 10, 12]}, {"y": ["n", 8, 10, 12]}, constants), "m", {}, {}).model
 
 
 @pytest.mark.parametrize("kind", ["float", "int8"])

@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from edgeemo_runtime import Function
 from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from edgeemo.adapt.adapt import run
-from edgeemo.compile.compiler import compile_onnx
-from edgeemo.compile.targets import load_target
-from tests.adapt.conftest import graph
+from tests.graphs import compiled, graph
 
 pytestmark = pytest.mark.slow
 
@@ -48,13 +45,12 @@ def test_static_qdq_of_onnx_runtime(activations: QuantType, per_channel: bool, t
     onnx.save(model, tmp_path / "float.onnx")
     options = {"quant_format": QuantFormat.QDQ, "activation_type": activations, "weight_type": QuantType.QInt8}
     quantize_static(tmp_path / "float.onnx", tmp_path / "q.onnx", Inputs(), per_channel=per_channel, **options)
-    compiled = compile_onnx(tmp_path / "q.onnx", load_target("host"))
-    assert sum(name.startswith("gemm_s8") for name in compiled.kernels) == 3
-    assert compiled.stock_products == []
-    (tmp_path / "q.edgeemo").write_bytes(compiled.archive)
-    feed = {"x": rng.standard_normal((5, 39, 10)).astype(np.float32) + 0.5}
     quantized = onnx.load(tmp_path / "q.onnx")
-    got, wanted = Function(tmp_path / "q.edgeemo").run(feed)["y"], run(quantized, feed)["y"]
+    made, function = compiled(quantized, tmp_path)
+    assert sum(name.startswith("gemm_s8") for name in made.kernels) == 3
+    assert made.stock_products == []
+    feed = {"x": rng.standard_normal((5, 39, 10)).astype(np.float32) + 0.5}
+    got, wanted = function.run(feed)["y"], run(quantized, feed)["y"]
     # Both are on the grid of the last scale: a value that falls between two of its points may be a step off.
     step = np.diff(np.unique(wanted)).min()
     assert np.abs(got - wanted).max() <= 1.01 * step

@@ -15,7 +15,7 @@ from edgeemo.adapt.adapt import adapt
 from edgeemo.cli import main
 from edgeemo.compile.inspect import inspect
 from edgeemo.compile.targets import load_target
-from tests.adapt.conftest import graph
+from tests.graphs import graph
 
 pytestmark = pytest.mark.slow
 

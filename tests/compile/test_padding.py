@@ -5,19 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from edgeemo_runtime import Function
 from onnx import helper
 
 from edgeemo.adapt.adapt import adapt, run
 from edgeemo.adapt.feeds import made_up
-from edgeemo.compile.compiler import compile_onnx
-from edgeemo.compile.targets import load_target
-from edgeemo.quantize.quantizer import observe, plan, quantize_plan
-from edgeemo.quantize.recipe import Recipe
-from edgeemo.quantize.sources import FeedSource
-from tests.adapt.conftest import graph
+from tests.graphs import compiled, graph, quantized
 
 pytestmark = pytest.mark.slow
 RNG = np.random.default_rng(0)
@@ -32,15 +25,9 @@ CASES = {
 def test_odd_lengths_go_through_int8_kernels_and_are_exact(case: str, tmp_path: Path) -> None:
     nodes, x, y, weight = CASES[case]
     given = graph(nodes, {"x": ["n", *x]}, {"y": ["n", *y]}, {"w": RNG.standard_normal(weight).astype(np.float32)})
-    model = adapt(given, "m", {}, {}).model
-    for i in range(4):
-        np.savez(tmp_path / f"{i}.npz", **made_up(model, 4, i))
-    planned = plan(model, "m", Recipe())
-    quantized, _ = quantize_plan(planned, observe(planned, FeedSource.of(tmp_path)))
-    onnx.save(quantized, tmp_path / "q.onnx")
-    compiled = compile_onnx(tmp_path / "q.onnx", load_target("host"))
-    assert compiled.stock_products == []
-    assert any(name.startswith("gemm_s8") for name in compiled.kernels)
-    (tmp_path / "q.edgeemo").write_bytes(compiled.archive)
+    model = quantized(adapt(given, "m", {}, {}).model, tmp_path)
+    made, function = compiled(model, tmp_path)
+    assert made.stock_products == []
+    assert any(name.startswith("gemm_s8") for name in made.kernels)
     feed = made_up(model, 5, 9)
-    np.testing.assert_allclose(Function(tmp_path / "q.edgeemo").run(feed)["y"], run(quantized, feed)["y"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], rtol=1e-5, atol=1e-5)

@@ -3,7 +3,7 @@
 How close, and why. Float: 1e-4 (order of sums, polynomial GELU and exp). INT8: the products of integers are exact on both
 sides; what differs is float32 between them (GELU polynomial, exp, x * (1 / scale) for x / scale), which moves an
 activation on the edge of two levels by one level. Over calls that is 0.002 of probability in the mean and 0.015
-for 99 of 100 (seen with six sets of thresholds: 0.0011 to 0.0014, 0.008 to 0.013), and 0.05 at most: the largest of a thousand is
+for 99 of 100 (seen with six sets of thresholds: 0.0011 to 0.0014, 0.008 to 0.013), and 0.04 at most: the largest of a thousand is
 where one level tipped over early in a call (seen: 0.013 to 0.033; with GELU exact to 1e-6 still 0.013).
 """
 
@@ -54,7 +54,7 @@ def test_qdq_in_onnx_runtime_is_close_to_artifact(
     off = np.abs(got - expected)
     assert off.mean() <= 0.002
     assert np.percentile(off, 99) <= 0.015
-    assert off.max() <= 0.05
+    assert off.max() <= 0.04
 
 
 def test_first_int8_layers_are_exact(files: dict[str, Path], host_artifacts: dict[str, Path]) -> None:

@@ -3,30 +3,23 @@
 A convolution over time-major activations is the same product with other strides: row j of a stream starts ``row_stride``
 elements after row j - 1 and is made of ``taps`` runs of ``tap_k`` elements, ``tap_stride`` apart. Nothing is copied to columns.
 
-Micro-kernels (name: type, instructions, rows x columns of a tile, which the target's file gives for floats):
-
-    s8_neon      SMULL + SMLAL2 + SADALP, 4 x 4: 16 sums in registers, 16 k of every row and column per turn
-                 |a| <= 128 and |w| <= 127, so two products fit an int16 lane before SADALP widens them
-    s8_portable  the same sums from sign-extended int16 products, any vector unit
-    f32          FMLA by element: 16 sums, the next k's weights loaded ahead
-    f16          f32 with w loaded as half and widened (FCVTL): FP16 storage, FP32 arithmetic
-
+A tile of output is computed by a micro-kernel (kernels/micro.py), whose sums the epilogue takes while they are in registers.
 Weights are packed so that a micro-kernel reads them front to back (kernels/pack.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
 from edgeemo.compile.kernels.math import gelu4
-from edgeemo.compile.kernels.pack import K_S8, column_tiles, round_up
+from edgeemo.compile.kernels.micro import MicroKernels
+from edgeemo.compile.kernels.pack import column_tiles, round_up
 
 ROWS = 4  # of the smallest whole tile; tiles of 1 to 3 rows take what is left
-UNROLL = 4  # chunks of 16 k in one iteration: loops of few iterations end as the branch predictor expects
 UNROLLED_GROUPS = 2
 UNROLLED_TILES = 16  # of a stream's rows
 WEIGHT_BYTES = {"s8": 1, "f16": 2, "f32": 4}
@@ -99,6 +92,7 @@ class _Emitter:
         dtypes["out"] = "int8" if spec.quantize else "float32"
         pointers = b.pointers(dtypes)
         self.a, self.w, self.out = (pointers[n] for n in ("a", "w", "out"))
+        self.micro = MicroKernels(spec, b, self.a, self.w)
         self.index: Expr = pointers.get("index")
         self.scale, self.bias, self.residual = (pointers.get(n) for n in ("scale", "bias", "residual"))
         self.out_words = b.view("out", "int32") if spec.quantize else None
@@ -129,7 +123,7 @@ class _Emitter:
         for (column, width), count in zip(column_tiles(spec.n, self.tile[1]), spec.kept, strict=True):
             for rows in self._row_tiles(batch):
                 rows = [(b.bind(out), b.bind(a)) for out, a in rows]
-                sums, add = self._float_sums(len(rows), width, w_at)
+                sums, add = self.micro.float_sums(len(rows), width, w_at)
                 with T.serial(0, count) as i:
                     k = b.bind(self.index[first + i])
                     add([b.splat(b.load(self.a, at + k, 1)) for _, at in rows], w_at + (i + 1) * width)
@@ -216,144 +210,13 @@ class _Emitter:
         spec, b = self.spec, self.b
         rows = [(b.bind(out), b.bind(a + group * spec.tap_k)) for out, a in rows]
         if spec.weights != "s8":
-            sums = self._float_tile(rows, width, w_at)
+            sums = self.micro.floats(rows, width, w_at)
         elif b.neon:
-            sums = self._s8_neon_tile(rows, w_at)
+            sums = self.micro.s8_neon(rows, w_at)
         else:
-            sums = self._s8_portable_tile(rows, w_at)
+            sums = self.micro.s8_portable(rows, w_at)
         for j in range(width // 4):
             self._epilogue([s[j] for s in sums], [out for out, _ in rows], group, column + 4 * j)
-
-    # -- micro-kernels ---------------------------------------------------------------------------------------------------
-    def _s8_neon_tile(self, rows: list[tuple[Expr, Expr]], w_at: Expr) -> list[list[Expr]]:
-        """A software pipeline: every load stands well before its first use, and fences keep LLVM's scheduler from moving it
-        there. The next chunk's first two columns of weights, which bring in its cache line, are loaded half a chunk ahead, a
-        row's next 16 k where its register falls free. So the multiplier never waits: 32 cycles for the 32 products of a chunk."""
-        spec, b = self.spec, self.b
-        sums = b.scratch(len(rows) * 16, "int32")
-        held = b.scratch((2 + len(rows)) * 16, "int8")  # two columns of weights, then the rows
-        chunks = spec.tap_k // K_S8
-        unroll = max(u for u in range(1, UNROLL + 1) if chunks % u == 0)
-
-        def half(v: Expr, start: int) -> Expr:
-            return b.intrinsic("int8x8", "llvm.vector.extract.v8i8.v16i8", v, T.int64(start))
-
-        def hold(place: int, value: Expr) -> None:
-            b.store(held, value, place * 16, 16)
-
-        def one_chunk(tap: int, chunk: Expr) -> None:
-            w_chunk = w_at + (tap * chunks + chunk) * 4 * K_S8
-            a = [b.load(held, (2 + i) * 16, 16) for i in range(len(rows))]
-            w = [b.load(held, j * 16, 16) for j in range(2)]
-            w += [b.load(self.w, w_chunk + j * K_S8, 16) for j in (2, 3)]
-            b.fence()
-            for j in range(4):
-                if j == 2:
-                    for ahead in range(2):
-                        hold(ahead, b.load(self.w, w_chunk + (4 + ahead) * K_S8, 16))
-                    b.fence()
-                for i, (_, at) in enumerate(rows):
-                    low, high = (
-                        b.intrinsic("int16x8", "llvm.aarch64.neon.smull.v8i16", half(a[i], s), half(w[j], s)) for s in (0, 8)
-                    )
-                    wide = b.intrinsic("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", low + high)
-                    to = (i * 4 + j) * 4
-                    b.store(sums, sums[T.Ramp(to, 1, 4)] + wide, to)
-                    if j == 3:
-                        hold(2 + i, b.load(self.a, at + tap * spec.tap_stride + (chunk + 1) * K_S8, 16))
-                        b.fence()
-
-        for i in range(len(rows) * 4):
-            b.store(sums, b.zeros("int32", 4), i * 4)
-        for j in range(2):
-            hold(j, b.load(self.w, w_at + j * K_S8, 16))
-        for tap in range(spec.taps):
-            for i, (_, at) in enumerate(rows):
-                hold(2 + i, b.load(self.a, at + tap * spec.tap_stride, 16))
-            with T.serial(0, chunks // unroll) as outer:
-                for inner in range(unroll):
-                    one_chunk(tap, outer * unroll + inner)
-
-        return [[b.sums_of([b.load(sums, (i * 4 + j) * 4) for j in range(4)])] for i in range(len(rows))]
-
-    def _s8_portable_tile(self, rows: list[tuple[Expr, Expr]], w_at: Expr) -> list[list[Expr]]:
-        spec, b = self.spec, self.b
-        sums = b.scratch(len(rows) * 32, "int32")
-        for i in range(len(rows) * 4):
-            b.store(sums, b.zeros("int32", 8), i * 8, 8)
-        chunks = spec.tap_k // K_S8
-        for tap in range(spec.taps):
-            with T.serial(0, chunks) as chunk:
-                a = [b.bind(b.cast(b.load(self.a, at + tap * spec.tap_stride + chunk * K_S8, 16), "int16x16")) for _, at in rows]
-                for j in range(4):
-                    w = b.bind(b.cast(b.load(self.w, w_at + ((tap * chunks + chunk) * 4 + j) * K_S8, 16), "int16x16"))
-                    for i in range(len(rows)):
-                        product = b.bind(a[i] * w)
-                        halves = (
-                            b.cast(b.intrinsic("int16x8", "llvm.vector.extract.v8i16.v16i16", product, T.int64(s)), "int32x8")
-                            for s in (0, 8)
-                        )
-                        at = (i * 4 + j) * 8
-                        b.store(sums, sums[T.Ramp(at, 1, 8)] + next(halves) + next(halves), at, 8)
-
-        def total(at: int) -> Expr:
-            return b.intrinsic("int32", "llvm.vector.reduce.add.v8i32", b.load(sums, at, 8))
-
-        return [[b.bind(T.Shuffle([total((i * 4 + j) * 8) for j in range(4)], [0, 1, 2, 3]))] for i in range(len(rows))]
-
-    def _float_sums(self, rows: int, width: int, w_at: Expr) -> tuple[Expr, Callable[[list[Expr], Expr], None]]:
-        """The sums of a tile, and a function that adds one k to them: (that k of every row in all lanes, where the next k's
-        weights lie). Weights are loaded one k ahead, and halves loaded two and widened one k ahead, for the same reason as in
-        the int8 kernel."""
-        b, half = self.b, self.spec.weights == "f16"
-        sums = b.scratch(rows * width)
-        wide, raw = b.scratch(width), b.scratch(width, "float16") if half else None
-        lanes = range(0, width, 4)
-        for i in range(0, rows * width, 4):
-            b.store(sums, b.splat(0.0), i)
-
-        def fetch(at: Expr) -> None:
-            if raw is None:
-                for j in lanes:
-                    b.store(wide, b.load(self.w, at + j), j)
-                return
-            halves = [b.load(raw, j) for j in lanes]
-            for j, vector in zip(lanes, halves, strict=True):
-                b.store(raw, b.load(self.w, at + width + j), j)
-                b.store(wide, b.cast(vector, "float32x4"), j)
-
-        def add(a: list[Expr], next_at: Expr) -> None:
-            w = [b.load(wide, j) for j in lanes]
-            fetch(next_at)
-            b.fence()
-            for j, vector in zip(lanes, w, strict=True):
-                for i, value in enumerate(a):
-                    to = i * width + j
-                    b.store(sums, b.fma(value, vector, sums[T.Ramp(to, 1, 4)]), to)
-
-        if raw is not None:
-            for j in lanes:
-                b.store(raw, b.load(self.w, w_at + j), j)
-        fetch(w_at)
-        return sums, add
-
-    def _float_tile(self, rows: list[tuple[Expr, Expr]], width: int, w_at: Expr) -> list[list[Expr]]:
-        spec, b = self.spec, self.b
-        vectors = width // 4
-        sums, add = self._float_sums(len(rows), width, w_at)
-        unroll = max(u for u in (1, 2, 4) if spec.tap_k % u == 0)
-        chunks = spec.tap_k // unroll
-        outer, inner = (spec.taps, chunks) if chunks > 1 else (1, spec.taps)
-        step = unroll if chunks > 1 else spec.tap_stride
-        with T.serial(0, outer) as tap:
-            firsts = [b.bind(at + tap * spec.tap_stride) for _, at in rows]
-            with T.serial(0, inner) as chunk:
-                a = [b.load(self.a, at + chunk * step, unroll) for at in firsts]
-                for lane in range(unroll):
-                    scalars = [T.Shuffle([v], [lane]) if unroll > 1 else v for v in a]
-                    next_at = w_at + ((tap * inner + chunk) * unroll + lane + 1) * width
-                    add([b.splat(s) for s in scalars], next_at)
-        return [[b.load(sums, (i * vectors + j) * 4) for j in range(vectors)] for i in range(len(rows))]
 
     # -- epilogue --------------------------------------------------------------------------------------------------------
     def _epilogue(self, values: list[Expr], rows: list[Expr], group: Expr, column: Expr) -> None:

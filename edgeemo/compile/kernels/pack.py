@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 COLUMNS_S8 = 4
@@ -10,6 +12,14 @@ K_S8 = 16
 
 def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
+
+
+def convolution_fits(kind: str, groups: int, tap_k: int, dilations: Sequence[int]) -> bool:
+    """Whether kernels of this type (s8, f16, f32) take a convolution of ``tap_k`` channels per group, ``dilations`` by dimension.
+    Over two, a window's columns lie side by side: a row of it is one run of elements."""
+    if len(dilations) == 1:
+        return groups == 1 or kind != "s8" or tap_k % K_S8 == 0
+    return len(dilations) == 2 and groups == 1 and dilations[1] == 1
 
 
 def pack_s8(w: np.ndarray) -> np.ndarray:

@@ -55,13 +55,13 @@ def product(graph: Graph, root: Var, transposed: Transposed) -> Product | None:
     kind, weight, scale = found
     groups = int(attrs.groups)
     dilations = [int(d) for d in attrs.dilation]
-    if len(shape) == 4 and (groups > 1 or dilations[1] > 1):
+    if not pack.convolution_fits(kind, groups, weight.shape[1], dilations):
         return None
     last: Expr | None = transposed[data] if known(data, transposed) else None
     a_scale, zero = 1.0, 0
     if kind == "s8":
         quantized = quantized_data(graph, data if last is None else last)
-        if quantized is None or (weight.shape[1] % pack.K_S8 and groups > 1):
+        if quantized is None:
             return None
         value, a_scale, zero = quantized
         data, last = (value, None) if last is None else (data, value)
