@@ -93,7 +93,7 @@ def test_what_goes_over_rows_of_several_items_is_refused(tmp_path: Path) -> None
     ]
     constants = {"rows": ROWS, "last": np.array([1]), "w": W, "back": BACK}
     model = adapt(graph(nodes, {"x": ["n", 4, 8]}, {"y": ["n", 4, 6]}, constants), "m", {}, {}).model
-    with pytest.raises(EdgeEmoError, match="m.onnx: operator sum goes over rows that are not one item's own.*: product"):
+    with pytest.raises(EdgeEmoError, match=r"m.onnx: operator sum goes over rows that are not one item's own.*: product"):
         compiled(model, tmp_path)
 
 
