@@ -49,8 +49,8 @@ class Evaluations:
     def _key(self, recipe: Recipe) -> str:
         """Of what a recipe does, not how it says it."""
         planned = plan(self._model, "", recipe)
-        does = [(x.name, x.precision, self._scale(planned, x.input, x.precision)) for x in planned.layers]
-        does += [(t.name, t.precision, self._scale(planned, t.input, t.precision)) for t in planned.tokens]
+        does = [(x.name, x.precision, self._scale(planned, x.input, x.precision), repr(x.scaling)) for x in planned.layers]
+        does += [(t.name, t.precision, self._scale(planned, t.input, t.precision), "") for t in planned.tokens]
         return hashlib.sha256(f"{self._about} {sorted(does)}".encode()).hexdigest()
 
     def _scale(self, planned: Plan, tensor: str, precision: str) -> float | None:

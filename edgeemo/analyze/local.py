@@ -9,8 +9,7 @@ import numpy as np
 from edgeemo.analyze.parts import Part
 from edgeemo.quantize.calibrate import Calibration
 from edgeemo.quantize.kl import BINS
-from edgeemo.quantize.layers import Layer
-from edgeemo.quantize.observers import Observer, fake_quantize, quantize_weight, weight_scales
+from edgeemo.quantize.observers import Observer, fake_quantize
 from edgeemo.quantize.report import run_layer, sqnr_db
 from edgeemo.quantize.thresholds import THRESHOLDS
 
@@ -83,18 +82,12 @@ def _outputs(part: Part, calibration: Calibration, methods: dict[str, str]) -> t
         x = calibration.samples[layer.input]
         quantized = fake_quantize(x, calibration.ranges[layer.input].scale(methods[layer.input]))
         floating.append(run_layer(layer, x, layer.weight).ravel())
-        int8.append(run_layer(layer, quantized, _dequantized(layer)).ravel())
+        int8.append(run_layer(layer, quantized, layer.dequantized_weight).ravel())
     for tensor in part.tensors if not part.layers else ():
         x = calibration.samples[tensor]
         floating.append(x.ravel())
         int8.append(fake_quantize(x, calibration.ranges[tensor].scale(methods[tensor])).ravel())
     return np.concatenate(floating).astype(np.float64), np.concatenate(int8).astype(np.float64)
-
-
-def _dequantized(layer: Layer) -> np.ndarray:
-    scales = weight_scales(layer.weight, layer.axis)
-    shape = [-1 if i == layer.axis else 1 for i in range(layer.weight.ndim)]
-    return quantize_weight(layer.weight, scales, layer.axis) * scales.reshape(shape)
 
 
 def _largest_per_channel(values: np.ndarray, axis: int) -> np.ndarray:

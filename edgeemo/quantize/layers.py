@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from onnx import numpy_helper
 
 from edgeemo.compile.kernels.pack import convolution_fits
 from edgeemo.quantize.recipe import Recipe
+from edgeemo.quantize.weights import WeightScaling, dequantize_weight, quantize_weight
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,20 @@ class Layer:
     weight: np.ndarray
     axis: int
     precision: str  # int8, fp16 or fp32
+    scaling: WeightScaling
+
+    @cached_property
+    def scales(self) -> np.ndarray:
+        """Of int8 weights, (channels,) float32."""
+        return self.scaling.scales(self.weight, self.axis)
+
+    @property
+    def int8_weight(self) -> np.ndarray:
+        return quantize_weight(self.weight, self.scales, self.axis)
+
+    @property
+    def dequantized_weight(self) -> np.ndarray:
+        return dequantize_weight(self.int8_weight, self.scales, self.axis)
 
     @property
     def weight_bytes(self) -> int:
@@ -101,7 +117,8 @@ def find_layers(model: onnx.ModelProto, recipe: Recipe) -> list[Layer]:
         precision = recipe.precision(node.name)
         if precision == "int8" and not has_int8_kernel(node, weight):
             precision = "fp32"
-        layers.append(Layer(node.name, node.op_type, node, node.input[0], node.input[1], weight, axis, precision))
+        scaling = recipe.scaling_of(node.name)
+        layers.append(Layer(node.name, node.op_type, node, node.input[0], node.input[1], weight, axis, precision, scaling))
     if not layers:
         raise EdgeEmoError("the model has no MatMul, Gemm or Conv with constant float32 weights: there is nothing to quantize")
     return layers

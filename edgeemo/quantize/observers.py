@@ -33,11 +33,11 @@ class Range(ABC):
 
 
 class Observer(Range):
-    """Observes one tensor in two passes and constant memory (2048 counts)."""
+    """Observes one tensor in two passes and constant memory (``bins`` counts)."""
 
-    def __init__(self, name: str, largest: float = 0.0) -> None:
+    def __init__(self, name: str, largest: float = 0.0, bins: int = BINS) -> None:
         self.name, self.largest = name, largest
-        self.histogram = np.zeros(BINS, dtype=np.int64)
+        self.histogram = np.zeros(bins, dtype=np.int64)
         self._found: dict[str, float] = {}
 
     def observe_range(self, values: np.ndarray) -> None:
@@ -55,13 +55,14 @@ class Observer(Range):
         """Second pass, over the same values."""
         # Of a smaller tensor the scale is SMALLEST_SCALE whatever the histogram says, and BINS / largest may overflow.
         if self.largest > SMALLEST_SCALE * INT8_MAX and values.size:
-            at = np.minimum((np.abs(values.ravel()) * (BINS / self.largest)).astype(np.int64), BINS - 1)
-            self.histogram += np.bincount(at, minlength=BINS)
+            bins = len(self.histogram)
+            at = np.minimum((np.abs(values.ravel()) * (bins / self.largest)).astype(np.int64), bins - 1)
+            self.histogram += np.bincount(at, minlength=bins)
             self._found.clear()
 
     def threshold(self, method: str) -> float:
         if method not in self._found:
-            self._found[method] = self.largest * THRESHOLDS[method](self.histogram) / BINS
+            self._found[method] = self.largest * THRESHOLDS[method](self.histogram) / len(self.histogram)
         return self._found[method]
 
     def remember(self, thresholds: dict[str, float]) -> None:
@@ -72,19 +73,6 @@ class Observer(Range):
         """Counts of the same tensor that another observer of the same range has made."""
         self.histogram += histogram
         self._found.clear()
-
-
-def weight_scales(weight: np.ndarray, axis: int) -> np.ndarray:
-    """Per-channel symmetric scales (channels,) float32 along ``axis``: largest magnitude / 127, positive for a dead channel."""
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    return np.maximum(np.abs(weight).max(axis=others) / INT8_MAX, SMALLEST_SCALE).astype(np.float32)
-
-
-def quantize_weight(weight: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
-    """int8 in [-127, 127]: -128 is left out so that two products fit an int16 lane (compile/kernels/gemm.py)."""
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    return np.clip(np.rint(weight / scales.reshape(shape)), -INT8_MAX, INT8_MAX).astype(np.int8)
 
 
 def fake_quantize(values: np.ndarray, scale: float) -> np.ndarray:

@@ -17,7 +17,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeemo.quantize.layers import Layer, Tokens
-from edgeemo.quantize.observers import quantize_weight, weight_scales
 
 
 def rewrite(
@@ -79,9 +78,9 @@ def _int8_weight(layer: Layer, front: list[onnx.NodeProto], added: dict[str, onn
     name = layer.weight_name
     if f"{name}_int8" in added:
         return f"{name}_dequantized"
-    scales = weight_scales(layer.weight, layer.axis)
+    scales = layer.scales
     zeros = f"int8_zeros_{len(scales)}"
-    added[f"{name}_int8"] = numpy_helper.from_array(quantize_weight(layer.weight, scales, layer.axis), f"{name}_int8")
+    added[f"{name}_int8"] = numpy_helper.from_array(layer.int8_weight, f"{name}_int8")
     added[f"{name}_scale"] = numpy_helper.from_array(scales, f"{name}_scale")
     added[zeros] = numpy_helper.from_array(np.zeros(len(scales), dtype=np.int8), zeros)
     front.append(

@@ -1,11 +1,13 @@
 """Recipes: which layer gets which precision, and whose inputs are clipped how. Data, not code: TOML files, some of them named.
 
 observer = "mse"                 # of thresholds.py, for every layer that no rule says more of
+weight_observer = "min-max"      # the same of weights
+weight_scales = "per-channel"    # or per-tensor
 
 [[layers]]
 match = "^emotion_conv"          # regular expression, searched in layers' names; of several rules the last that matches counts
 precision = "fp16"               # int8 (of every layer no rule names), fp16 or fp32
-observer = "kl"
+observer = "kl"                  # and weight_observer, weight_scales
 """
 
 from __future__ import annotations
@@ -20,29 +22,39 @@ from typing import Any
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.quantize.thresholds import THRESHOLDS
+from edgeemo.quantize.weights import GRANULARITIES, WeightScaling
 
 NAMED = Path(__file__).parent / "recipes"
 PRECISIONS = ("int8", "fp16", "fp32")
+OBSERVERS = tuple(THRESHOLDS)
+DEFAULTS = {"observer": "kl", "weight_observer": "min-max", "weight_scales": "per-channel"}  # of a recipe as a whole
+CHOICES = {"precision": PRECISIONS, "observer": OBSERVERS, "weight_observer": OBSERVERS, "weight_scales": GRANULARITIES}
+
+
+def check_choice(key: str, value: object, origin: str) -> None:
+    if value not in CHOICES[key]:
+        raise EdgeEmoError(f"{origin}: {key.replace('_', ' ')} {value!r} is none of {', '.join(CHOICES[key])}")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """``origin`` is what a message names: the file or the option the rule came from."""
+    """What is None it leaves as it is. ``origin`` is what a message names: the file or the option the rule came from."""
 
     match: str
     precision: str | None = None
     observer: str | None = None
     origin: str = "recipe"
+    weight_observer: str | None = None
+    weight_scales: str | None = None
 
     def __post_init__(self) -> None:
         try:
             re.compile(self.match)
         except re.error as error:
             raise EdgeEmoError(f"{self.origin}: {self.match!r} is not a regular expression ({error})") from error
-        if self.precision is not None and self.precision not in PRECISIONS:
-            raise EdgeEmoError(f"{self.origin}: {self.match!r}: precision {self.precision!r} is none of {', '.join(PRECISIONS)}")
-        if self.observer is not None:
-            check_observer(self.observer, self.origin)
+        for key in CHOICES:
+            if (value := getattr(self, key)) is not None:
+                check_choice(key, value, f"{self.origin}: {self.match!r}")
 
     def matches(self, layer: str) -> bool:
         return re.search(self.match, layer) is not None
@@ -58,14 +70,22 @@ class Recipe:
     observer: str = "kl"
     rules: tuple[Rule, ...] = ()
     description: str = ""
+    weight_observer: str = "min-max"
+    weight_scales: str = "per-channel"
 
     def precision(self, layer: str) -> str:
-        said = [r.precision for r in (*DEFAULT_RULES, *self.rules) if r.precision is not None and r.matches(layer)]
-        return said[-1] if said else "int8"
+        return self._said("precision", layer, "int8")
 
     def observer_of(self, layer: str) -> str:
-        said = [r.observer for r in self.rules if r.observer is not None and r.matches(layer)]
-        return said[-1] if said else self.observer
+        return self._said("observer", layer, self.observer)
+
+    def scaling_of(self, layer: str) -> WeightScaling:
+        observer = self._said("weight_observer", layer, self.weight_observer)
+        return WeightScaling(observer, self._said("weight_scales", layer, self.weight_scales))
+
+    def _said(self, key: str, layer: str, otherwise: str) -> str:
+        said = [getattr(r, key) for r in (*DEFAULT_RULES, *self.rules) if getattr(r, key) is not None and r.matches(layer)]
+        return said[-1] if said else otherwise
 
     def keep(self, matches: tuple[str, ...], precision: str, origin: str) -> Recipe:
         """With layers kept in ``precision``, whatever the rules before said."""
@@ -80,21 +100,15 @@ class Recipe:
     def to_toml(self, comment: str = "") -> str:
         """What load_recipe reads; ``comment``, line by line, above it."""
         lines = [f"# {line}" for line in comment.splitlines()]
-        lines += [f"description = {_quoted(self.description)}", f"observer = {_quoted(self.observer)}"]
+        lines += [f"{key} = {_quoted(getattr(self, key))}" for key in ("description", *DEFAULTS)]
         for rule in self.rules:
             lines += ["", "[[layers]]", f"match = {_quoted(rule.match)}"]
-            lines += [f"precision = {_quoted(rule.precision)}"] if rule.precision else []
-            lines += [f"observer = {_quoted(rule.observer)}"] if rule.observer else []
+            lines += [f"{key} = {_quoted(value)}" for key in CHOICES if (value := getattr(rule, key)) is not None]
         return "\n".join(lines) + "\n"
 
 
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)  # a JSON string is a TOML string
-
-
-def check_observer(name: str, origin: str) -> None:
-    if name not in THRESHOLDS:
-        raise EdgeEmoError(f"{origin}: observer {name!r} is none of {', '.join(THRESHOLDS)}")
 
 
 def recipe_names() -> list[str]:
@@ -111,17 +125,21 @@ def load_recipe(name: str) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise EdgeEmoError(f"{path}: not TOML ({error})") from error
     layers = values.pop("layers", [])
-    observer, description = values.pop("observer", "kl"), values.pop("description", "")
+    description = values.pop("description", "")
+    chosen = {key: values.pop(key, default) for key, default in DEFAULTS.items()}
     if values:
-        raise EdgeEmoError(f"{path}: does not know {', '.join(values)}; a recipe has observer, description and [[layers]]")
+        raise EdgeEmoError(
+            f"{path}: does not know {', '.join(values)}; a recipe has {', '.join(DEFAULTS)}, description and [[layers]]"
+        )
     if not isinstance(layers, list) or not all(isinstance(entry, dict) for entry in layers):
         raise EdgeEmoError(f"{path}: layers are tables, [[layers]] each")
-    check_observer(observer, str(path))
+    for key, value in chosen.items():
+        check_choice(key, value, str(path))
     rules = []
     for entry in layers:
-        if unknown := sorted(set(entry) - {"match", "precision", "observer"}):
+        if unknown := sorted(set(entry) - {"match", *CHOICES}):
             raise EdgeEmoError(f"{path}: [[layers]] does not know {', '.join(unknown)}")
-        if not isinstance(entry.get("match"), str) or not {"precision", "observer"} & set(entry):
-            raise EdgeEmoError(f"{path}: [[layers]] needs match, and precision or observer")
+        if not isinstance(entry.get("match"), str) or not set(CHOICES) & set(entry):
+            raise EdgeEmoError(f"{path}: [[layers]] needs match, and {' or '.join(CHOICES)}")
         rules.append(Rule(**entry, origin=str(path)))
-    return Recipe(path.stem, observer, tuple(rules), description)
+    return Recipe(path.stem, rules=tuple(rules), description=description, **chosen)

@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from edgeemo.quantize.calibrate import Calibration
 from edgeemo.quantize.layers import Layer, Tokens
-from edgeemo.quantize.observers import fake_quantize, quantize_weight, weight_scales
+from edgeemo.quantize.observers import fake_quantize
 
 KEY = "edgeemo.quantization"  # metadata_props
 
@@ -58,11 +58,9 @@ def report_layers(layers: list[Layer], calibration: Calibration, methods: dict[s
         scale = clipped = error = None
         if layer.precision == "int8" and found is not None:
             scale, clipped = found.scale(methods[layer.input]), found.kept(methods[layer.input])
-            scales = weight_scales(layer.weight, layer.axis)
-            shape = [-1 if i == layer.axis else 1 for i in range(layer.weight.ndim)]
-            weight = quantize_weight(layer.weight, scales, layer.axis) * scales.reshape(shape)
             if values is not None:
-                error = sqnr_db(run_layer(layer, values, layer.weight), run_layer(layer, fake_quantize(values, scale), weight))
+                int8 = run_layer(layer, fake_quantize(values, scale), layer.dequantized_weight)
+                error = sqnr_db(run_layer(layer, values, layer.weight), int8)
         elif layer.precision == "fp16" and values is not None:
             error = sqnr_db(run_layer(layer, values, layer.weight), run_layer(layer, values, layer.weight.astype(np.float16)))
         reports.append(

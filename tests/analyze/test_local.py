@@ -10,13 +10,14 @@ from edgeemo.quantize.calibrate import Calibration
 from edgeemo.quantize.layers import Layer
 from edgeemo.quantize.observers import Observer
 from edgeemo.quantize.quantizer import Plan
+from edgeemo.quantize.weights import WeightScaling
 
 METHODS = {"x": "min-max"}
 
 
 def made(x: np.ndarray, weight: np.ndarray) -> tuple[Part, Calibration]:
     node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name="layer")
-    layer = Layer("layer", "MatMul", node, "x", "w", weight, 1, "int8")
+    layer = Layer("layer", "MatMul", node, "x", "w", weight, 1, "int8", WeightScaling())
     observer = Observer("x")
     observer.observe_range(x)
     observer.observe_histogram(x)

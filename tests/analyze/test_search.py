@@ -16,6 +16,7 @@ from edgeemo.analyze.search import Found, precision_to_keep, search
 from edgeemo.compile.targets import load_target
 from edgeemo.quantize.layers import Layer
 from edgeemo.quantize.recipe import Recipe, Rule
+from edgeemo.quantize.weights import WeightScaling
 
 HARM = {"a": 8.0, "b": 4.0, "c": 2.0, "d": 1.0}
 
@@ -23,7 +24,7 @@ HARM = {"a": 8.0, "b": 4.0, "c": 2.0, "d": 1.0}
 def part(name: str, scale: float = 1.0) -> Part:
     node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name=name)
     weight = np.full((4, 4), scale, dtype=np.float32)
-    return Part(name, "MatMul", (name,), (Layer(name, "MatMul", node, "x", "w", weight, 1, "int8"),), ("x",), 16)
+    return Part(name, "MatMul", (name,), (Layer(name, "MatMul", node, "x", "w", weight, 1, "int8", WeightScaling()),), ("x",), 16)
 
 
 PARTS = [part(n) for n in HARM]

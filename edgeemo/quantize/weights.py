@@ -1,0 +1,62 @@
+"""Weights in INT8: symmetric, a scale for every output channel or one for all, by the observers that activations have."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeemo.quantize.kl import BINS as TENSOR_BINS
+from edgeemo.quantize.observers import INT8_MAX, SMALLEST_SCALE, Observer
+
+GRANULARITIES = ("per-channel", "per-tensor")
+CHANNEL_BINS = 512  # a channel has hundreds of values, not a tensor's tens of thousands
+
+
+@dataclass(frozen=True)
+class WeightScaling:
+    """``observer``: of thresholds.py; ``granularity``: of GRANULARITIES."""
+
+    observer: str = "min-max"
+    granularity: str = "per-channel"
+
+    def scales(self, weight: np.ndarray, axis: int) -> np.ndarray:
+        """(channels,) float32 along ``axis``, threshold / 127 each; positive for a dead channel, all equal for one of the
+        tensor."""
+        channels = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+        rows = channels if self.granularity == "per-channel" else weight.reshape(1, -1)
+        thresholds = np.abs(rows).max(axis=1) if self.observer == "min-max" else _thresholds(rows, self.observer)
+        scales = np.maximum(thresholds / INT8_MAX, SMALLEST_SCALE).astype(np.float32)
+        return np.ascontiguousarray(np.broadcast_to(scales, len(channels)))
+
+
+_known: dict[tuple[str, bytes], np.ndarray] = {}  # a search quantizes the same weights over and over
+
+
+def _thresholds(rows: np.ndarray, method: str) -> np.ndarray:
+    key = (method, hashlib.sha256(repr(rows.shape).encode() + rows.tobytes()).digest())
+    if key not in _known:
+        bins = TENSOR_BINS if len(rows) == 1 else CHANNEL_BINS
+        _known[key] = np.array([_observed(row, bins).threshold(method) for row in rows])
+    return _known[key]
+
+
+def _observed(values: np.ndarray, bins: int) -> Observer:
+    observer = Observer("weight", bins=bins)
+    observer.observe_range(values)
+    observer.observe_histogram(values)
+    return observer
+
+
+def quantize_weight(weight: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
+    """int8 in [-127, 127]: -128 is left out so that two products fit an int16 lane (compile/kernels/micro.py)."""
+    return np.clip(np.rint(weight / _along(scales, weight, axis)), -INT8_MAX, INT8_MAX).astype(np.int8)
+
+
+def dequantize_weight(quantized: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
+    return quantized * _along(scales, quantized, axis)
+
+
+def _along(scales: np.ndarray, weight: np.ndarray, axis: int) -> np.ndarray:
+    return scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
