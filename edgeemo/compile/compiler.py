@@ -122,7 +122,7 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
         "schema": SCHEMA,
         "created": today.strftime("%Y-%m-%d"),
         "model": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
-        "target": {"name": target.name, "machine": target.machine, "triple": target.triple, "cpu": target.cpu},
+        "target": {key: getattr(target, key) for key in ("name", "machine", "triple", "cpu", "needs")},
         "tools": {"edgeemo": __version__, "tvm": tvm.__version__, "llvm": tvm.target.codegen.llvm_version_major()},
         "stream": None
         if contract is None

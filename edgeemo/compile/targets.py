@@ -10,6 +10,7 @@ from typing import Any
 
 import tvm
 from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.machine import VECTORS, vector_extensions
 from tvm.target import codegen
 
 from edgeemo.compile.kernels.builder import KernelTarget
@@ -32,6 +33,7 @@ class BoardTarget:
     forbidden: dict[str, str]
     kernels: KernelTarget
     macs_per_cycle: dict[str, float] = field(default_factory=dict)  # by precision, modelled; none where nobody has
+    needs: tuple[str, ...] = ()  # vector extensions beyond the least of its machine, for the runtime to check
 
     def tvm_target(self) -> tvm.target.Target:
         values: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu}
@@ -57,10 +59,23 @@ def load_target(name: str) -> BoardTarget:
             if machine not in EMULATIONS:
                 raise EdgeEmoError(f"target host: no linker emulation known for this machine ({machine})")
             triple = codegen.llvm_get_system_triple().replace("-conda-", "-")
-            values |= {"machine": machine, "triple": triple, "cpu": codegen.llvm_get_system_cpu(), "linker": EMULATIONS[machine]}
+            cpu = codegen.llvm_get_system_cpu()
+            values |= {"machine": machine, "triple": triple, "cpu": cpu, "linker": EMULATIONS[machine]}
+            values |= _extensions(triple, cpu)
         return BoardTarget(name=name, **values)
     except (tomllib.TOMLDecodeError, TypeError, KeyError, ValueError) as error:
         raise EdgeEmoError(f"{path}: not a target file ({error})") from error
+
+
+def _extensions(triple: str, cpu: str) -> dict[str, tuple[str, ...]]:
+    """What of the vector extensions that LLVM takes from the processor's name is here. Without this a Zen 4 whose hypervisor
+    hides AVX-512 dies of an illegal instruction."""
+    here = vector_extensions()
+    if here is None:
+        return {}
+    named = codegen.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu}))
+    promised = {str(name) for name in named if VECTORS.fullmatch(str(name))}
+    return {"needs": tuple(sorted(promised & here)), "features": tuple(f"-{name}" for name in sorted(promised - here))}
 
 
 def _kernels(s8: str, block_kib: int, tiles: dict[str, list[int]]) -> KernelTarget:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.machine import vector_extensions
 
 SCHEMA = 1
 MANIFEST, LIBRARY, WEIGHTS = "manifest.json", "step.so", "weights.bin"
@@ -101,6 +102,11 @@ def _check_machine(path: Path, manifest: dict[str, Any]) -> None:
         raise EdgeEmoError(
             f"{path}: is for {machine} ({manifest['target']['name']}), this machine is {platform.machine()}; "
             "compile it for this one with --target host"
+        )
+    if missing := set(manifest["target"].get("needs", ())) - (vector_extensions() or set()):
+        raise EdgeEmoError(
+            f"{path}: is for {manifest['target']['cpu']}, this machine lacks its {', '.join(sorted(missing))}; "
+            "compile it here with --target host"
         )
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from edgeemo_runtime import machine
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.compile import targets
@@ -33,3 +34,16 @@ def test_a_bad_target_file_is_named_with_what_is_wrong(
 def test_an_unknown_target_lists_those_there_are() -> None:
     with pytest.raises(EdgeEmoError, match="aarch64-neon, host"):
         targets.load_target("cortex-z1")
+
+
+def test_the_host_target_has_no_extension_that_the_hypervisor_hides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu sse2 avx avx2 fma f16c bmi1 avx512_vnni\n")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(targets.codegen, "llvm_get_system_cpu", lambda: "znver4")
+    monkeypatch.setattr(targets.codegen, "llvm_get_system_triple", lambda: "x86_64-unknown-linux-gnu")
+    monkeypatch.setattr(targets.platform, "machine", lambda: "x86_64")
+    host = targets.load_target("host")
+    assert host.needs == ("avx", "avx2", "avx512vnni", "bmi", "f16c", "fma")
+    assert {"-avx512f", "-avx512bw", "-gfni", "-bmi2"} <= set(host.features)
+    assert not {f"-{name}" for name in host.needs} & set(host.features)
+    assert "-avx512f" in [str(a) for a in host.tvm_target().attrs["mattr"]]
