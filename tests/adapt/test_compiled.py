@@ -58,6 +58,26 @@ FLATTENED = {
          helper.make_node("MatMul", ["t", "w"], ["p"]), helper.make_node("Reshape", ["p", "back"], ["y"])],
         [4, 6], {"split": np.array([-1, 4, 2, 4]), "rows": ROWS, "w": W, "back": BACK}, 17,
     ),
+    "what stands between layers": (
+        [helper.make_node("Reshape", ["x", "rows"], ["t"]), helper.make_node("Sigmoid", ["t"], ["g"]),
+         helper.make_node("Mul", ["t", "g"], ["silu"]),
+         helper.make_node("LayerNormalization", ["silu", "gain", "gain"], ["norm"]),
+         helper.make_node("ReduceMax", ["norm", "last"], ["top"]), helper.make_node("Sub", ["norm", "top"], ["low"]),
+         helper.make_node("Concat", ["low", "t"], ["both"], axis=1), helper.make_node("MatMul", ["both", "w2"], ["p"]),
+         helper.make_node("Add", ["p", "row"], ["q"]), helper.make_node("Reshape", ["q", "back"], ["y"])],
+        [4, 6],
+        {"rows": ROWS, "last": np.array([1]), "gain": W[:, 0], "w2": np.concatenate((W, W)), "row": W[:1], "back": BACK}, 18,
+    ),
+    "quantized": (
+        [helper.make_node("Reshape", ["x", "rows"], ["t"]),
+         helper.make_node("QuantizeLinear", ["t", "scale", "zero"], ["tq"]),
+         helper.make_node("DequantizeLinear", ["tq", "scale", "zero"], ["td"]),
+         helper.make_node("DequantizeLinear", ["wq", "wscale", "wzero"], ["wd"], axis=1),
+         helper.make_node("MatMul", ["td", "wd"], ["p"], name="product"), helper.make_node("Reshape", ["p", "back"], ["y"])],
+        [4, 6],
+        {"rows": ROWS, "scale": np.float32(0.03), "zero": np.int8(0), "wq": np.rint(W * 40).clip(-127, 127).astype(np.int8),
+         "wscale": np.full(6, 1 / 40, np.float32), "wzero": np.zeros(6, np.int8), "back": BACK}, 17,
+    ),
 }  # fmt: skip
 
 
@@ -86,14 +106,15 @@ def test_rows_of_another_order_take_the_stock_way(tmp_path: Path) -> None:
 def test_what_goes_over_rows_of_several_items_is_refused(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Reshape", ["x", "rows"], ["r"]),
-        helper.make_node("ReduceSum", ["r", "last"], ["s"], keepdims=1),
-        helper.make_node("Mul", ["r", "s"], ["m"]),
-        helper.make_node("MatMul", ["m", "w"], ["p"], name="product"),
+        helper.make_node("Slice", ["r", "first", "last", "along"], ["s"]),
+        helper.make_node("Sigmoid", ["s"], ["g"]),
+        helper.make_node("MatMul", ["g", "half"], ["p"], name="product"),
         helper.make_node("Reshape", ["p", "back"], ["y"]),
     ]
-    constants = {"rows": ROWS, "last": np.array([1]), "w": W, "back": BACK}
+    along = {"first": np.array([0]), "last": np.array([4]), "along": np.array([1])}
+    constants = {"rows": ROWS, "half": W[:4], "back": BACK, **along}
     model = adapt(graph(nodes, {"x": ["n", 4, 8]}, {"y": ["n", 4, 6]}, constants), "m", {}, {}).model
-    with pytest.raises(EdgeEmoError, match=r"m.onnx: operator sum goes over rows that are not one item's own.*: product"):
+    with pytest.raises(EdgeEmoError, match=r"m.onnx: operator \w*sigmoid goes over rows that are not one item's own.*: product"):
         compiled(model, tmp_path)
 
 
