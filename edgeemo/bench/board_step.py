@@ -1,28 +1,42 @@
-"""Run on the (emulated) board, not imported: a batch of streams through the compiled step, between two marker system calls.
+"""A batch of streams (or of items, where nothing is streamed) through the compiled step, between two marker system calls.
 
     python board_step.py ARTIFACT STREAMS STEPS {step|engine} [WARM_UP]
 
 ``step`` marks the compiled step alone, ``engine`` whole calls of Engine.step. The markers
 are what a72cost and the instruction counter of tests/aarch64 look for: syscall(0x7a72, 1) and syscall(0x7a72, 2).
+Imported for timing on this machine; run as a file on the (emulated) board, where nothing of edgeemo is but the runtime.
 """
 
 import ctypes
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from edgeemo_runtime import Engine
+from edgeemo_runtime import Engine, Function
+from edgeemo_runtime.artifact import load_artifact
 from edgeemo_runtime.model import Model
 
 MARK = 0x7A72
+
+
+def steps_of(artifact: str, most: int) -> Callable[[int], Callable[[], Any]]:
+    """By number of streams, ``most`` at most: the compiled step on noise."""
+    loaded, noise = load_artifact(artifact), np.random.default_rng(0)
+    if loaded.manifest["stream"] is None:
+        function = Function(loaded)
+        return lambda n: function.bound(n, noise)
+    model = Model(loaded, most)
+    model.audio[:] = 0.1 * noise.standard_normal(model.audio.shape)
+    return lambda n: model.bound(np.arange(n))
 
 
 def main() -> None:
     artifact, streams, steps, what = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     warm_up = int(sys.argv[5]) if len(sys.argv) > 5 else 3
     mark = ctypes.CDLL(None).syscall
-    noise = np.random.default_rng(0)
     if what == "engine":
-        engine = Engine(artifact, streams)
+        engine, noise = Engine(artifact, streams), np.random.default_rng(0)
         calls = [engine.open() for _ in range(streams)]
 
         def run() -> None:
@@ -32,11 +46,10 @@ def main() -> None:
             for call in calls:
                 call.push((0.1 * noise.standard_normal(engine.samples_per_step)).astype(np.float32))
     else:
-        model = Model(artifact, streams)
-        run = model.bound(np.arange(streams))
+        run = steps_of(artifact, streams)(streams)
 
         def prepare() -> None:
-            model.audio[:] = 0.1 * noise.standard_normal(model.audio.shape)
+            pass
 
     for _ in range(warm_up):
         prepare()
@@ -50,4 +63,5 @@ def main() -> None:
     mark(MARK, 2, 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,27 @@ out_option = click.option(
 )
 
 
+def artifact_options(floating: Path | None, board_float: Path | None) -> Callable[[Any], Any]:
+    """Which artifacts to measure: streaming ones or others; of the float ones, what is taken where nothing is given."""
+    path = click.Path(path_type=Path)
+    options = [
+        click.option("--int8", type=path, default=HOST, show_default=True, help="INT8 artifact for this machine."),
+        click.option("--float", "floating", type=path, default=floating, help="Float artifact to compare with."),
+        click.option("--board", type=path, default=BOARD, show_default=True, help="INT8 artifact to model."),
+        click.option("--board-float", type=path, default=board_float, help="Float artifact to model."),
+    ]
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 @click.command()
-@click.option("--int8", type=click.Path(path_type=Path), default=HOST, help="INT8 artifact for this machine.")
-@click.option("--float", "floating", type=click.Path(path_type=Path), default=None, help="Float artifact to compare with.")
+@artifact_options(None, None)
 @a72cost_option
-@click.option("--board", type=click.Path(path_type=Path), default=BOARD, help="INT8 artifact to model.")
-@click.option("--board-float", type=click.Path(path_type=Path), default=None, help="Float artifact to model.")
 @click.option("--streams", default="1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", help="Batch sizes, by commas; with --plan, calls.")
 @click.option("--plan", "planned", is_flag=True, help="Instead: would so many calls fit on one core? In simulated time.")
 @click.option("--target", default="aarch64-neon", help="With --plan: whose costs.")
@@ -90,7 +106,7 @@ def bench(
         found = document["modelled"]
         heads = ["streams", "core M", "real M", "real M/stream", "over limit", "streams/core"]
         lines = [[r["streams"], f"{r['core'] / 1e6:.2f}", f"{r['real'] / 1e6:.2f}", f"{r['real_per_stream'] / 1e6:.3f}",
-                  f"{r['over_limit']:.2f}", r["streams_per_core"]] for r in found["int8"]]  # fmt: skip
+                  r["over_limit"] and f"{r['over_limit']:.2f}", r["streams_per_core"]] for r in found["int8"]]  # fmt: skip
         show_table("Cortex-A72, modelled cycles", heads, lines)
         show_table("share per kernel", ["kernel", "%"], [[k, f"{100 * v:.1f}"] for k, v in found["share_per_kernel"].items()])
         for key, value in found.get("at_8_streams", {}).items():
@@ -123,6 +139,7 @@ def _plan(streams: str, target: str, costs: Path | None, out: Path | None, as_js
 @click.option("--streams", type=click.IntRange(1, 16), default=8, help="Streams in the batch.")
 @click.option("--model", type=click.Path(path_type=Path), default=BUILD / "emotion.onnx", help="Float ONNX file.")
 @click.option("--int8-model", type=click.Path(path_type=Path), default=BUILD / "emotion-int8.onnx", help="INT8 QDQ ONNX file.")
+@artifact_options(HOST_FLOAT, BOARD_FLOAT)
 @click.option("--litert", type=click.Path(path_type=Path), default=None, help="Folder of `python -m edgeemo.bench.litert`.")
 @a72cost_option
 @out_option
@@ -132,6 +149,10 @@ def bench_peers(
     streams: int,
     model: Path,
     int8_model: Path,
+    int8: Path,
+    floating: Path,
+    board: Path,
+    board_float: Path,
     litert: Path | None,
     a72cost: Path | None,
     out: Path | None,
@@ -139,7 +160,7 @@ def bench_peers(
 ) -> None:
     """ONNX Runtime and LiteRT beside us: our model, our QDQ file, one thread, the same batch.
 
-    Artifacts are those that `make bench` builds in build/.
+    Artifacts are those that `make bench` builds in build/, or of a model of your own, given with its two ONNX files.
     """
     from edgeemo.bench.peers import Peer, compare, litert_peers
     from edgeemo.export.load import load_onnx
@@ -148,8 +169,8 @@ def bench_peers(
         load_onnx(str(path))
     peers = [Peer("ONNX Runtime INT8 (s8s8)", "onnxruntime", int8_model), Peer("ONNX Runtime FP32", "onnxruntime", model)]
     peers += litert_peers(litert) if litert is not None else []
-    ours = {"edgeemo INT8": (HOST, BOARD), "edgeemo FP32": (HOST_FLOAT, BOARD_FLOAT)}
-    with progress_bar("one after another", len(peers) + (len(ours) + len(peers) if a72cost else 0)) as advance:
+    ours = {"edgeemo INT8": (int8, board), "edgeemo FP32": (floating, board_float)}
+    with progress_bar("one after another", (len(ours) + len(peers)) * (2 if a72cost else 1)) as advance:
         document = compare(ours, peers, streams, a72cost, advance)
     if out is not None:
         out.write_text(json.dumps(document, indent=2) + "\n")

@@ -1,36 +1,41 @@
-"""Wall-clock cost of the compiled step on this machine, for ratios: absolute times are this machine's and this minute's."""
+"""Wall-clock cost of a step on this machine, for ratios: absolute times are this machine's and this minute's."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Any, TypeVar
 
-import numpy as np
-from edgeemo_runtime.model import LARGEST_BATCH, Model
+from edgeemo_runtime.model import LARGEST_BATCH
+
+from edgeemo.bench.board_step import steps_of
 
 ROUNDS = 9
-ROUND_S = 0.03  # steps are repeated until a round takes this long
+ROUND_S = 0.03  # calls are repeated until a round takes this long
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 def seconds_per_step(artifact: Path, streams: list[int]) -> dict[int, float]:
-    """Seconds of one batched step by number of streams: the fastest of a few rounds, taken in turns so that a slow moment of the
-    machine meets every batch size."""
-    model = Model(artifact, LARGEST_BATCH)
-    model.audio[:] = 0.1 * np.random.default_rng(0).standard_normal(model.audio.shape)
-    slots = np.arange(LARGEST_BATCH)
-    best = dict.fromkeys(streams, float("inf"))
+    """Seconds of one batched step by number of streams."""
+    step = steps_of(str(artifact), LARGEST_BATCH)
+    return fastest({n: step(n) for n in streams})
+
+
+def fastest(calls: dict[Name, Callable[[], Any]]) -> dict[Name, float]:
+    """Seconds of each call: the fastest of a few rounds, taken in turns so that a slow moment of the machine meets all."""
     repeats = {}
-    for n in streams:
-        run = model.bound(slots[:n])
-        run()
+    for name, call in calls.items():
+        call()
         began = time.perf_counter()
-        run()
-        repeats[n] = max(1, int(ROUND_S / max(time.perf_counter() - began, 1e-6)))
+        call()
+        repeats[name] = max(1, int(ROUND_S / max(time.perf_counter() - began, 1e-6)))
+    best = dict.fromkeys(calls, float("inf"))
     for _ in range(ROUNDS):
-        for n in streams:
-            run = model.bound(slots[:n])
+        for name, call in calls.items():
             began = time.perf_counter()
-            for _ in range(repeats[n]):
-                run()
-            best[n] = min(best[n], (time.perf_counter() - began) / repeats[n])
+            for _ in range(repeats[name]):
+                call()
+            best[name] = min(best[name], (time.perf_counter() - began) / repeats[name])
     return best

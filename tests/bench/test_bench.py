@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from edgeemo.adapt.adapt import adapt
 from edgeemo.bench.modelled import streams_per_core
 from edgeemo.bench.peers import Peer, compare
 from edgeemo.cli import main
+from tests.graphs import compiled, recurrence
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +27,17 @@ def test_cost_per_stream_and_plot(host_artifacts: dict[str, Path], tmp_path: Pat
     assert host["float_over_int8"].keys() == {"1", "4"}
     assert json.loads((tmp_path / "b.json").read_text()) == json.loads(done.stdout)
     assert (tmp_path / "b.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_model_that_streams_nothing_has_costs_too(tmp_path: Path) -> None:
+    model = adapt(recurrence("GRU", "forward"), "m", {}, {}).model
+    compiled(model, tmp_path)
+    done = CliRunner().invoke(main, ["bench", "--int8", str(tmp_path / "host.edgeemo"), "--streams", "1,2", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["host"]["cost_per_stream"]["int8"].keys() == {"1", "2"}
+    ours = {"ours": (tmp_path / "host.edgeemo", Path())}
+    document = compare(ours, [Peer("ort", "onnxruntime", tmp_path / "m.onnx")], 2, None, lambda n: None)
+    assert [r["name"] for r in document["rows"]] == ["ours", "ort"]
 
 
 @pytest.mark.parametrize("streams", ["0,1", "a", "", "17"])
