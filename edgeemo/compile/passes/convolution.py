@@ -80,7 +80,14 @@ def product(graph: Graph, root: Var, transposed: Transposed) -> Product | None:
 def _one_dimension(
     graph: Graph, data: Expr, weight: np.ndarray, kind: str, window: _Window, before: Bindings
 ) -> tuple[gemm.Gemm, Expr, np.ndarray]:
-    """A tap per window position: groups' channels lie apart."""
+    """A tap per window position: groups' channels lie apart. Where bytes would have to be filled up to what the kernel loads, a
+    window without gaps is one tap instead: a waveform's one channel would become 16."""
+    if kind == "s8" and weight.shape[1] % pack.K_S8 and window.groups == 1 and window.dilations[0] == 1:
+        ordered, beyond = _whole_taps(kind, weight[:, :, None])
+        data = padded(graph, data, [(window.padding[0], window.padding[1] + beyond)], window.zero, before)
+        (_, time, channels), (_, _, tap_k, n) = static_shape(data), ordered.shape
+        assert time and channels
+        return gemm.Gemm(kind, window.out[0], 1, tap_k, 0, channels * window.strides[0], channels * time, n), data, ordered
     data = padded(graph, data, [(window.padding[0], window.padding[1])], window.zero, before)
     if kind == "s8":
         data, weight = padded_to_kernel(graph, data, weight, 1, before)
@@ -95,23 +102,27 @@ def _one_dimension(
 def _two_dimensions(
     graph: Graph, data: Expr, weight: np.ndarray, kind: str, window: _Window, before: Bindings
 ) -> tuple[gemm.Gemm, Expr, np.ndarray]:
-    """A tap per row of the window. Where a tap is no multiple of what the kernel loads, it reads into the next columns, with
-    weights of zero; at a row's end there have to be some."""
-    n, channels, taps, columns = weight.shape
-    tap_k = columns * channels
-    more = -tap_k % pack.K_S8 if kind == "s8" else 0
+    """A tap per row of the window."""
+    ordered, beyond = _whole_taps(kind, weight)
     top, left, bottom, right = window.padding
-    data = padded(graph, data, [(top, bottom), (left, right - (-more // channels))], window.zero, before)
-    _, height, width, _ = static_shape(data)
-    assert height and width
+    data = padded(graph, data, [(top, bottom), (left, right + beyond)], window.zero, before)
+    (_, height, width, channels), (_, taps, tap_k, n) = static_shape(data), ordered.shape
+    assert height and width and channels
     line, (lines, places) = width * channels, window.out
     row_stride, block_stride = window.strides[1] * channels, window.strides[0] * line
-    ordered = weight.transpose(2, 3, 1, 0).reshape(1, taps, tap_k, n)
-    ordered = np.pad(ordered, ((0, 0), (0, 0), (0, more), (0, 0)))
-    spec = gemm.Gemm(kind, lines * places, taps, tap_k + more, window.dilations[0] * line, row_stride, height * line, n)
+    spec = gemm.Gemm(kind, lines * places, taps, tap_k, window.dilations[0] * line, row_stride, height * line, n)
     if block_stride != places * row_stride:  # else all rows are one row_stride apart, and tiles may span lines
         spec = replace(spec, block=places, block_stride=block_stride)
     return spec, data, ordered
+
+
+def _whole_taps(kind: str, weight: np.ndarray) -> tuple[np.ndarray, int]:
+    """weight (n, channels, taps, columns) as (1, taps, columns * channels, n): a tap is one run of elements. Where that is no
+    multiple of what the kernel loads, it reads into the next columns, with weights of zero: so many have to be there beyond."""
+    n, channels, taps, columns = weight.shape
+    more = -columns * channels % pack.K_S8 if kind == "s8" else 0
+    ordered = weight.transpose(2, 3, 1, 0).reshape(1, taps, columns * channels, n)
+    return np.pad(ordered, ((0, 0), (0, 0), (0, more), (0, 0))), -(-more // channels)
 
 
 def padded(graph: Graph, data: Expr, sizes: list[tuple[int, int]], zero: int, before: Bindings) -> Expr:
