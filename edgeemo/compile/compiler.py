@@ -25,8 +25,9 @@ from edgeemo.compile.kernels.attention_s8 import AttentionInt8
 from edgeemo.compile.kernels.batched import BatchedProduct
 from edgeemo.compile.kernels.depthwise import Depthwise
 from edgeemo.compile.kernels.gemm import Gemm
-from edgeemo.compile.link import assemble, link_shared, mark_calls
+from edgeemo.compile.link import assemble, link_shared
 from edgeemo.compile.lower import Dump, lower
+from edgeemo.compile.marks import mark_calls
 from edgeemo.compile.package import pack_artifact
 from edgeemo.compile.passes.graph import KernelTable
 from edgeemo.compile.products import left_products

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 from edgeemo_runtime.errors import EdgeEmoError
 
-from edgeemo.compile.step import call_of_mark
 from edgeemo.compile.targets import BoardTarget
-
-
-def mark_calls(assembly: str, calls: list[str]) -> str:
-    """The step's assembly without fences, and with a symbol where each kernel's code begins, for profiles (edgeemo bench).
-
-    LLVM keeps some kernels as functions and works others into the step; for those a hint instruction stands at the call
-    (compile/step.py), which becomes a local symbol ``partNNN_<kernel>``. LLVM may copy a call: numbers count places.
-    """
-    count = 0
-
-    def symbol(match: re.Match[str]) -> str:
-        nonlocal count
-        count += 1
-        name = f"part{count:03}_{calls[call_of_mark(int(match[1], 0), len(calls))]}"
-        return f"\t.type\t{name},@function\n{name}:"
-
-    assembly = re.sub(r"^\tcsdb$\n?", "", assembly, flags=re.M)
-    assembly = re.sub(r"^\thint\t#(\w+)$", symbol, assembly, flags=re.M)
-    return assembly.replace(".L_internal_", "kernel_")
 
 
 def assemble(assembly: str, objects: Path, target: BoardTarget) -> None:

@@ -19,23 +19,13 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels import state as state_kernels
+from edgeemo.compile.marks import hints_of_call
 from edgeemo.compile.passes.graph import Graph, KernelTable
 from edgeemo.compile.plan import Arena, StatePlan, WeightBlob
 
 STEP = "step"
-FIRST_HINT, HINTS = 48, 80  # hint instructions that no core gives a meaning; compile/link.py turns them into symbols
 Expr = Any
 Var = Any
-
-
-def mark_of_call(number: int, calls: int) -> int:
-    """The hint in front of a call; neighbours share one where there are more calls than hints."""
-    return FIRST_HINT + number * HINTS // max(calls, HINTS)
-
-
-def call_of_mark(hint: int, calls: int) -> int:
-    """The first call with that hint."""
-    return -(-(hint - FIRST_HINT) * max(calls, HINTS) // HINTS)
 
 
 @dataclass
@@ -237,8 +227,8 @@ class _Builder:
 
             for number, (name, tensors) in enumerate(self.calls):
                 if self.table.target.neon:
-                    hint = mark_of_call(number, len(self.calls))
-                    T.evaluate(T.call_llvm_intrin("void", "llvm.aarch64.hint", T.uint32(hint)))
+                    for hint in hints_of_call(number):
+                        T.evaluate(T.call_llvm_intrin("void", "llvm.aarch64.hint", T.uint32(hint)))
                 args = [T.Cast("int32", batch), *(pointer(t) for t in tensors)]
                 T.evaluate(ir.Call(symbols[name], args, ret_ty=ir.PrimType("int32")))
         return builder.get()

@@ -138,8 +138,9 @@ class FilterbankFrontend(nn.Module):
         x = (frames * self.window).reshape(-1, count, self.window.numel() // RADIX, RADIX).transpose(2, 3)
         y = (x @ self.inner_dft).reshape(-1, count * RADIX, 2 * HALF).transpose(1, 2)
         z = nn.functional.conv1d(y, self.outer_dft, stride=RADIX, groups=HALF).transpose(1, 2)
-        squared = (z * z).reshape(-1, count, HALF, 2 * RADIX)
-        return (squared[..., :RADIX] + squared[..., RADIX:]).reshape(-1, count, HALF * RADIX)
+        z = z.reshape(-1, count, HALF, 2 * RADIX)
+        real, imaginary = z[..., :RADIX], z[..., RADIX:]
+        return (real * real + imaginary * imaginary).reshape(-1, count, HALF * RADIX)
 
     def forward(self, pcm: Tensor, level: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Features and the next level state.

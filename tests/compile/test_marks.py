@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
-from edgeemo.compile.link import mark_calls
-from edgeemo.compile.step import FIRST_HINT, HINTS, call_of_mark, mark_of_call
+from edgeemo.compile.marks import hints_of_call, mark_calls
 
 
 def test_fences_go_and_marks_become_symbols() -> None:
-    text = "\tadd\tx0, x0, #1\n\tcsdb\n\thint\t#48\n\tbl\t.L_internal_norm\n\thint\t#49\n\tret\n"
+    text = "\tadd\tx0, x0, #1\n\tcsdb\n\thint\t#88\n\tbl\t.L_internal_norm\n\thint\t#89\n\tret\n"
     marked = mark_calls(text, ["norm", "gemm"])
     assert "csdb" not in marked
     assert "hint" not in marked
@@ -17,9 +14,14 @@ def test_fences_go_and_marks_become_symbols() -> None:
     assert marked.index("part002_gemm:") < marked.index("\tret")
 
 
-@pytest.mark.parametrize("calls", [1, 79, 80, 81, 111, 400])
-def test_a_mark_names_its_call_or_the_one_shortly_before(calls: int) -> None:
-    for number in range(calls):
-        hint = mark_of_call(number, calls)
-        assert FIRST_HINT <= hint < FIRST_HINT + HINTS
-        assert 0 <= number - call_of_mark(hint, calls) < -(-calls // HINTS)
+def test_every_call_has_a_mark_of_its_own() -> None:
+    calls = [f"kernel{i}" for i in range(2000)]
+    text = "".join("\tmov\tx0, x1\n".join(f"\thint\t#{h}\n" for h in hints_of_call(i)) + "\tret\n" for i in range(2000))
+    symbols = [line for line in mark_calls(text, calls).splitlines() if line.startswith("part")]
+    assert symbols == [f"part{i + 1:03}_kernel{i}:" for i in range(2000)]
+
+
+def test_what_is_fused_many_times_over_is_named_once() -> None:
+    text = f"\thint\t#{hints_of_call(0)[0]}\n"
+    assert "part001_fused_strided_slice_multiply1_add:" in mark_calls(text, ["fused_strided_slice_strided_slice13_multiply1_add"])
+    assert "part001_gemm_s8_rows3_k256_n256:" in mark_calls(text, ["gemm_s8_rows3_k256_n256"])

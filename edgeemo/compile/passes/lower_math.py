@@ -32,6 +32,12 @@ def _f(value: float) -> Expr:
     return tirx.FloatImm("float32", value)
 
 
+def _type(name: str, like: Expr) -> str:
+    """That type with the lanes of ``like``."""
+    _, of, lanes = str(like.ty.dtype).partition("x")
+    return name + of + lanes
+
+
 def _polynomial(coefficients: list[float], x: Expr) -> Expr:
     """Coefficients from x^0 up, as a tree (Estrin): such loops wait for latency, a third of Horner's."""
     terms: list[Expr] = [_f(c) for c in coefficients]
@@ -42,24 +48,26 @@ def _polynomial(coefficients: list[float], x: Expr) -> Expr:
 
 
 def _clamp(x: Expr, low: float, high: float) -> Expr:
-    return tirx.Max(tirx.Min(x, _f(high)), _f(low))
+    lanes = int(_type("", x).removeprefix("x") or 1)
+    least, most = (tirx.Broadcast(_f(v), lanes) if lanes > 1 else _f(v) for v in (low, high))
+    return tirx.Max(tirx.Min(x, most), least)
 
 
 def exp(x: Expr) -> Expr:
     x = _clamp(x, EXP_MIN, EXP_MAX)
-    n = tirx.call_llvm_pure_intrin("float32", "llvm.roundeven.f32", x * _f(LOG2E))
+    n = tirx.call_llvm_pure_intrin(_type("float32", x), "llvm.roundeven.f32", x * _f(LOG2E))
     r = x - n * _f(LN2_HIGH) - n * _f(LN2_LOW)
-    power = (tirx.Cast("int32", n) + tirx.IntImm("int32", 127)) << tirx.IntImm("int32", 23)
-    return _polynomial(EXP_COEFFICIENTS, r) * tirx.reinterpret("float32", power)
+    power = (tirx.Cast(_type("int32", x), n) + tirx.IntImm("int32", 127)) << tirx.IntImm("int32", 23)
+    return _polynomial(EXP_COEFFICIENTS, r) * tirx.reinterpret(_type("float32", x), power)
 
 
 def log(x: Expr) -> Expr:
     """Natural logarithm of a positive, normal x = 2^e m with m in [sqrt(1/2), sqrt(2)): e ln2 + log1p(m - 1)."""
-    bits = tirx.reinterpret("int32", x)
+    bits = tirx.reinterpret(_type("int32", x), x)
     # Subtracting the bits of sqrt(1/2) puts the exponent's step at that mantissa instead of at 1.
     e = (bits - tirx.IntImm("int32", 0x3F3504F3)) >> tirx.IntImm("int32", 23)
-    f = tirx.reinterpret("float32", bits - (e << tirx.IntImm("int32", 23))) - _f(1.0)
-    return tirx.Cast("float32", e) * _f(math.log(2.0)) + f * _polynomial(LOG_COEFFICIENTS, f)
+    f = tirx.reinterpret(_type("float32", x), bits - (e << tirx.IntImm("int32", 23))) - _f(1.0)
+    return tirx.Cast(_type("float32", x), e) * _f(math.log(2.0)) + f * _polynomial(LOG_COEFFICIENTS, f)
 
 
 def erf(x: Expr) -> Expr:
@@ -91,6 +99,6 @@ def register() -> None:
     for name, polynomial in LOWERED.items():
 
         def rule(call: Any, polynomial: Callable[[Expr], Expr] = polynomial) -> Any:
-            return polynomial(call.args[0]) if str(call.ty.dtype) == "float32" else call
+            return polynomial(call.args[0]) if str(call.ty.dtype).partition("x")[0] == "float32" else call
 
         tirx.op.register_intrin_lowering(name, "llvm", f=rule, level=99)

@@ -1,0 +1,86 @@
+"""Operators that no kernel of ours covers, through schedules of ours: the same numbers whatever the shape and the axis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from edgeemo_runtime.artifact import load_artifact
+from onnx import helper
+
+from edgeemo.adapt.adapt import adapt, run
+from edgeemo.adapt.feeds import made_up
+from edgeemo.compile.compiler import compile_onnx
+from edgeemo.compile.targets import load_target
+from tests.graphs import compiled, graph
+
+pytestmark = pytest.mark.slow
+
+SHAPES = [(3, 8), (5, 7), (6, 20), (2, 3, 16), (1, 64), (18, 12)]
+
+
+def operators(shape: tuple[int, ...]) -> tuple[list[onnx.NodeProto], dict[str, list[int | str]], dict[str, np.ndarray]]:
+    """Every reduction over every axis and over all, every polynomial, quotients, slices and what they are joined to."""
+    nodes: list[onnx.NodeProto] = []
+    outputs: dict[str, list[int | str]] = {}
+    axes = range(1, len(shape) + 1)
+    for op in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"):
+        for over in [*([a] for a in axes), list(axes)]:
+            name = f"{op}{''.join(map(str, over))}"
+            nodes.append(helper.make_node(op, ["x", f"axes{''.join(map(str, over))}"], [name]))
+            outputs[name] = ["n", *(1 if a in over else shape[a - 1] for a in axes)]
+    constants = {f"axes{a}": np.array([a]) for a in axes} | {f"axes{''.join(map(str, axes))}": np.array(list(axes))}
+    nodes.append(helper.make_node("Exp", ["x"], ["positive"]))
+    for op in ("Log", "Sigmoid", "Tanh", "Erf", "Sqrt"):
+        nodes.append(helper.make_node(op, ["positive"], [op]))
+        outputs[op] = ["n", *shape]
+    for axis in axes:
+        nodes.append(helper.make_node("Softmax", ["x"], [f"softmax{axis}"], axis=axis))
+        outputs[f"softmax{axis}"] = ["n", *shape]
+    constants |= {"seven": np.float32(7), "tiny": np.float32(1e-35), "each": np.linspace(1, 2, shape[-1]).astype(np.float32)}
+    for divisor in ("seven", "tiny", "each"):
+        nodes.append(helper.make_node("Div", ["x", divisor], [f"over_{divisor}"]))
+        outputs[f"over_{divisor}"] = ["n", *shape]
+    for axis in axes:
+        ends = {"first": np.array([0]), "one": np.array([1]), "end": np.array([1 << 30]), f"along{axis}": np.array([axis])}
+        constants |= ends
+        nodes += [
+            helper.make_node("Slice", ["Tanh", "one", "end", f"along{axis}"], [f"tail{axis}"]),
+            helper.make_node("Concat", ["x", f"tail{axis}", "positive"], [f"joined{axis}"], axis=axis),
+        ]
+        outputs[f"joined{axis}"] = ["n", *(3 * shape[a - 1] - (a == axis) if a == axis else shape[a - 1] for a in axes)]
+    return nodes, outputs, constants
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_stock_operators_are_right(shape: tuple[int, ...], tmp_path: Path) -> None:
+    nodes, outputs, constants = operators(shape)
+    model = adapt(graph(nodes, {"x": ["n", *shape]}, outputs, constants, 18), "m", {}, {}).model
+    feed = made_up(model, 5)
+    expected, found = run(model, feed), compiled(model, tmp_path)[1].run(feed)
+    assert set(found) == set(outputs)
+    for name, values in found.items():
+        tolerance = 1e-4 if name.startswith("Erf") else 1e-5
+        np.testing.assert_allclose(values, expected[name], rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def test_a_slice_for_the_end_is_taken_at_once(tmp_path: Path) -> None:
+    """What it is taken from does not stay in the arena until the end."""
+
+    def arena(late: bool) -> int:
+        nodes = [helper.make_node("Sigmoid", ["x"], ["a"])]
+        slice_ = helper.make_node("Slice", ["a", "zero", "four", "one"], ["tail"])
+        chain = [helper.make_node("MatMul", ["a", "w"], ["b"]), helper.make_node("MatMul", ["b", "w"], ["c"])]
+        nodes += [*chain, slice_] if late else [slice_, *chain]
+        nodes.append(helper.make_node("MatMul", ["c", "w"], ["y"]))
+        constants = {"w": np.eye(64, dtype=np.float32), "zero": np.array([0]), "four": np.array([4]), "one": np.array([1])}
+        model = adapt(
+            graph(nodes, {"x": ["n", 32, 64]}, {"tail": ["n", 4, 64], "y": ["n", 32, 64]}, constants), "m", {}, {}
+        ).model
+        onnx.save(model, tmp_path / "m.onnx")
+        (tmp_path / "m.edgeemo").write_bytes(compile_onnx(tmp_path / "m.onnx", load_target("host")).archive)
+        return int(load_artifact(tmp_path / "m.edgeemo").manifest["step"]["arena_bytes_per_stream"])
+
+    assert arena(late=True) == arena(late=False) == 2 * 32 * 64 * 4
