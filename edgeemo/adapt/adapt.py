@@ -9,7 +9,8 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.adapt.feeds import Feed, made_up
-from edgeemo.adapt.fold import BATCH, Shape, fix, fold, inputs_of
+from edgeemo.adapt.fold import BATCH, Shape, fix, fold, inputs_of, refuse_foreign, upgrade
+from edgeemo.adapt.qoperators import QOPERATORS, without_qoperators
 from edgeemo.adapt.recurrent import unroll
 from edgeemo.adapt.rows import keep_rows
 from edgeemo.adapt.simplify import simplify
@@ -18,18 +19,26 @@ from edgeemo.evaluate.onnx_stream import open_session
 IR_VERSION = 10  # the newest that every ONNX Runtime from 1.22 on reads; later ones only add types that nothing here uses
 STREAMS = 3
 CLOSE = 1e-4  # of the largest magnitude of an output
+NOISE = 0.5  # of an output's norm: more than rounding and saturation make, less than a wrong scale
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """``difference``: the largest of any output from the model as it was, over that output's largest magnitude."""
+    """``difference``: the largest of any output from the model as it was, over that output's largest magnitude.
+
+    Where quantized operators were rewritten the model is compared with its rewritten self, and ``noise`` is how far that is
+    from the model as it was: the norm of the difference over the norm of the output, of the worst one. Integers round where
+    floats do not, and ONNX Runtime's saturate on some processors.
+    """
 
     model: onnx.ModelProto
     difference: float
+    noise: float | None = None
 
 
 def adapt(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], values: dict[str, float]) -> Adapted:
-    """Shapes fixed but for the batch, which is first everywhere; constants folded, LSTM and GRU unrolled, opset 20 or later.
+    """Shapes fixed but for the batch, which is first everywhere; constants folded, LSTM and GRU unrolled, opset 20 or later, ONNX
+    Runtime's quantized operators as QDQ or (dynamic ones) in float.
     What comes out is run beside ``model``, for several streams at once and for each alone, on made-up inputs.
 
     Raises EdgeEmoError naming the input or node that is in the way.
@@ -38,11 +47,16 @@ def adapt(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], values:
     given.CopyFrom(model)
     given.ir_version = min(given.ir_version, IR_VERSION)
     fixed = fix(given, source, shapes, values)
-    adapted = simplify(keep_rows(unroll(fold(given, source, fixed), source)))
+    refuse_foreign(given, source, QOPERATORS)
+    upgraded = upgrade(given, source)
+    plain = without_qoperators(upgraded, source)
+    adapted = simplify(keep_rows(unroll(fold(plain, source, fixed), source)))
     _name_nodes(adapted)
     onnx.checker.check_model(adapted)
     adapted = onnx.shape_inference.infer_shapes(adapted, data_prop=True)
-    return Adapted(adapted, _difference(given, adapted, fixed, source))
+    feed = made_up(adapted, STREAMS)
+    noise = None if plain is upgraded else _noise(given, plain, feed, fixed, source)
+    return Adapted(adapted, _difference(given if noise is None else plain, adapted, feed, fixed, source), noise)
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
@@ -56,18 +70,10 @@ def _name_nodes(model: onnx.ModelProto) -> None:
         node.name = name
 
 
-def _difference(given: onnx.ModelProto, adapted: onnx.ModelProto, shapes: dict[str, Shape], source: str) -> float:
-    feed = made_up(adapted, STREAMS)
+def _difference(given: onnx.ModelProto, adapted: onnx.ModelProto, feed: Feed, shapes: dict[str, Shape], source: str) -> float:
     together = run(adapted, feed)
     worst = 0.0
-    session = open_session(given)
-    names = [o.name for o in given.graph.output]
-    for stream in range(STREAMS):
-        one = {i.name: np.moveaxis(feed[i.name][stream : stream + 1], 0, shapes[i.name].index(BATCH)) for i in inputs_of(given)}
-        try:
-            alone = dict(zip(names, session.run(None, one), strict=True))
-        except Exception as error:  # ONNX Runtime raises types of its own
-            raise EdgeEmoError(f"{source}: does not run with one stream ({str(error).splitlines()[0][:200]})") from error
+    for stream, alone in enumerate(_one_by_one(given, feed, shapes, source)):
         for name, wanted in alone.items():
             # The batch is first now, wherever it was.
             got = together[name][stream]
@@ -78,6 +84,36 @@ def _difference(given: onnx.ModelProto, adapted: onnx.ModelProto, shapes: dict[s
     if not worst <= CLOSE:
         raise EdgeEmoError(f"{source}: adapted, outputs differ by {worst:.2g} of their largest: its streams are not independent")
     return worst
+
+
+def _noise(given: onnx.ModelProto, plain: onnx.ModelProto, feed: Feed, shapes: dict[str, Shape], source: str) -> float:
+    both = [_one_by_one(model, feed, shapes, source) for model in (given, plain)]
+    worst = 0.0
+    for info in given.graph.output:
+        integers, floats = (
+            np.concatenate([alone[info.name].ravel() for alone in outputs]).astype(np.float64) for outputs in both
+        )
+        worst = max(worst, float(np.linalg.norm(integers - floats)) / max(float(np.linalg.norm(floats)), 1e-6))
+    if not worst <= NOISE:
+        raise EdgeEmoError(
+            f"{source}: without quantized operators outputs differ by {worst:.2g} of their norm: that is not rounding"
+        )
+    return worst
+
+
+def _one_by_one(model: onnx.ModelProto, feed: Feed, shapes: dict[str, Shape], source: str) -> list[dict[str, np.ndarray]]:
+    """The outputs of a model with its batch wherever it was, stream by stream."""
+    names = [o.name for o in model.graph.output]
+    try:
+        session = open_session(model)
+        return [
+            dict(zip(names, session.run(None, {
+                i.name: np.moveaxis(feed[i.name][stream : stream + 1], 0, shapes[i.name].index(BATCH)) for i in inputs_of(model)
+            }), strict=True))
+            for stream in range(STREAMS)
+        ]  # fmt: skip
+    except Exception as error:  # ONNX Runtime raises types of its own
+        raise EdgeEmoError(f"{source}: does not run with one stream ({str(error).splitlines()[0][:200]})") from error
 
 
 def run(model: onnx.ModelProto, feed: Feed) -> dict[str, np.ndarray]:

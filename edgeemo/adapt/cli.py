@@ -53,7 +53,8 @@ def adapt(
     """Make MODEL, any ONNX file, one that quantize and compile take.
 
     Sizes are fixed but for the batch, which comes first everywhere; constants are folded, LSTM and GRU unrolled, the opset
-    brought to 20 at least. The result is run beside MODEL in ONNX Runtime, several items at once against one at a time.
+    brought to 20 at least. ONNX Runtime's quantized operators (QLinear...) become QDQ; dynamically quantized ones float, to be
+    quantized anew. The result is run beside MODEL in ONNX Runtime, several items at once against one at a time.
     """
     from edgeemo.adapt import adapt as work
     from edgeemo.adapt.fold import dims, inputs_of
@@ -70,6 +71,7 @@ def adapt(
         "inputs": {i.name: list(dims(i)) for i in inputs_of(adapted.model)},
         "outputs": {o.name: list(dims(o)) for o in adapted.model.graph.output},
         "difference": adapted.difference,
+        "noise": adapted.noise,
     }
     if as_json:
         print_json(about)
@@ -77,3 +79,5 @@ def adapt(
     rows = [[side, name, " x ".join(map(str, shape))] for side in ("inputs", "outputs") for name, shape in about[side].items()]
     show_table(str(model), ["", "name", "shape"], rows)
     click.echo(f"{target}: {len(data) / 1e6:.2f} MB, {about['nodes']} nodes; differs by {adapted.difference:.1e} from {model}")
+    if adapted.noise is not None:
+        click.echo(f"{model}'s quantized operators are rewritten; its own integers round otherwise: {adapted.noise:.1%} noise")

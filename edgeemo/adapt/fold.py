@@ -9,6 +9,7 @@ by name.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from onnx import helper, numpy_helper, version_converter
 
 OPSET = 20
 BATCH = "batch"
-UNWANTED = ["MatMulAddFusion"]  # it makes one matrix of all items' rows, and a Gemm of it
+# The first makes one matrix of all items' rows, and a Gemm of it; the second rounds a float weight between quantized activations.
+UNWANTED = ["MatMulAddFusion", "WeightBiasQuantization"]
 SMALL, LARGE = 2, 3  # neither is 1: a dimension of 1 broadcasts, and would hide what depends on the batch
 
 Shape = tuple[int | str, ...]
@@ -74,7 +76,6 @@ def fix(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], values: d
 
 def fold(model: onnx.ModelProto, source: str, shapes: dict[str, Shape]) -> onnx.ModelProto:
     """The graph with ``shapes``, folded. Raises EdgeEmoError naming the node that holds the batch in a way nothing can undo."""
-    model = _upgraded(model, source)
     small, large = (_folded(model, source, shapes, n) for n in (SMALL, LARGE))
     if [(n.op_type, len(n.input)) for n in small.graph.node] != [(n.op_type, len(n.input)) for n in large.graph.node]:
         raise EdgeEmoError(f"{source}: folds to other nodes for {SMALL} streams than for {LARGE}: it is no graph of a batch")
@@ -90,12 +91,15 @@ def fold(model: onnx.ModelProto, source: str, shapes: dict[str, Shape]) -> onnx.
     return _batch_first(small)
 
 
-def _upgraded(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
+def refuse_foreign(model: onnx.ModelProto, source: str, known: Collection[str]) -> None:
+    """Raises EdgeEmoError naming an operator that is neither ONNX's own nor ``known``."""
+    if node := next((n for n in model.graph.node if n.domain not in ("", "ai.onnx") and n.op_type not in known), None):
+        raise EdgeEmoError(f"{source}: node {node.name or node.output[0]}: {node.domain}:{node.op_type} is no operator of ONNX")
+
+
+def upgrade(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
+    """At OPSET or later. Raises EdgeEmoError where ONNX's converter does not get it there."""
     version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    foreign = sorted({n.domain for n in model.graph.node if n.domain not in ("", "ai.onnx")})
-    if foreign:
-        node = next(n for n in model.graph.node if n.domain == foreign[0])
-        raise EdgeEmoError(f"{source}: node {node.name or node.output[0]}: {foreign[0]}:{node.op_type} is no operator of ONNX")
     if version >= OPSET:
         return model
     try:
