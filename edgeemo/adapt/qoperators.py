@@ -76,6 +76,7 @@ class _Rewriter:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 self.constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
         self.dynamic: dict[str, str] = {}  # a dynamically quantized value: what it is in float
+        self.sums: set[str] = set()  # integers once
         self.ways: dict[str, Callable[[onnx.NodeProto], None]] = {
             **dict.fromkeys(LINEAR, self._linear),
             "QLinearConcat": self._concat,
@@ -91,6 +92,8 @@ class _Rewriter:
     def way(self, node: onnx.NodeProto) -> Callable[[onnx.NodeProto], None] | None:
         if node.domain == MICROSOFT and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             return self._same
+        if node.op_type == "Add" and self.sums & set(node.input):
+            return self._biased
         return self.ways.get(node.op_type) if node.domain in ("", "ai.onnx", MICROSOFT) else None
 
     # -- static ----------------------------------------------------------------------------------------------------------
@@ -192,6 +195,18 @@ class _Rewriter:
     def _integer(self, node: onnx.NodeProto) -> None:
         weight = self._values(node, 1, 3, axis=0 if node.op_type == "ConvInteger" else -1)
         self._add(node, node.op_type.removesuffix("Integer"), [self._float(node), weight], node.output[0])
+        self.sums.add(node.output[0])
+
+    def _biased(self, node: onnx.NodeProto) -> None:
+        """Early versions of the quantizer add a bias in steps of the sum's scale, rounded at run time: it stays as it is."""
+        made = {n.output[0]: n for n in self.nodes}
+        for bias in set(node.input) - self.sums:
+            while (step := made.get(bias)) and step.op_type in ("Reshape", "Unsqueeze", "Cast", "Floor", "Round"):
+                if step.op_type in ("Cast", "Floor", "Round"):
+                    step.op_type = "Identity"
+                    del step.attribute[:]
+                bias = step.input[0]
+        self.nodes.append(node)
 
     def _to_float(self, node: onnx.NodeProto) -> None:
         self._product(node, self._float(node), self._values(node, 1, 5, -1, scale=3), 6)
@@ -211,7 +226,7 @@ class _Rewriter:
         """Weights are (directions, inputs, 4 hidden) here, the other way about in ONNX's own."""
         inputs = list(node.input[:8])
         for at, scale in ((1, 8), (2, 10)):
-            values = self.constants[self._values(node, at, scale + 1, axis=1, scale=scale)]
+            values = self.constants[self._values(node, at, scale + 1, axis=None, scale=scale)]
             inputs[at] = self._constant(f"{node.input[at]}_turned", np.ascontiguousarray(values.transpose(0, 2, 1)))
         while inputs and not inputs[-1]:
             inputs.pop()
@@ -224,16 +239,17 @@ class _Rewriter:
             raise self._refusal(node, "takes integers that are not quantized right before it")
         return self.dynamic[node.input[0]]
 
-    def _values(self, node: onnx.NodeProto, at: int, zero: int, axis: int, scale: int | None = None) -> str:
-        """A constant weight's values in float: minus its zero point, and times its scale where that is the node's own."""
+    def _values(self, node: onnx.NodeProto, at: int, zero: int, axis: int | None, scale: int | None = None) -> str:
+        """A constant weight's values in float: minus its zero point, and times its scale where that is the node's own; both by
+        channel along ``axis``, or (None: a recurrence's weights) by direction and perhaps channel, which are first and last."""
         names = [node.input[i] if i is not None and i < len(node.input) else "" for i in (at, zero, scale)]
         weight, zeros, scales = (self.constants.get(name) for name in names)
         if weight is None or any(found is None and name for found, name in zip((zeros, scales), names[1:], strict=True)):
             raise self._refusal(node, "has weights that are no constant")
 
         def along(values: np.ndarray) -> np.ndarray:
-            if values.ndim > 1:  # of a recurrence, by direction and channel
-                return np.expand_dims(values, axis)
+            if axis is None:
+                return values.reshape(len(weight), 1, -1)
             return values.reshape([-1 if i == axis % weight.ndim else 1 for i in range(weight.ndim)] if values.size > 1 else ())
 
         values = weight.astype(np.float32) - (0 if zeros is None else along(zeros.astype(np.float32)))

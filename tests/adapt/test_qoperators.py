@@ -75,7 +75,8 @@ def test_qlinear_operators_compile_to_int8_kernels(weights: QuantType, per_chann
     assert np.linalg.norm(got - floats) < 0.1 * np.linalg.norm(floats)
 
 
-def test_dynamically_quantized_products_and_recurrences_come_out_in_float(tmp_path: Path) -> None:
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_dynamically_quantized_products_and_recurrences_come_out_in_float(per_channel: bool, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     model = recurrence("LSTM", "bidirectional", hidden=16)
     weights = {"w1": (32, 24), "w2": (24, 7), "bias": (24,)}
@@ -93,7 +94,7 @@ def test_dynamically_quantized_products_and_recurrences_come_out_in_float(tmp_pa
     model.graph.output.append(helper.make_tensor_value_info("answer", onnx.TensorProto.FLOAT, [1, 5, 7]))
     onnx.save(model, tmp_path / "float.onnx")
     options = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # its shape inference loses the recurrence's result
-    quantize_dynamic(tmp_path / "float.onnx", tmp_path / "q.onnx", per_channel=True, extra_options=options)
+    quantize_dynamic(tmp_path / "float.onnx", tmp_path / "q.onnx", per_channel=per_channel, extra_options=options)
     quantized = onnx.load(tmp_path / "q.onnx")
     assert {"DynamicQuantizeLinear", "MatMulInteger", "DynamicQuantizeLSTM"} <= {n.op_type for n in quantized.graph.node}
     adapted = adapt(quantized, "q", {}, {})
@@ -105,6 +106,37 @@ def test_dynamically_quantized_products_and_recurrences_come_out_in_float(tmp_pa
     got = function.run(feed)["answer"]
     np.testing.assert_allclose(got, run(adapted.model, feed)["answer"], rtol=1e-4, atol=1e-5)
     assert np.linalg.norm(got - floats) < 0.03 * np.linalg.norm(floats)
+
+
+def test_a_bias_rounded_at_run_time_stays_as_it_is() -> None:
+    """ONNX Runtime's quantizer before 1.8 had it so, added to the integers of ConvInteger."""
+    rng = np.random.default_rng(2)
+    weight, bias = rng.integers(-127, 128, (6, 2, 3, 3), np.int8), rng.standard_normal(6).astype(np.float32)
+    constants = {
+        "w": weight,
+        "w_scale": np.float32(0.01),
+        "zero": np.int8(0),
+        "b": bias,
+        "shape": np.array([1, 6, 1, 1], np.int64),
+    }
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "x_scale", "x_zero"]),
+        helper.make_node("Mul", ["x_scale", "w_scale"], ["scale"]),
+        helper.make_node("Div", ["b", "scale"], ["steps"]),
+        helper.make_node("Floor", ["steps"], ["floor"]),
+        helper.make_node("Cast", ["floor"], ["integer"], to=onnx.TensorProto.INT32),
+        helper.make_node("Reshape", ["integer", "shape"], ["along"]),
+        helper.make_node("ConvInteger", ["q", "w", "x_zero", "zero"], ["sum"], name="conv"),
+        helper.make_node("Add", ["sum", "along"], ["biased"]),
+        helper.make_node("Cast", ["biased"], ["float"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["float", "scale"], ["y"]),
+    ]
+    adapted = adapt(graph(nodes, {"x": ["n", 2, 5, 5]}, {"y": ["n", 6, 3, 3]}, constants, 11), "q", {}, {})
+    assert adapted.noise is not None and adapted.noise < 0.05
+    feed = made_up(adapted.model, 2)
+    floats = [helper.make_node("Conv", ["x", "w", "b"], ["y"])]
+    plain = graph(floats, {"x": ["n", 2, 5, 5]}, {"y": ["n", 6, 3, 3]}, {"w": weight * np.float32(0.01), "b": bias}, 11)
+    np.testing.assert_allclose(run(adapted.model, feed)["y"], run(plain, feed)["y"], rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_not_known_is_named() -> None:
