@@ -43,6 +43,12 @@ def operators(shape: tuple[int, ...]) -> tuple[list[onnx.NodeProto], dict[str, l
     for divisor in ("seven", "tiny", "each"):
         nodes.append(helper.make_node("Div", ["x", divisor], [f"over_{divisor}"]))
         outputs[f"over_{divisor}"] = ["n", *shape]
+    for axis in axes:  # a number that a whole tensor is compared with, inside the reduction that follows
+        nodes += [
+            helper.make_node("Max", ["positive", "seven"], [f"bounded{axis}"]),
+            helper.make_node("ReduceMin", [f"bounded{axis}", f"axes{axis}"], [f"bound{axis}"]),
+        ]
+        outputs[f"bound{axis}"] = ["n", *(1 if a == axis else shape[a - 1] for a in axes)]
     for axis in axes:
         ends = {"first": np.array([0]), "one": np.array([1]), "end": np.array([1 << 30]), f"along{axis}": np.array([axis])}
         constants |= ends

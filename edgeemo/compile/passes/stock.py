@@ -170,7 +170,8 @@ def _vectorize_reduction(schedule: s_tir.Schedule, block: Any, kept: list[Any], 
 def _reads_side_by_side(block: Any) -> bool:
     """Whether the last axis of what a reduction reads is one that it reduces."""
     reduced = [i.var for i in block.iter_vars if i.iter_type == tirx.IterVar.CommReduce]
-    return any(region.region[-1].min.same_as(var) for region in block.reads for var in reduced)
+    lasts = [region.region[-1].min for region in block.reads if region.region]  # a single number has no axis
+    return any(last.same_as(var) for last in lasts for var in reduced)
 
 
 def _places(schedule: s_tir.Schedule, loops: list[Any]) -> float:
