@@ -21,7 +21,8 @@ def hints_of_call(number: int) -> list[int]:
 
 
 def mark_calls(assembly: str, calls: list[str]) -> str:
-    """The step's assembly without fences, and with a local symbol ``partNNN_<kernel>`` for the hints of each call. LLVM may copy
+    """The step's assembly without fences, with prefetches as loads to nowhere (the cost model gives PRFM no effect; on a core it
+    would not hold up retirement: to be tried on a board), and with a local symbol ``partNNN_<kernel>`` for the hints of each call. LLVM may copy
     a call: NNN counts places. What is fused many times over is named once."""
     count = number = 0
 
@@ -38,4 +39,5 @@ def mark_calls(assembly: str, calls: list[str]) -> str:
 
     assembly = re.sub(r"^\tcsdb$\n?", "", assembly, flags=re.M)
     assembly = re.sub(r"^\thint\t#(\w+)$\n?", symbol, assembly, flags=re.M)
+    assembly = re.sub(r"^\tprfm\tpldl1keep, ", "\tldr\txzr, ", assembly, flags=re.M)
     return assembly.replace(".L_internal_", "kernel_")

@@ -63,8 +63,10 @@ class StatePlan:
 
 @dataclass
 class WeightBlob:
-    """Constants packed one after another, equal ones once. Kernels load weights ahead: ``finish`` leaves them room at the end."""
+    """Constants packed one after another, equal ones once. Kernels load weights ahead, by ``ahead`` bytes and a few vectors:
+    ``finish`` leaves them room at the end."""
 
+    ahead: int = 0
     data: bytearray = field(default_factory=bytearray)
     _at: dict[bytes, int] = field(default_factory=dict)
 
@@ -78,7 +80,7 @@ class WeightBlob:
         return self._at[key]
 
     def finish(self) -> bytes:
-        return bytes(self.data) + bytes(ALIGN * 2)
+        return bytes(self.data) + bytes(align(self.ahead) + ALIGN * 2)
 
 
 class Arena:

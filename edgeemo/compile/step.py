@@ -57,7 +57,7 @@ class _Builder:
     def __init__(self, mod: tvm.IRModule, table: KernelTable, states: StatePlan, inputs: list[str], outputs: list[str]) -> None:
         self.graph, self.table, self.states = Graph(mod), table, states
         self.inputs, self.output_names = inputs, outputs
-        self.weights, self.arena = WeightBlob(), Arena()
+        self.weights, self.arena = WeightBlob(table.target.ahead_bytes), Arena()
         self.tensors: dict[Var, Tensor] = {}
         self.calls: list[tuple[str, list[Tensor]]] = []
         self.private: dict[str, tirx.PrimFunc] = {}

@@ -78,13 +78,15 @@ def _extensions(triple: str, cpu: str) -> dict[str, tuple[str, ...]]:
     return {"needs": tuple(sorted(promised & here)), "features": tuple(f"-{name}" for name in sorted(promised - here))}
 
 
-def _kernels(s8: str, block_kib: int, tiles: dict[str, list[int]]) -> KernelTarget:
+def _kernels(s8: str, block_kib: int, ahead_bytes: int, tiles: dict[str, list[int]]) -> KernelTarget:
     if s8 not in ("neon", "portable"):
         raise ValueError(f"kernels.s8 is {s8!r}, not neon or portable")
+    if ahead_bytes < 0 or ahead_bytes % 64:
+        raise ValueError(f"kernels.ahead_bytes is {ahead_bytes}, not a multiple of 64")
     sizes = {}
     for weights in ("f16", "f32"):
         rows, columns = tiles[weights]
         if rows % 4 or columns % 4 or not 0 < rows * columns <= 64:
             raise ValueError(f"kernels.tiles.{weights} is {rows} x {columns}, not multiples of 4 with at most 64 sums")
         sizes[weights] = (rows, columns)
-    return KernelTarget(s8 == "neon", {"s8": (4, 4), **sizes}, block_kib * 1024)
+    return KernelTarget(s8 == "neon", {"s8": (4, 4), **sizes}, block_kib * 1024, ahead_bytes)

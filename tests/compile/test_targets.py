@@ -16,6 +16,7 @@ from edgeemo.compile import targets
         ("f16 = [8, 8]", "f16 = [8, 16]", "f16 is 8 x 16"),
         ("f32 = [4, 16]", "f32 = [3, 16]", "f32 is 3 x 16"),
         ("block_kib = 16", "", "block_kib"),
+        ("ahead_bytes = 512", "ahead_bytes = 100", "ahead_bytes is 100"),
         ("[kernels]", "[kernels", "not a target file"),
     ],
 )

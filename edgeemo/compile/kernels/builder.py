@@ -29,6 +29,7 @@ class KernelTarget:
     neon: bool  # NEON's own instructions, or any vector unit's
     tiles: dict[str, tuple[int, int]]  # rows x columns of a matrix product's tile by weight type: s8, f16, f32
     block_bytes: int  # weights that stay in L1 while rows pass by
+    ahead_bytes: int = 0  # how long before its use a line of weights is asked for; 0: the core's prefetcher sees to it
 
 
 class Builder:
@@ -62,9 +63,14 @@ class Builder:
         return T.Bind(value)
 
     def fence(self) -> None:
-        """Nothing is scheduled across it. The mark (CSDB) is taken out of the assembly again, compile/link.py."""
+        """Nothing is scheduled across it. The mark (CSDB) is taken out of the assembly again, compile/marks.py."""
         if self.neon:
             T.evaluate(T.call_llvm_intrin("void", "llvm.aarch64.hint", T.uint32(FENCE_HINT)))
+
+    def touch(self, buffer: Expr, index: Expr) -> None:
+        """Asks for the cache line at ``index``, which may lie beyond the buffer's end but not beyond the weights' (plan.WeightBlob):
+        a core's prefetcher stops at the end of a page. A prefetch to LLVM, a load to nowhere in the assembly, compile/marks.py."""
+        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(buffer[index]), *map(T.int32, (0, 3, 1))))
 
     # -- values ----------------------------------------------------------------------------------------------------------
     def splat(self, value: Expr | float, lanes: int = 4) -> Expr:

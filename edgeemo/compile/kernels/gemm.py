@@ -16,13 +16,12 @@ from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
 from edgeemo.compile.kernels.math import gelu4
-from edgeemo.compile.kernels.micro import MicroKernels
+from edgeemo.compile.kernels.micro import WEIGHT_BYTES, MicroKernels
 from edgeemo.compile.kernels.pack import column_tiles, round_up
 
 ROWS = 4  # of the smallest whole tile; tiles of 1 to 3 rows take what is left
 UNROLLED_GROUPS = 2
 UNROLLED_TILES = 16  # of a stream's rows
-WEIGHT_BYTES = {"s8": 1, "f16": 2, "f32": 4}
 WEIGHT_DTYPES = {"s8": "int8", "f16": "float16", "f32": "float32"}
 
 

@@ -23,6 +23,8 @@ from edgeemo.compile.kernels.pack import K_S8
 if TYPE_CHECKING:
     from edgeemo.compile.kernels.gemm import Gemm
 
+WEIGHT_BYTES = {"s8": 1, "f16": 2, "f32": 4}
+LINE = 64  # bytes that a cache brings in at once
 UNROLL = 4  # chunks of 16 k in one iteration: loops of few iterations end as the branch predictor expects
 
 
@@ -53,6 +55,7 @@ class MicroKernels:
             a = [b.load(held, (2 + i) * 16, 16) for i in range(len(rows))]
             w = [b.load(held, j * 16, 16) for j in range(2)]
             w += [b.load(self.w, w_chunk + j * K_S8, 16) for j in (2, 3)]
+            self._ask_ahead(w_chunk, 4 * K_S8)
             b.fence()
             for j in range(4):
                 if j == 2:
@@ -82,6 +85,13 @@ class MicroKernels:
                     one_chunk(tap, outer * unroll + inner)
 
         return [[b.sums_of([b.load(sums, (i * 4 + j) * 4) for j in range(4)])] for i in range(len(rows))]
+
+    def _ask_ahead(self, at: Expr, elements: int) -> None:
+        """Of the weights that the next ``elements`` from ``at`` stand before by the target's distance, where those fill lines."""
+        size = WEIGHT_BYTES[self.spec.weights]
+        if ahead := self.b.target.ahead_bytes:
+            for line in range(0, elements * size // LINE):
+                self.b.touch(self.w, at + (ahead + line * LINE) // size)
 
     def s8_portable(self, rows: list[tuple[Expr, Expr]], w_at: Expr) -> list[list[Expr]]:
         spec, b = self.spec, self.b
@@ -156,6 +166,7 @@ class MicroKernels:
             firsts = [b.bind(at + tap * spec.tap_stride) for _, at in rows]
             with T.serial(0, inner) as chunk:
                 a = [b.load(self.a, at + chunk * step, unroll) for at in firsts]
+                self._ask_ahead(w_at + (tap * inner + chunk) * unroll * width, unroll * width)
                 for lane in range(unroll):
                     scalars = [T.Shuffle([v], [lane]) if unroll > 1 else v for v in a]
                     next_at = w_at + ((tap * inner + chunk) * unroll + lane + 1) * width
