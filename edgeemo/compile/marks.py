@@ -21,9 +21,9 @@ def hints_of_call(number: int) -> list[int]:
 
 
 def mark_calls(assembly: str, calls: list[str]) -> str:
-    """The step's assembly without fences, with prefetches as loads to nowhere (the cost model gives PRFM no effect; on a core it
-    would not hold up retirement: to be tried on a board), and with a local symbol ``partNNN_<kernel>`` for the hints of each call. LLVM may copy
-    a call: NNN counts places. What is fused many times over is named once."""
+    """The step's assembly without fences and with a local symbol ``partNNN_<kernel>`` for the hints of each call. LLVM may copy a
+    call: NNN counts places. What is fused many times over is named once. Prefetches become loads to nowhere: the cost model gives
+    PRFM no effect. On a board PRFM, which does not hold up what follows, may do better."""
     count = number = 0
 
     def symbol(match: re.Match[str]) -> str:

@@ -8,7 +8,8 @@ A ring holds the whole window, new tokens included: they are written over the on
 the order it lies in, which is that of time but for a turn. What goes by a token's age (mask, distances, pool weights) is kept
 twice over, so that the turned view of it is a slice. The layout is (heads, window, width): what one head reads lies in one piece,
 and the core's prefetcher follows it from head to head. With a token's heads side by side, or in the order of time, lines were
-misses to DRAM.
+misses to DRAM. A step brings every ring in anew: a head's values are asked for while its scores are computed, the next head's
+keys while the values are summed.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ class _Emitter:
             row = b.bind(self.slots[stream] * spec.state_stride)
             self.state = b.bind(row * 4)
             newest = b.bind(self.clock[row] * spec.new % spec.keys)
+            following = T.min(stream + 1, batch - 1)
+            self.next_state = b.bind(self.slots[following] * (spec.state_stride * 4))
             # The token in place p is (p + turn) % keys after the oldest, which is p + turn in what is kept twice over.
             self.turn = b.bind(spec.keys - (newest + spec.new) % spec.keys)
             self._write(newest)
@@ -124,6 +127,8 @@ class _Emitter:
             # Beyond the ring the last group reads what follows it in the state row; those scores are overwritten.
             first = self._ring(group * 4, head)
             keys = [first + j * spec.width for j in range(4)]
+            if spec.queries == 1:  # several would ask several times
+                b.ask_for(self.rings["v"], first, 4 * spec.width)
             sums = [b.zeros("int32", 4)] * 4
             for c in range(self.chunks):
                 for j in range(4):
@@ -164,7 +169,9 @@ class _Emitter:
         sums = b.scratch(spec.width, "int32")
         for v in range(0, spec.width, 4):
             b.store(sums, b.zeros("int32", 4), v)
+        following = b.bind(T.Select(head + 1 < spec.heads, self._ring(0, head + 1), self.next_state))
         with T.serial(0, spec.keys) as j:
+            b.ask_for(self.rings["k"], following + j * spec.width, spec.width)
             weight = b.bind(b.cast(T.Broadcast(self.weights[j], 4), "int32x4"))
             at = self._ring(j, head)
             for c in range(self.chunks):

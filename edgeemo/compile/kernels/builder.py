@@ -18,6 +18,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 FENCE_HINT = 20  # CSDB: the one hint that LLVM's AArch64 scheduler does not move code across
+LINE = 64  # bytes that a cache brings in at once
+WIDTHS = {"int8": 1, "float16": 2, "float32": 4}
 FLAT = 1 << 30  # a flat view of a pointer needs some extent; nothing checks it
 Expr = Any  # tvm.ir.Expr; TVM ships no stubs
 
@@ -29,7 +31,7 @@ class KernelTarget:
     neon: bool  # NEON's own instructions, or any vector unit's
     tiles: dict[str, tuple[int, int]]  # rows x columns of a matrix product's tile by weight type: s8, f16, f32
     block_bytes: int  # weights that stay in L1 while rows pass by
-    ahead_bytes: int = 0  # how long before its use a line of weights is asked for; 0: the core's prefetcher sees to it
+    ahead_bytes: int  # how long before its use a line of weights is asked for; 0: the core's prefetcher sees to it
 
 
 class Builder:
@@ -67,10 +69,14 @@ class Builder:
         if self.neon:
             T.evaluate(T.call_llvm_intrin("void", "llvm.aarch64.hint", T.uint32(FENCE_HINT)))
 
-    def touch(self, buffer: Expr, index: Expr) -> None:
-        """Asks for the cache line at ``index``, which may lie beyond the buffer's end but not beyond the weights' (plan.WeightBlob):
-        a core's prefetcher stops at the end of a page. A prefetch to LLVM, a load to nowhere in the assembly, compile/marks.py."""
-        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(buffer[index]), *map(T.int32, (0, 3, 1))))
+    def ask_for(self, buffer: Expr, index: Expr, elements: int) -> None:
+        """Asks for the cache lines that so many elements fill, well before their use: a core's prefetcher stops at the end of a
+        page. Prefetches to LLVM, loads to nowhere in the assembly (compile/marks.py), so that there must be memory."""
+        if self.target.ahead_bytes:
+            size = WIDTHS[buffer.dtype]
+            for line in range(elements * size // LINE):
+                address = T.address_of(buffer[index + line * (LINE // size)])
+                T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, *map(T.int32, (0, 3, 1))))
 
     # -- values ----------------------------------------------------------------------------------------------------------
     def splat(self, value: Expr | float, lanes: int = 4) -> Expr:

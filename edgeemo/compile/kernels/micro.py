@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from edgeemo.compile.kernels.gemm import Gemm
 
 WEIGHT_BYTES = {"s8": 1, "f16": 2, "f32": 4}
-LINE = 64  # bytes that a cache brings in at once
 UNROLL = 4  # chunks of 16 k in one iteration: loops of few iterations end as the branch predictor expects
 
 
@@ -87,11 +86,8 @@ class MicroKernels:
         return [[b.sums_of([b.load(sums, (i * 4 + j) * 4) for j in range(4)])] for i in range(len(rows))]
 
     def _ask_ahead(self, at: Expr, elements: int) -> None:
-        """Of the weights that the next ``elements`` from ``at`` stand before by the target's distance, where those fill lines."""
-        size = WEIGHT_BYTES[self.spec.weights]
-        if ahead := self.b.target.ahead_bytes:
-            for line in range(0, elements * size // LINE):
-                self.b.touch(self.w, at + (ahead + line * LINE) // size)
+        """For as many weights, the target's distance further on: perhaps the next layer's (WeightBlob leaves room)."""
+        self.b.ask_for(self.w, at + self.b.target.ahead_bytes // WEIGHT_BYTES[self.spec.weights], elements)
 
     def s8_portable(self, rows: list[tuple[Expr, Expr]], w_at: Expr) -> list[list[Expr]]:
         spec, b = self.spec, self.b
