@@ -41,6 +41,35 @@ def test_recurrences_compile_to_the_same_numbers(kind: str, direction: str, opti
         np.testing.assert_allclose(got[name], wanted[name], atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    "window, channels, options, ours",
+    [
+        ((2, 2), 5, {"strides": [2, 2]}, True),
+        ((2, 3), 1, {"strides": [2, 3]}, True),
+        ((4,), 6, {"strides": [4]}, True),
+        ((3, 3), 5, {"strides": [2, 2]}, False),  # windows that overlap
+        ((2, 2), 5, {"strides": [2, 2], "pads": [0, 1, 0, 1]}, False),
+    ],
+)
+def test_transposed_convolutions_side_by_side_are_products(
+    window: tuple[int, ...], channels: int, options: dict[str, list[int]], ours: bool, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(4)
+    weights = {
+        "w": rng.standard_normal((8, channels, *window)).astype(np.float32),
+        "b": rng.standard_normal(channels).astype(np.float32),
+    }
+    sizes = (5, 6)[: len(window)]
+    nodes = [helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], name="up", kernel_shape=window, **options)]
+    model = graph(nodes, {"x": ["n", 8, *sizes]}, {"y": ["n", channels, *("h", "v")[: len(window)]]}, weights, 17)
+    model = adapt(model, "m", {}, {}).model
+    assert ("ConvTranspose" not in {n.op_type for n in model.graph.node}) == ours
+    made, function = compiled(model, tmp_path)
+    assert any(name.startswith("gemm") for name in made.kernels) == ours
+    feed = made_up(model, 3)
+    np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], rtol=1e-5, atol=1e-5)
+
+
 W = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
 BACK, ROWS = np.array([-1, 4, 6]), np.array([-1, 8])
 FLATTENED = {
