@@ -62,6 +62,59 @@ def test_images_on_the_board_are_as_on_the_host(kind: str, tmp_path: Path) -> No
         np.testing.assert_allclose(got["y"], function.run(feed)["y"], rtol=1e-4, atol=1e-5 if kind == "float" else 0.01)
 
 
+OPERATED = """
+import sys
+from pathlib import Path
+import numpy as np
+from edgeemo_runtime import PRESETS, Engine, store
+folder, old, new, calls = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), np.load(sys.argv[4])
+first, second = (store.install(artifact, folder) for artifact in (old, new))
+assert store.current(folder).name == second
+assert store.rollback(folder) == first
+engine = Engine(store.current(folder), len(calls), PRESETS["raw"])
+versions = [engine.model.version, engine.start_canary(folder / second, 0.05).version]
+streams = [engine.open(user) for user in ("caller-1704", "caller-1705", "caller-1788")]
+answers, models = [], []
+for step in range(calls.shape[1]):
+    if step == 4:
+        engine.end_canary(promote=True)
+    for stream, call in zip(streams, calls):
+        stream.push(call[step])
+    results = engine.step()
+    answers.append(results.probabilities.copy())
+    models.append([versions.index(m) for m in results.models])
+def alone(artifact, call):
+    engine = Engine(artifact, 1, PRESETS["raw"])
+    stream = engine.open()
+    rows = []
+    for samples in call:
+        stream.push(samples)
+        rows.append(engine.step().probabilities[0].copy())
+    return np.array(rows)
+answers, models = np.stack(answers, axis=1), np.array(models).T
+assert models.tolist() == [[1] * 9, [0] * 4 + [1] * 5, [0] * 4 + [1] * 5], models
+np.testing.assert_array_equal(answers[0], alone(new, calls[0]))
+for call in (1, 2):
+    np.testing.assert_array_equal(answers[call][:4], alone(old, calls[call][:4]))
+    np.testing.assert_array_equal(answers[call][4:], alone(new, calls[call])[4:])
+print("operated")
+"""
+
+
+def test_models_are_installed_rolled_back_tried_and_swapped_on_the_board(
+    board_artifact: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Two models side by side; calls that move replay their four hops, here all that they had."""
+    other = tmp_path / "fp16.edgeemo"
+    other.write_bytes(compile_onnx(files["fp16"], load_target("aarch64-neon")).archive)
+    calls = np.stack([speech(clip, 9).reshape(9, -1) for clip in (0, 100, 140)]).astype(np.float32)
+    np.save(tmp_path / "calls.npy", calls)
+    (tmp_path / "operate.py").write_text(OPERATED)
+    arguments = [tmp_path / "models", board_artifact, other, tmp_path / "calls.npy"]
+    done = board.script(tmp_path / "operate.py", *map(str, arguments))
+    assert done.stdout.decode().strip() == "operated", done.stderr.decode()
+
+
 def test_nothing_but_declared_dependencies_is_there() -> None:
     code = "import edgeemo_runtime, sys; print([m for m in ('torch', 'onnx', 'tvm', 'soundfile') if m in sys.modules])"
     done = board.run(["-c", code])
