@@ -40,20 +40,30 @@ def onnxruntime_step(model: str, streams: int) -> Callable[[], None]:
 
 
 def litert_step(model: str, streams: int) -> Callable[[], None]:
-    """``streams`` must be what the model was converted for. Its tensors are args_0 (audio), args_i and output_i (states)."""
+    """``streams`` must be what the model was converted for. Its tensors are audio and states, then result and states, in one order.
+
+    They are read by their places in the graph: where the quantizer puts a Quantize before an output, its signature still names the
+    tensor ahead of that, which LiteRT may not keep (ai-edge-quantizer 0.10).
+    """
     from ai_edge_litert.interpreter import Interpreter
 
-    run = Interpreter(model, num_threads=1).get_signature_runner()
-    feed = {name: np.zeros(d["shape"], d["dtype"]) for name, d in run.get_input_details().items()}
-    if len(feed["args_0"]) != streams:
-        raise ValueError(f"{model} is for {len(feed['args_0'])} streams, not {streams}")
-    noise = _noise(feed["args_0"].shape)
-    feed["args_0"] = noise if feed["args_0"].dtype == np.float32 else (noise * 127).astype(np.int8)
+    interpreter = Interpreter(model, num_threads=1)
+    interpreter.allocate_tensors()
+    audio, *states = interpreter.get_input_details()
+    results = [d["index"] for d in interpreter.get_output_details()]
+    if audio["shape"][0] != streams:
+        raise ValueError(f"{model} is for {audio['shape'][0]} streams, not {streams}")
+    noise = _noise(audio["shape"])
+    hop = noise if audio["dtype"] == np.float32 else (noise * 127).astype(np.int8)
+    for state in states:
+        interpreter.set_tensor(state["index"], np.zeros(state["shape"], state["dtype"]))
 
     def step() -> None:
-        for name, value in run(**feed).items():
-            if name != "output_0":
-                feed["args_" + name.removeprefix("output_")] = value
+        interpreter.set_tensor(audio["index"], hop)
+        interpreter.invoke()
+        _, *following = (interpreter.get_tensor(index) for index in results)
+        for state, value in zip(states, following, strict=True):
+            interpreter.set_tensor(state["index"], value)
 
     return step
 
