@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tvm import relax
 
 from edgeemo.compile.importer import Imported
-from edgeemo.compile.passes import fuse_attention, fuse_gemm, fuse_norm, fuse_product, stock
+from edgeemo.compile.passes import clip, fuse_attention, fuse_gemm, fuse_norm, fuse_product, stock
 from edgeemo.compile.passes.graph import Graph, KernelTable
 from edgeemo.compile.step import Step, build_step
 
@@ -18,6 +18,7 @@ def lower(model: Imported, table: KernelTable, dump: Dump) -> tuple[Step, list[s
     """Returns the step, and a line for each product left to TVM's stock operators; ``table`` gets the kernels it uses."""
     dump("0_imported.relax", lambda: model.mod.script(show_meta=False))
     graph = Graph(model.mod)
+    clip.run(graph)
     in_place = fuse_attention.run(graph, table, model.states)
     left = fuse_gemm.run(graph, table)
     fuse_product.run(graph, table)

@@ -103,6 +103,37 @@ def test_nothing_is_transposed_between_convolutions(kind: str, tmp_path: Path) -
     assert np.abs(got - wanted).max() <= (1e-5 if kind == "float" else 0.02) * np.abs(wanted).max()
 
 
+def test_pooling_resizing_and_clips_stay_channels_last(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["a", "three"], ["a3"]),
+        helper.make_node("Clip", ["a3", "zero", "six"], ["clipped"]),
+        helper.make_node("Mul", ["a", "clipped"], ["hard_swish"]),
+        helper.make_node("MaxPool", ["hard_swish"], ["most"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("AveragePool", ["hard_swish"], ["mean"], kernel_shape=[2, 2], strides=[2, 2], pads=[0, 0, 0, 0]),
+        helper.make_node("Add", ["most", "mean"], ["half"]),
+        helper.make_node(
+            "Resize", ["half", "", "scales"], ["whole"], mode="nearest", coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        ),
+        helper.make_node("GlobalAveragePool", ["whole"], ["squeezed"]),
+        helper.make_node("Conv", ["squeezed", "w1"], ["excited"], name="gate"),
+        helper.make_node("HardSigmoid", ["excited"], ["gate"]),
+        helper.make_node("Mul", ["whole", "gate"], ["scaled"]),
+        helper.make_node("Conv", ["scaled", "w2"], ["y"], name="last"),
+    ]  # fmt: skip
+    constants = {name: RNG.standard_normal(shape).astype(np.float32) for name, shape in
+                 {"w0": (8, 3, 3, 3), "w1": (8, 8, 1, 1), "w2": (4, 8, 1, 1)}.items()}  # fmt: skip
+    constants |= {name: np.float32(value) for name, value in {"zero": 0, "three": 3, "six": 6}.items()}
+    constants["scales"] = np.array([1, 1, 2, 2], np.float32)
+    model = adapt(graph(nodes, {"x": ["n", 3, 8, 12]}, {"y": ["n", 4, 8, 12]}, constants), "m", {}, {}).model
+    made, function = compiled(model, tmp_path)
+    assert sum("transpose" in name for name in made.kernels) == 2  # in and out
+    assert any("add_maximum_minimum_multiply" in name for name in made.kernels)  # one pass over the values
+    feed = made_up(model, 3, 9)
+    np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], rtol=1e-4, atol=1e-4)
+
+
 def test_what_no_int8_kernel_takes_stays_in_float(tmp_path: Path) -> None:
     """A depthwise convolution through INT8 and back would be slower than in float."""
     nodes = [

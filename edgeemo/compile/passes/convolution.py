@@ -2,8 +2,8 @@
 
 A row of an image (height, width, channels) has a window's columns side by side, so that a convolution over two dimensions is a
 product with one tap per row of the window, each of its columns * channels elements. ONNX has channels first: kernels get their
-data transposed, and what only goes element by element over their results (``sink``) works on the transposed values, so that
-between two convolutions nothing is transposed back and forth.
+data transposed, and what goes element by element or channel by channel over their results (``sink``) works on the transposed
+values, so that between two convolutions nothing is transposed back and forth.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ SINKS = {
     for op in ("add", "subtract", "multiply", "divide", "maximum", "minimum", "clip", "sigmoid", "tanh", "exp", "negative", "abs",
                "nn.relu", "nn.leakyrelu", "nn.silu", "nn.gelu", "quantize", "dequantize")
 }  # fmt: skip
+REDUCTIONS = {"relax.mean": relax.op.mean, "relax.max": relax.op.max}
+POOLS = {"relax.nn.max_pool2d": relax.op.nn.max_pool2d, "relax.nn.avg_pool2d": relax.op.nn.avg_pool2d}
+RESIZE = "relax.image.resize2d"
 
 Bindings = list[tuple[Var, Expr]]
 Transposed = dict[Var, Expr]  # channels-first variables of ours, and the channels-last ones that they are transposes of
@@ -186,10 +189,32 @@ def sink(graph: Graph, root: Var, transposed: Transposed) -> None:
             return
         made = relax.Call(call.op, args, call.attrs)
     else:
-        return
+        made = _over_places(graph, root, transposed)
+        if made is None:
+            return
     last = like_last(root)
     graph.value[last] = made
     channels_first(graph, root, transposed, [], last)
+
+
+def _over_places(graph: Graph, root: Var, transposed: Transposed) -> Expr | None:
+    """Pooling, resizing, mean and maximum over a channel's places, on channels-last values of ours; None for any other."""
+    op = graph.op(root)
+    if op not in (*REDUCTIONS, *POOLS, RESIZE) or not known(graph.args(root)[0], transposed):
+        return None
+    last, attrs, rank = transposed[graph.args(root)[0]], graph.attrs(root), len(root.ty.shape)
+    if op in REDUCTIONS:
+        if not attrs.keepdims or attrs.axis is None or sorted(int(a) % rank for a in attrs.axis) != list(range(2, rank)):
+            return None
+        return REDUCTIONS[op](last, list(range(1, rank - 1)), keepdims=True)
+    if op in POOLS:
+        sizes = (list(attrs.pool_size), list(attrs.strides), list(attrs.padding), list(attrs.dilation))
+        return POOLS[op](last, *sizes, attrs.ceil_mode, attrs.count_include_pad, layout="NHWC", out_layout="NHWC")
+    if str(attrs.coordinate_transformation_mode) == "tf_crop_and_resize":
+        return None  # the one that has a region, by channels-first axes
+    how = {name: getattr(attrs, name) for name in ("method", "coordinate_transformation_mode", "rounding_method")}
+    fine = {name: getattr(attrs, name) for name in ("cubic_alpha", "cubic_exclude", "extrapolation_value")}
+    return relax.op.image.resize2d(last, graph.args(root)[1], layout="NHWC", **how, **fine)
 
 
 def known(value: Expr, transposed: Transposed) -> bool:

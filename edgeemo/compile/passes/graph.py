@@ -161,4 +161,5 @@ def call_kernel(name: str, args: list[Expr], like: Expr) -> Expr:
 
 
 def new_var(name: str, shape: list[Any], dtype: str) -> Var:
-    return relax.Var(name, relax.TensorType(shape, dtype))
+    """Of the dataflow block: what is no such variable counts as a result, and TVM would not fuse it."""
+    return relax.DataflowVar(name, relax.TensorType(shape, dtype))
