@@ -2,7 +2,8 @@
 
     out[y, x, c] = sum_ij a[y * stride + i * dilation, x * stride + j * dilation, c] w[i, j, c] + bias[c]
 
-Four channels to a vector, eight columns of the output to a tile: sums that wait for nothing but themselves, and a weight is used eight times.
+Four channels to a vector, eight columns of the output to a tile: a weight that is loaded is used eight times, and no sum waits
+for its last.
 """
 
 from __future__ import annotations
