@@ -42,8 +42,8 @@ def onnxruntime_step(model: str, streams: int) -> Callable[[], None]:
 def litert_step(model: str, streams: int) -> Callable[[], None]:
     """``streams`` must be what the model was converted for. Its tensors are audio and states, then result and states.
 
-    They are read by place, in one order: where the quantizer puts a Quantize before an output, its signature still names the tensor ahead of
-    that, which LiteRT may not keep (ai-edge-quantizer 0.10).
+    They are read by place, in one order: where the quantizer puts a Quantize before an output, its signature still names the
+    tensor ahead of that, which LiteRT may not keep (ai-edge-quantizer 0.10).
     """
     from ai_edge_litert.interpreter import Interpreter
 
