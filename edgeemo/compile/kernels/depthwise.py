@@ -77,14 +77,26 @@ def _tile(
 ) -> None:
     zero = T.float32(0) if lanes == 1 else b.splat(0.0)
     first = b.load(buffers["bias"], channel, lanes) if spec.bias else b.bind(zero)
-    sums = [first] * columns
-    for i in range(spec.window[0]):
-        for j in range(spec.window[1]):
-            w = b.load(buffers["w"], channel + (i * spec.window[1] + j) * spec.channels, lanes)
-            for x in range(columns):
-                place = (i * spec.dilations[0] * spec.width + j * spec.dilations[1] + x * spec.strides[1]) * spec.channels
-                a = b.load(buffers["a"], at + channel + place, lanes)
-                sums[x] = b.bind(b.fma(a, w, sums[x], lanes))
+    sums, line = [first] * columns, dict[int, Expr]()
+
+    def fetch(i: int, j: int) -> tuple[list[Expr], Expr]:
+        """What the window's place (i, j) lies on, less what is in registers since the place before, and its weight."""
+        if j == 0:
+            line.clear()
+        across = [j * spec.dilations[1] + x * spec.strides[1] for x in range(columns)]
+        for x in across:
+            if x not in line:
+                line[x] = b.load(buffers["a"], at + channel + (i * spec.dilations[0] * spec.width + x) * spec.channels, lanes)
+        return [line[x] for x in across], b.load(buffers["w"], channel + (i * spec.window[1] + j) * spec.channels, lanes)
+
+    first_place, *places = [(i, j) for i in range(spec.window[0]) for j in range(spec.window[1])]
+    ahead = fetch(*first_place)
+    for place in (*places, None):
+        values, weight = ahead
+        if place is not None:
+            ahead = fetch(*place)
+        b.fence()  # loads stay a place ahead of their use: LLVM would put them right before it, to wait
+        sums = [b.bind(b.fma(a, weight, total, lanes)) for a, total in zip(values, sums, strict=True)]
     for x, value in enumerate(sums):
         if spec.relu:
             value = T.max(value, zero) if lanes == 1 else b.maximum(value, zero)
