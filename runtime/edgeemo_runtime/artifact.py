@@ -5,7 +5,6 @@ The format is described in docs/artifact.md; the compiler writes it (edgeemo/com
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import platform
@@ -83,6 +82,8 @@ def read_manifest(path: Path, read: Callable[[str], bytes]) -> dict[str, Any]:
 def load_artifact(path: str | Path) -> Artifact:
     """An artifact, or the folder that one was unpacked to. Raises EdgeEmoError, one line, if it is missing, cut off, altered, of
     a newer schema or for another machine."""
+    import hashlib  # late, for single_core.without_openssl
+
     path = Path(path)
     if not path.exists():
         raise EdgeEmoError(f"{path}: no such file; `edgeemo compile` writes artifacts")

@@ -229,7 +229,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv is None:
+        single_core.without_openssl()
+        argv = sys.argv[1:]
     try:
         if argv and argv[0] in commands.COMMANDS:
             commands.run(argv)

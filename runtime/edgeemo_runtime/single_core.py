@@ -33,6 +33,12 @@ def stay_on(cpu: int) -> None:
         raise EdgeEmoError(f"cpu {cpu}: this process cannot be bound to it ({error})") from error
 
 
+def without_openssl() -> None:
+    """hashlib takes Python's own SHA-256, enough for an artifact's checks, and not OpenSSL, of which 3.4 MB would stay resident.
+    For a process of our own, before anything has imported hashlib: another's may want all that OpenSSL has."""
+    sys.modules.setdefault("_hashlib", None)  # type: ignore[arg-type]  # so that importing it fails
+
+
 def settle_memory() -> None:
     """What is there now stays: the garbage collector does not walk all of it in the middle of a step any more. For processes that
     answer in time, once everything is loaded."""
