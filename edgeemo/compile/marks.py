@@ -39,5 +39,5 @@ def mark_calls(assembly: str, calls: list[str]) -> str:
 
     assembly = re.sub(r"^\tcsdb$\n?", "", assembly, flags=re.M)
     assembly = re.sub(r"^\thint\t#(\w+)$\n?", symbol, assembly, flags=re.M)
-    assembly = re.sub(r"^\tprfm\tpldl1keep, ", "\tldr\txzr, ", assembly, flags=re.M)
+    assembly = re.sub(r"^\tprf(u?)m\tpldl1keep, ", r"\tld\1r\txzr, ", assembly, flags=re.M)  # PRFUM: LDUR
     return assembly.replace(".L_internal_", "kernel_")

@@ -15,8 +15,8 @@ def test_fences_go_and_marks_become_symbols() -> None:
 
 
 def test_prefetches_are_loads_to_nowhere() -> None:
-    text = "\tprfm\tpldl1keep, [x8, #512]\n\tprfm\tpldl1keep, [x8, x9]\n"
-    assert mark_calls(text, []) == "\tldr\txzr, [x8, #512]\n\tldr\txzr, [x8, x9]\n"
+    text = "\tprfm\tpldl1keep, [x8, #512]\n\tprfm\tpldl1keep, [x8, x9]\n\tprfum\tpldl1keep, [x8, #-64]\n"
+    assert mark_calls(text, []) == "\tldr\txzr, [x8, #512]\n\tldr\txzr, [x8, x9]\n\tldur\txzr, [x8, #-64]\n"
 
 
 def test_every_call_has_a_mark_of_its_own() -> None:

@@ -52,8 +52,9 @@ class Builder:
         four bytes apart lane by lane."""
         return T.decl_buffer((FLAT,), dtype, data=self.arguments[name])
 
-    def scratch(self, size: int, dtype: str = "float32") -> Expr:
-        return T.alloc_buffer((size,), dtype)
+    def scratch(self, size: int, dtype: str = "float32", volatile: bool = False) -> Expr:
+        """Memory on the stack, or registers if LLVM finds some, which ``volatile`` forbids."""
+        return T.alloc_buffer((size,), dtype, annotations={"tirx.volatile": True} if volatile else None)
 
     def load(self, buffer: Expr, index: Expr, lanes: int = 4) -> Expr:
         return T.Bind(buffer[index if lanes == 1 else T.Ramp(index, 1, lanes)])
@@ -122,11 +123,19 @@ class Builder:
                 sums = self.bind(sums + next(parts) + next(parts))
         return sums
 
+    def pair_sums(self, x: Expr, y: Expr) -> Expr:
+        """Sums of neighbouring lanes of two int32x4 on NEON: of x, then of y."""
+        return self.bind(self.intrinsic("int32x4", "llvm.aarch64.neon.addp.v4i32", x, y))
+
+    def opaque(self, vector: Expr) -> Expr:
+        """An int32x4 as it is, which LLVM may not look through to choose other instructions."""
+        fenced = self.intrinsic("float32x4", "llvm.arithmetic.fence.v4f32", T.reinterpret("float32x4", vector))
+        return T.reinterpret("int32x4", fenced)
+
     def sums_of(self, vectors: list[Expr]) -> Expr:
         """The sums of four int32x4 as one."""
         if self.neon:
-            pair = lambda x, y: self.bind(self.intrinsic("int32x4", "llvm.aarch64.neon.addp.v4i32", x, y))  # noqa: E731
-            return pair(pair(vectors[0], vectors[1]), pair(vectors[2], vectors[3]))
+            return self.pair_sums(self.pair_sums(*vectors[:2]), self.pair_sums(*vectors[2:]))
         return self.bind(T.Shuffle([self.intrinsic("int32", "llvm.vector.reduce.add.v4i32", v) for v in vectors], [0, 1, 2, 3]))
 
     def words(self, vector: Expr) -> list[Expr]:

@@ -9,18 +9,19 @@ Weights are packed so that a micro-kernel reads them front to back (kernels/pack
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
-from edgeemo.compile.kernels.math import gelu4
-from edgeemo.compile.kernels.micro import WEIGHT_BYTES, MicroKernels
+from edgeemo.compile.kernels.math import gelu4, gelu_constants
+from edgeemo.compile.kernels.micro import ROWS, WEIGHT_BYTES, MicroKernels
 from edgeemo.compile.kernels.pack import column_tiles, round_up
+from edgeemo.compile.kernels.weave import Beside, Desk, Kept, Registers, Steps, at_once, narrowed
 
-ROWS = 4  # of the smallest whole tile; tiles of 1 to 3 rows take what is left
-UNROLLED_GROUPS = 2
+SLOTS = 40  # of its desk
+UNROLLED_GROUPS = {"s8": 1, "f16": 2, "f32": 2}
 UNROLLED_TILES = 16  # of a stream's rows
 WEIGHT_DTYPES = {"s8": "int8", "f16": "float16", "f32": "float32"}
 
@@ -77,6 +78,17 @@ class Gemm:
         return self.n // self.groups
 
 
+@dataclass(frozen=True)
+class _Pending:
+    """Tiles of so many rows, of which the last one's epilogue is yet to come."""
+
+    rows: int
+    any: Expr  # whether there are such tiles at all
+    place: Expr  # the tile's first element of the output, and of scale and bias
+    acc: Expr  # its sums as the micro-kernel leaves them, where it does
+    sums: int  # the desk's slots with its sums
+
+
 class _Emitter:
     """Emits one kernel's body: loops over tiles, a micro-kernel, the epilogue."""
 
@@ -97,6 +109,13 @@ class _Emitter:
         self.out_words = b.view("out", "int32") if spec.quantize else None
         inverse = pointers.get("out_inverse_scale")
         self.inverse = b.bind(T.Broadcast(inverse[0], 4)) if inverse is not None else None
+        if spec.weights == "s8":
+            self.desk = Desk(b, gelu_constants(spec.quantize and not spec.residual) if spec.gelu else (), SLOTS)
+            self.kept_inverse = None if self.inverse is None else self.desk.slots(1)
+            self.columns = self.desk.slots(1), self.desk.slots(1)  # scale and bias of the tile whose epilogue it is
+            self.parts = 2 if b.neon else 1
+            # Of a row's epilogue, as _epilogues yields them: where it is off, the steps are spread a little less evenly.
+            self.steps = 5 + 27 * spec.gelu + 2 * (spec.residual or (not spec.gelu and inverse is not None)) + 3 * spec.quantize
 
     # -- loops -----------------------------------------------------------------------------------------------------------
     def body(self, batch: Expr) -> None:
@@ -106,6 +125,11 @@ class _Emitter:
         if spec.kept:
             self._sparse(batch)
             return
+        if spec.weights == "s8":
+            with T.If(batch * spec.rows >= ROWS if spec.flat else batch > 0), T.Then():
+                self.desk.lay()
+                if self.inverse is not None:
+                    self.desk.keep(self.inverse, self.kept_inverse)
         for group in self._groups():
             base = group * round_up(spec.group_n, 4) * k
             whole = spec.group_n // width
@@ -113,7 +137,7 @@ class _Emitter:
                 self._column_blocks(batch, group, whole, width, base)
             for start, rest in column_tiles(spec.group_n, width)[whole:]:
                 for rows in self._row_tiles(batch):
-                    self._tile(rows, group, start, rest, base + start * k)
+                    self._tile(self._bound(rows, group), group, start, rest, base + start * k)
 
     def _sparse(self, batch: Expr) -> None:
         """Each column tile with the k it keeps, which an index names."""
@@ -133,7 +157,7 @@ class _Emitter:
 
     def _groups(self) -> Iterator[Expr]:
         """One after another in the code, or a loop where that would be long."""
-        if self.spec.groups <= UNROLLED_GROUPS:
+        if self.spec.groups <= UNROLLED_GROUPS[self.spec.weights]:
             yield from range(self.spec.groups)
             return
         with T.serial(0, self.spec.groups) as group:
@@ -146,11 +170,49 @@ class _Emitter:
         fitting = max(1, self.b.target.block_bytes // tile_bytes)
         block = max(d for d in range(1, tiles + 1) if tiles % d == 0 and d <= fitting)
         run = self.spec.taps * self.spec.tap_k * width
+        pending = self._pending(batch, group)
         with T.serial(0, tiles // block) as outer:
             for rows in self._row_tiles(batch):
+                rows = self._bound(rows, group)
+                before = pending.get(len(rows))
+                emit = None if before is None else self.micro.s8_tiles(rows, base + outer * block * run, before.acc)
                 with T.serial(0, block) as inner:
                     tile = self.b.bind(outer * block + inner)
-                    self._tile(rows, group, tile * width, width, base + tile * run)
+                    if before is None or emit is None:
+                        self._tile(rows, group, tile * width, width, base + tile * run)
+                    else:
+                        emit(base + tile * run, self._beside(before))
+                        self._place(before, rows[0][0], group, tile * width)
+        for before in pending.values():
+            with T.If(before.any), T.Then():
+                self._finish(before)
+
+    def _pending(self, batch: Expr, group: Expr) -> dict[int, _Pending]:
+        """Int8 tiles whose epilogue is yet to come, by the number of their rows. What is left of all rows is a tile or none: that
+        one's epilogue follows at once."""
+        spec, b = self.spec, self.b
+        if spec.weights != "s8":
+            return {}
+        block = spec.block or spec.rows
+        whole = block // ROWS * ROWS
+        if spec.flat:
+            first = {ROWS: (0, batch * spec.rows >= ROWS)}
+        else:
+            first = {rows: (row, batch > 0) for rows, row in ((ROWS, 0), (block - whole, whole)) if 0 < rows <= block}
+        pending = {}
+        for rows, (row, any_) in first.items():
+            place, acc = b.scratch(2, "int32"), b.scratch(rows * 16, "int32")
+            pending[rows] = _Pending(rows, b.bind(any_), place, acc, self.desk.slots(rows * self.parts))
+            self._place(pending[rows], row, group, 0)
+            for i in range(0, rows * 16, 4):
+                b.store(acc, b.zeros("int32", 4), i)
+        return pending
+
+    def _place(self, pending: _Pending, row: Expr, group: Expr, column: Expr) -> None:
+        """The tile that is pending from now on begins at this row of the output and column of the group."""
+        spec, b = self.spec, self.b
+        b.store(pending.place, row * spec.n + group * spec.group_n + column, 0, 1)
+        b.store(pending.place, group * round_up(spec.group_n, 4) + column, 1, 1)
 
     def _row_tiles(self, batch: Expr) -> Iterator[list[tuple[Expr, Expr]]]:
         """Within loops over all rows, yields tiles of rows as (output row, first element of a)."""
@@ -206,16 +268,55 @@ class _Emitter:
 
     def _tile(self, rows: list[tuple[Expr, Expr]], group: Expr, column: Expr, width: int, w_at: Expr) -> None:
         """One tile: ``rows`` are (output row, first element of a); ``column`` counts within the group."""
-        spec, b = self.spec, self.b
-        rows = [(b.bind(out), b.bind(a + group * spec.tap_k)) for out, a in rows]
-        if spec.weights != "s8":
-            sums = self.micro.floats(rows, width, w_at)
-        elif b.neon:
-            sums = self.micro.s8_neon(rows, w_at)
-        else:
-            sums = self.micro.s8_portable(rows, w_at)
+        sums = self.micro.s8(rows, w_at) if self.spec.weights == "s8" else self.micro.floats(rows, width, w_at)
         for j in range(width // 4):
             self._epilogue([s[j] for s in sums], [out for out, _ in rows], group, column + 4 * j)
+
+    def _beside(self, pending: _Pending) -> Beside:
+        """The pending tile's epilogue."""
+
+        def take(row: int, part: int, sums: Expr) -> None:
+            self.desk.keep(T.reinterpret("float32x4", sums), pending.sums + row * self.parts + part)
+
+        between = self.desk if self.b.neon else Registers(self.b)  # without NEON, steps are not spread
+        return Beside(self.desk, lambda: self._epilogues(pending, between), take, self.steps)
+
+    def _epilogues(self, pending: _Pending, between: Registers) -> Callable[[Expr], Steps]:
+        """Of the tile that is pending, by row. At first there is none: what is found then goes to the place of the first and is
+        written over."""
+        b, desk = self.b, self.desk
+        at, padded = (b.load(pending.place, i, 1) for i in range(2))
+        scale = desk.keep(b.load(self.scale, padded), self.columns[0])
+        bias = None if self.bias is None else desk.keep(b.load(self.bias, padded), self.columns[1])
+
+        inverse = None if self.kept_inverse is None else desk.kept(self.kept_inverse)
+
+        def of_row(row: Expr) -> Steps:
+            place = b.bind(at + row * self.spec.n)
+            slot = pending.sums + row * self.parts
+            parts = [T.reinterpret("int32x4", b.load(desk.memory, (slot + part) * 4)) for part in range(self.parts)]
+            yield None
+            sums = b.pair_sums(*parts) if self.parts == 2 else parts[0]
+            sums = T.reinterpret("int32x4", (yield T.reinterpret("float32x4", sums)))
+            value = yield b.bind(b.cast(sums, "float32x4"))
+            value = yield from self._finished(value, scale, bias, inverse, place, between)
+            if self.out_words is None:
+                b.store(self.out, value, place)
+            else:
+                word = yield from narrowed(b, (yield value))
+                b.store(self.out_words, word, b.bind(T.shift_right(place, T.int32(2))), 1)
+            return value
+
+        return of_row
+
+    def _finish(self, pending: _Pending) -> None:
+        self.micro.last_sums(pending.rows, pending.acc, self._beside(pending).take)
+        epilogues = self._epilogues(pending, Registers(self.b))
+        at_once(*(epilogues(row) for row in range(pending.rows)))
+
+    def _bound(self, rows: list[tuple[Expr, Expr]], group: Expr) -> list[tuple[Expr, Expr]]:
+        """A tile's rows with the first element of their group."""
+        return [(self.b.bind(out), self.b.bind(a + group * self.spec.tap_k)) for out, a in rows]
 
     # -- epilogue --------------------------------------------------------------------------------------------------------
     def _epilogue(self, values: list[Expr], rows: list[Expr], group: Expr, column: Expr) -> None:
@@ -225,23 +326,13 @@ class _Emitter:
         scale = None if self.scale is None else b.load(self.scale, padded)
         bias = None if self.bias is None else b.load(self.bias, padded)
         places = [b.bind(row * spec.n + group * spec.group_n + column) for row in rows]
-        done = []
-        for value, at in zip(values, places, strict=True):
-            if scale is not None:
-                value = b.bind(b.cast(value, "float32x4"))
-                value = b.fma(value, scale, bias) if bias is not None else value * scale
-            elif bias is not None:
-                value = value + bias
-            if spec.relu:
-                value = b.maximum(value, b.splat(0.0))
-            last = self.residual is None  # what follows may then work in quantized units
-            if spec.gelu:
-                value = gelu4(b, value, self.inverse if last else None)
-            if self.residual is not None:
-                value = value + b.load(self.residual, at)
-            if self.inverse is not None and not (spec.gelu and last):
-                value = value * self.inverse
-            done.append(b.bind(value))
+        registers = Registers(b)
+        fixed = tuple(None if v is None else registers.keep(v) for v in (scale, bias, self.inverse))
+        if scale is not None:
+            values = [b.bind(b.cast(v, "float32x4")) for v in values]
+        done = at_once(
+            *(self._finished(v, fixed[0], fixed[1], fixed[2], at, registers) for v, at in zip(values, places, strict=True))
+        )
         lanes = min(4, spec.group_n - column) if isinstance(column, int) else 4
         if spec.quantize and lanes == 4 and spec.group_n % 4 == 0:
             count = 1 if len(done) == 1 else 2 if len(done) == 2 else 4
@@ -256,6 +347,35 @@ class _Emitter:
             else:
                 for lane in range(lanes):
                     b.store(self.out, T.Shuffle([value], [lane]), at + lane, 1)
+
+    def _finished(
+        self, value: Expr, scale: Kept | None, bias: Kept | None, inverse: Kept | None, at: Expr, desk: Registers
+    ) -> Steps:
+        """Four sums as float32x4 to four results, but for rounding."""
+        spec, b = self.spec, self.b
+        factor, summand = (None if v is None else v() for v in (scale, bias))
+        yield None
+        if factor is not None:
+            value = b.fma(value, factor, summand) if summand is not None else value * factor
+        elif summand is not None:
+            value = value + summand
+        if spec.relu:
+            value = b.maximum(value, b.splat(0.0))
+        value = b.bind(value)
+        last = self.residual is None  # what follows may then work in quantized units
+        if spec.gelu:
+            value = yield from gelu4(b, (yield value), inverse if last else None, desk)
+        if self.residual is not None:
+            value = yield value
+            residual = b.load(self.residual, at)
+            yield None
+            value = b.bind(value + residual)
+        if inverse is not None and not (spec.gelu and last):
+            value = yield value
+            factor = inverse()
+            yield None
+            value = b.bind(value * factor)
+        return value
 
 
 def build(spec: Gemm, target: KernelTarget):  # type: ignore[no-untyped-def]

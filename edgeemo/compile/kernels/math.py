@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgeemo.compile.kernels.builder import Builder, Expr
+from edgeemo.compile.kernels.weave import Kept, Registers, Steps
 
 LOG2E = math.log2(math.e)
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4  # Cody-Waite split, Cephes expf
@@ -55,11 +56,13 @@ PHI_COEFFICIENTS = fit_polynomial(_half_erf_over_x, 0.0, GELU_RANGE**2, 8)
 PHI_COEFFICIENTS_INT8 = fit_weighted(_half_erf_over_x, lambda square: square, 0.0, GELU_RANGE**2, 8)
 
 
-def horner(b: Builder, coefficients: Sequence[float], x: Expr) -> Expr:
+def horner(b: Builder, coefficients: Sequence[float], x: Kept, desk: Registers) -> Steps:
     """Polynomial with coefficients from x^0 up at a float32x4."""
-    value = b.splat(coefficients[-1])
+    value = desk.constant(coefficients[-1])
     for c in reversed(coefficients[:-1]):
-        value = b.bind(b.fma(value, x, b.splat(c)))
+        operands = x(), desk.constant(c)
+        yield None
+        value = yield b.bind(b.fma(value, *operands))
     return value
 
 
@@ -93,14 +96,36 @@ def exp4(b: Builder, x: Expr) -> Expr:
     return b.bind(p * T.reinterpret("float32x4", exponent))
 
 
-def gelu4(b: Builder, x: Expr, factor: Expr | None = None) -> Expr:
+def gelu4(b: Builder, x: Expr, factor: Kept | None, desk: Registers) -> Steps:
     """x Phi(x) of a float32x4, with Phi clamped at both ends (Hendrycks & Gimpel 2016, the erf form).
 
-    With ``factor`` the value to quantize: factor times that, by the coarser polynomial.
+    With ``factor`` the value to quantize: factor times that, by a polynomial whose error is spread for it.
     """
-    x = b.bind(x)
-    c = b.bind(b.minimum(b.maximum(x, b.splat(-GELU_RANGE)), b.splat(GELU_RANGE)))
+    whole = desk.keep(b.bind(x))
+    least = desk.constant(-GELU_RANGE)
+    yield None
+    c = yield b.bind(b.maximum(x, least))
+    most = desk.constant(GELU_RANGE)
+    yield None
+    c = yield b.bind(b.minimum(c, most))
+    clamped = desk.keep(c)
+    yield None
     square = b.bind(c * c)
+    coefficients = PHI_COEFFICIENTS if factor is None else PHI_COEFFICIENTS_INT8
+    phi = yield from horner(b, coefficients, desk.keep(square), desk)
+    operands = clamped(), desk.constant(0.5)
+    yield None
+    phi = yield b.bind(b.fma(phi, *operands))
+    x = whole()
+    yield None
+    phi = yield b.bind(x * phi)
     if factor is None:
-        return b.bind(x * b.fma(horner(b, PHI_COEFFICIENTS, square), c, b.splat(0.5)))
-    return b.bind(b.bind(x * factor) * b.fma(estrin(b, PHI_COEFFICIENTS_INT8, square), c, b.splat(0.5)))
+        return phi
+    scale = factor()
+    yield None
+    return b.bind(phi * scale)
+
+
+def gelu_constants(quantized: bool) -> list[float]:
+    """Those that gelu4 asks a desk for."""
+    return [-GELU_RANGE, GELU_RANGE, 0.5, *(PHI_COEFFICIENTS_INT8 if quantized else PHI_COEFFICIENTS)]

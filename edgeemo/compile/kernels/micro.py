@@ -19,12 +19,128 @@ from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Builder, Expr
 from edgeemo.compile.kernels.pack import K_S8
+from edgeemo.compile.kernels.weave import NOTHING, Beside, Take, Weave, at_once
 
 if TYPE_CHECKING:
     from edgeemo.compile.kernels.gemm import Gemm
 
 WEIGHT_BYTES = {"s8": 1, "f16": 2, "f32": 4}
-UNROLL = 4  # chunks of 16 k in one iteration: loops of few iterations end as the branch predictor expects
+ROWS = 4  # of a whole int8 tile
+# Chunks of 16 k in one iteration of whole tiles and of others: loops of few iterations end as the branch predictor expects. Whole
+# tiles of up to so many chunks need no loop: their first products begin the sums, and have the last tile's added across lanes
+# among them.
+UNROLL, UNROLL_LEFT, STRAIGHT = 8, 4, 24
+
+
+class S8Neon:
+    """A software pipeline: every load stands well before its first use, and fences keep LLVM's scheduler from moving it there.
+    The next chunk's first two columns of weights, which bring in its cache line, are loaded half a chunk ahead, a row's next 16 k
+    where its register falls free. So the multiplier never waits: 32 cycles for the 32 products of a chunk."""
+
+    def __init__(
+        self, spec: Gemm, b: Builder, a: Expr, w: Expr, rows: list[tuple[Expr, Expr]], w_at: Expr, acc: Expr | None = None
+    ) -> None:
+        """Loads what the first chunk of the tile with weights from ``w_at`` needs. ``acc``: int32, 16 a row, with the sums of the
+        tile before, which are added across lanes among the first products of the next."""
+        self.spec, self.b, self.a, self.w, self.rows = spec, b, a, w, rows
+        self.acc = b.scratch(len(rows) * 16, "int32") if acc is None else acc
+        self.held = b.scratch((2 + len(rows)) * 16, "int8")  # two columns of weights, then the rows
+        self.chunks = spec.tap_k // K_S8
+        self.straight = len(rows) == ROWS and spec.taps * self.chunks <= STRAIGHT  # without a loop
+        most = UNROLL if len(rows) == ROWS else UNROLL_LEFT
+        self.unroll = self.chunks if self.straight else max(u for u in range(1, most + 1) if self.chunks % u == 0)
+        # A nought that LLVM does not know: what is loaded again and again from one place would be kept in registers.
+        self.nought = b.scratch(1, "int32", volatile=True) if self.straight else None
+        if self.nought is not None:
+            b.store(self.nought, T.int32(0), 0, 1)
+        if w_at is not None:
+            self._load(w_at, 0)
+
+    def _load(self, w_at: Expr, at: Expr) -> None:
+        for j in range(2):
+            self._hold(j, self.b.load(self.w, w_at + j * K_S8, 16))
+        for i, (_, row) in enumerate(self.rows):
+            self._hold(2 + i, self.b.load(self.a, row + at, 16))
+
+    def _hold(self, place: int, value: Expr) -> None:
+        self.b.store(self.held, value, place * 16, 16)
+
+    def _sum(self, row: int, column: int) -> Expr:
+        return self.b.load(self.acc, (row * 4 + column) * 4)
+
+    def _set(self, row: int, column: int, value: Expr) -> None:
+        self.b.store(self.acc, value, (row * 4 + column) * 4)
+
+    def _chunk(self, w_chunk: Expr, next_at: Expr, weave: Weave, first: bool = False) -> None:
+        """``next_at``: where, from a row's first element, the chunk after this one lies. ``first``: of the tile."""
+        b, rows = self.b, self.rows
+        a = [b.load(self.held, (2 + i) * 16, 16) for i in range(len(rows))]
+        w = [b.load(self.held, j * 16, 16) for j in range(2)]
+        w += [b.load(self.w, w_chunk + j * K_S8, 16) for j in (2, 3)]
+        ahead = b.target.ahead_bytes // WEIGHT_BYTES[self.spec.weights]
+        b.ask_for(self.w, w_chunk + ahead, 4 * K_S8)
+        b.fence()
+
+        def half(v: Expr, start: int) -> Expr:
+            return b.intrinsic("int8x8", "llvm.vector.extract.v8i8.v16i8", v, T.int64(start))
+
+        for j in range(4):
+            if j == 2:
+                for column in range(2):
+                    self._hold(column, b.load(self.w, w_chunk + (4 + column) * K_S8, 16))
+                b.fence()
+            for i, (_, at) in enumerate(rows):
+                low, high = (
+                    b.intrinsic("int16x8", "llvm.aarch64.neon.smull.v8i16", half(a[i], s), half(w[j], s)) for s in (0, 8)
+                )
+                wide = b.intrinsic("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", low + high)
+                if first and j < 2:
+                    weave.beside.take(i, j, self._pair(i, j))
+                    b.fence()
+                self._set(i, j, b.opaque(wide) if first else wide + self._sum(i, j))
+                weave.after_product()
+                if j == 3:
+                    self._hold(2 + i, b.load(self.a, at + next_at, 16))
+                    b.fence()
+
+    def tile(self, w_at: Expr, beside: Beside) -> None:
+        """One tile's sums with ``beside`` among them. Where it is straight, they stay in ``acc`` until the next tile."""
+        spec, b, chunks = self.spec, self.b, self.chunks
+        weave = Weave(b, beside, len(self.rows))
+        if self.straight:
+            places = [tap * spec.tap_stride + chunk * K_S8 for tap in range(spec.taps) for chunk in range(chunks)]
+            for n in range(len(places)):
+                next_at = places[n + 1] if n + 1 < len(places) else b.load(self.nought, 0, 1)
+                self._chunk(w_at + n * 4 * K_S8, next_at, weave, first=n == 0)
+                if n == 0:
+                    weave.start()
+                    weave.begin(range(len(self.rows)), (len(places) - 1) * len(self.rows) * 4)
+            weave.finish()
+            return
+        for i in range(len(self.rows) * 4):
+            b.store(self.acc, b.zeros("int32", 4), i * 4)
+        weave.start()
+        turns, products = chunks // self.unroll, self.unroll * 4 * len(self.rows)
+        for tap in range(spec.taps):
+            self._load(w_at + tap * chunks * 4 * K_S8, tap * spec.tap_stride)
+            for begin, end, rows in weave.shares(tap, spec.taps, turns):
+                with T.serial(0, end - begin) as turn:
+                    weave.begin([b.bind(turn * len(rows) + row) for row in rows], products)
+                    for inner in range(self.unroll):
+                        chunk = (turn + begin) * self.unroll + inner
+                        next_at = tap * spec.tap_stride + (chunk + 1) * K_S8
+                        self._chunk(w_at + (tap * chunks + chunk) * 4 * K_S8, next_at, weave)
+                    weave.finish()
+        self.give(beside.take)
+
+    def _pair(self, row: int, part: int) -> Expr:
+        return self.b.pair_sums(self._sum(row, 2 * part), self._sum(row, 2 * part + 1))
+
+    def give(self, take: Take) -> None:
+        """The sums in ``acc``."""
+        for i in range(len(self.rows)):
+            for part in range(2):
+                take(i, part, self._pair(i, part))
 
 
 class MicroKernels:
@@ -33,63 +149,41 @@ class MicroKernels:
     def __init__(self, spec: Gemm, b: Builder, a: Expr, w: Expr) -> None:
         self.spec, self.b, self.a, self.w = spec, b, a, w
 
-    def s8_neon(self, rows: list[tuple[Expr, Expr]], w_at: Expr) -> list[list[Expr]]:
-        """A software pipeline: every load stands well before its first use, and fences keep LLVM's scheduler from moving it
-        there. The next chunk's first two columns of weights, which bring in its cache line, are loaded half a chunk ahead, a
-        row's next 16 k where its register falls free. So the multiplier never waits: 32 cycles for the 32 products of a chunk."""
-        spec, b = self.spec, self.b
-        sums = b.scratch(len(rows) * 16, "int32")
-        held = b.scratch((2 + len(rows)) * 16, "int8")  # two columns of weights, then the rows
-        chunks = spec.tap_k // K_S8
-        unroll = max(u for u in range(1, UNROLL + 1) if chunks % u == 0)
+    def s8(self, rows: list[tuple[Expr, Expr]], w_at: Expr) -> list[list[Expr]]:
+        """One int8 tile by itself."""
+        if not self.b.neon:
+            return self._s8_portable(rows, w_at)
+        parts: list[Expr] = []
+        alone = S8Neon(self.spec, self.b, self.a, self.w, rows, w_at)
+        alone.tile(w_at, NOTHING)
+        alone.give(lambda row, part, sums: parts.append(sums))
+        return [[self.b.pair_sums(*parts[i : i + 2])] for i in range(0, len(parts), 2)]
 
-        def half(v: Expr, start: int) -> Expr:
-            return b.intrinsic("int8x8", "llvm.vector.extract.v8i8.v16i8", v, T.int64(start))
+    def s8_tiles(self, rows: list[tuple[Expr, Expr]], w_at: Expr, acc: Expr) -> Callable[[Expr, Beside], None]:
+        """For int8 tiles of the same rows one after another, the first one's weights from ``w_at``; ``acc`` as S8Neon's. Emits a
+        tile of (first element of its weights, what is done meanwhile)."""
+        if self.b.neon:
+            return S8Neon(self.spec, self.b, self.a, self.w, rows, w_at, acc).tile
 
-        def hold(place: int, value: Expr) -> None:
-            b.store(held, value, place * 16, 16)
+        def portable(w_at: Expr, beside: Beside) -> None:
+            of_row = beside.start()
+            at_once(*(of_row(row) for row in range(len(rows))))
+            for row, (sums,) in enumerate(self._s8_portable(rows, w_at)):
+                beside.take(row, 0, sums)
 
-        def one_chunk(tap: int, chunk: Expr) -> None:
-            w_chunk = w_at + (tap * chunks + chunk) * 4 * K_S8
-            a = [b.load(held, (2 + i) * 16, 16) for i in range(len(rows))]
-            w = [b.load(held, j * 16, 16) for j in range(2)]
-            w += [b.load(self.w, w_chunk + j * K_S8, 16) for j in (2, 3)]
-            self._ask_ahead(w_chunk, 4 * K_S8)
-            b.fence()
-            for j in range(4):
-                if j == 2:
-                    for ahead in range(2):
-                        hold(ahead, b.load(self.w, w_chunk + (4 + ahead) * K_S8, 16))
-                    b.fence()
-                for i, (_, at) in enumerate(rows):
-                    low, high = (
-                        b.intrinsic("int16x8", "llvm.aarch64.neon.smull.v8i16", half(a[i], s), half(w[j], s)) for s in (0, 8)
-                    )
-                    wide = b.intrinsic("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", low + high)
-                    to = (i * 4 + j) * 4
-                    b.store(sums, sums[T.Ramp(to, 1, 4)] + wide, to)
-                    if j == 3:
-                        hold(2 + i, b.load(self.a, at + tap * spec.tap_stride + (chunk + 1) * K_S8, 16))
-                        b.fence()
+        return portable
 
-        for i in range(len(rows) * 4):
-            b.store(sums, b.zeros("int32", 4), i * 4)
-        for j in range(2):
-            hold(j, b.load(self.w, w_at + j * K_S8, 16))
-        for tap in range(spec.taps):
-            for i, (_, at) in enumerate(rows):
-                hold(2 + i, b.load(self.a, at + tap * spec.tap_stride, 16))
-            with T.serial(0, chunks // unroll) as outer:
-                for inner in range(unroll):
-                    one_chunk(tap, outer * unroll + inner)
-
-        return [[b.sums_of([b.load(sums, (i * 4 + j) * 4) for j in range(4)])] for i in range(len(rows))]
+    def last_sums(self, rows: int, acc: Expr, take: Take) -> None:
+        """Of the last tile, where the next one would have taken them."""
+        left = S8Neon(self.spec, self.b, self.a, self.w, [(0, 0)] * rows, None, acc) if self.b.neon else None
+        if left and left.straight:
+            left.give(take)
 
     def _ask_ahead(self, at: Expr, elements: int) -> None:
         """For as many weights, the target's distance further on: perhaps the next layer's (WeightBlob leaves room)."""
         self.b.ask_for(self.w, at + self.b.target.ahead_bytes // WEIGHT_BYTES[self.spec.weights], elements)
 
-    def s8_portable(self, rows: list[tuple[Expr, Expr]], w_at: Expr) -> list[list[Expr]]:
+    def _s8_portable(self, rows: list[tuple[Expr, Expr]], w_at: Expr) -> list[list[Expr]]:
         spec, b = self.spec, self.b
         sums = b.scratch(len(rows) * 32, "int32")
         for i in range(len(rows) * 4):

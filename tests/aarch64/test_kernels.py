@@ -1,0 +1,100 @@
+"""INT8 kernels for the board, each by itself on the emulated core: exact over shapes that fit no tile, and their epilogues."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+
+from edgeemo.compile.kernels import gemm, pack
+from edgeemo.compile.link import assemble, link_shared
+from edgeemo.compile.marks import mark_calls
+from edgeemo.compile.targets import load_target
+from tests.aarch64 import board
+from tests.compile.test_kernels import CASES, Case, inputs, with_caller
+
+pytestmark = [pytest.mark.slow, pytest.mark.qemu, pytest.mark.skipif(not board.available(), reason=board.REASON)]
+BOARD = load_target("aarch64-neon")
+
+# Beside the host's: one chunk, no loop, a loop of one and of several turns, by taps and groups, tiles of 4 and of 3 rows in one
+# stream, columns beyond the last whole tile.
+BOARD_CASES = [
+    *CASES,
+    Case(1, 1, 256, 24),
+    Case(3, 1, 256, 20),
+    Case(1, 1, 1792, 8),
+    Case(7, 3, 64, 12, stride=2),
+    Case(3, 3, 256, 8),
+    Case(3, 3, 128, 16, groups=2),
+    Case(9, 1, 144, 10),
+    Case(4, 3, 48, 12, groups=3),
+    Case(3, 1, 128, 8, stride=2),  # more rows than turns
+]
+
+SCRIPT = """
+import sys
+import numpy as np, tvm_ffi
+from edgeemo_runtime.model import aligned_zeros
+run = tvm_ffi.load_module(sys.argv[1])["run"]
+with np.load(sys.argv[2]) as file:
+    arrays = [file[f"x{i}"] for i in range(len(file) - 1)]
+    batch = int(file["batch"])
+copies = []
+for a in arrays:
+    copy = aligned_zeros((max(1, a.size),), a.dtype)
+    copy[: a.size] = a.ravel()
+    copies.append(copy)
+run(batch, *map(tvm_ffi.from_dlpack, copies))
+np.save(sys.argv[3], copies[-1])
+"""
+
+
+def run_on_board(spec: gemm.Gemm, batch: int, arrays: list[np.ndarray]) -> np.ndarray:
+    """The last array as a kernel, built as the step is, leaves it."""
+    with tempfile.TemporaryDirectory() as folder:
+        objects, library = Path(folder, "k.o"), Path(folder, "k.so")
+        module = tvm.tirx.build(with_caller(gemm.build(spec, BOARD.kernels), arrays), target=BOARD.tvm_target())
+        assemble(mark_calls(module.inspect_source("asm"), []), objects, BOARD)
+        link_shared(objects, library, BOARD)
+        np.savez(Path(folder, "in.npz"), batch=batch, **{f"x{i}": a for i, a in enumerate(arrays)})  # type: ignore[arg-type]
+        Path(folder, "run.py").write_text(SCRIPT)
+        done = board.run([os.path.join(folder, name) for name in ("run.py", "k.so", "in.npz", "out.npy")])
+        assert done.returncode == 0, done.stderr.decode()
+        return np.load(Path(folder, "out.npy"))
+
+
+@pytest.mark.parametrize("case", BOARD_CASES, ids=str)
+def test_int8_product_is_exact(case: Case) -> None:
+    batch = 5
+    spec, a, w, expected = inputs(case, batch, np.random.default_rng(1), integer=True)
+    out = np.full((batch, case.rows, case.n), np.nan, dtype=np.float32)
+    scale = pack.pad_columns(np.ones(case.n), case.groups)
+    got = run_on_board(spec, batch, [a, pack.pack_s8(w), scale, out])
+    np.testing.assert_array_equal(got.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+@pytest.mark.parametrize("case", [Case(1, 1, 256, 24), Case(7, 3, 64, 12, stride=2), Case(3, 1, 512, 16)], ids=str)
+def test_epilogue_is_that_of_the_definition(case: Case, batch: int) -> None:
+    """Bias, GELU, requantization: within one of the definition, and equal to the bit whatever tile a row is in."""
+    from math import erf
+
+    rng = np.random.default_rng(3)
+    spec, a, w, exact = inputs(case, batch, rng, integer=True)
+    spec = replace(spec, bias=True, gelu=True, quantize=True)
+    scale, bias = rng.uniform(1e-5, 3e-5, case.n).astype(np.float32), rng.standard_normal(case.n).astype(np.float32)
+    inverse = np.full(1, 40.0, dtype=np.float32)
+    out = np.zeros((batch, case.rows, case.n), dtype=np.int8)
+    columns = [pack.pad_columns(v, case.groups) for v in (scale, bias)]
+    got = run_on_board(spec, batch, [a, pack.pack_s8(w), *columns, inverse, out]).reshape(out.shape)
+    x = exact * scale.astype(np.float64) + bias
+    defined = np.clip(np.rint(40.0 * x * 0.5 * (1 + np.vectorize(erf)(x / np.sqrt(2)))), -128, 127)
+    assert np.abs(got - defined).max() <= 1
+    assert (got == defined).mean() > 0.98
+    alone = run_on_board(spec, 1, [a[:1], pack.pack_s8(w), *columns, inverse, out[:1]]).reshape(out[:1].shape)
+    np.testing.assert_array_equal(got[:1], alone)
