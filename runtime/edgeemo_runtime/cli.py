@@ -198,8 +198,7 @@ def run(arguments: argparse.Namespace) -> None:
     if "-" in arguments.audio and len(arguments.audio) > 1:
         raise EdgeEmoError("- reads one call from stdin; give it alone, or files")
     config = _configured(arguments)
-    if config.engine.cpu >= 0:
-        single_core.stay_on(config.engine.cpu)
+    single_core.take_place(config.engine.cpu, config.engine.priority)
     models = arguments.artifact if (arguments.artifact / store.CURRENT).is_symlink() else None
     e = config.engine
     engine = Engine(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeemo_runtime import loadtest, store, top
+from edgeemo_runtime import loadtest, single_core, store, top
+from edgeemo_runtime.config import EngineRules
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.function import Function
 
@@ -36,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--real-time", action="store_true", help="paced as calls are, phases at random; else as fast as it goes")
     bench.add_argument("--spread-phases", action="store_true", help="lead calls in so that their hops end evenly")
     bench.add_argument("--budget-ms", type=float, default=20.0, help="from a hop's last sample to its answer")
+    bench.add_argument("--cpu", type=int, default=-1, help="the core to stay on")
+    bench.add_argument("--priority", type=int, default=0, help="before all ordinary processes, 1 to 99 (SCHED_FIFO)")
     bench.add_argument("--seed", type=int, default=0, help="of phases and audio")
     bench.add_argument("--plot", type=Path, help="PNG histogram of the latencies")
     bench.add_argument("--json", action="store_true", help="one JSON document")
@@ -102,8 +105,10 @@ def _bench(arguments: argparse.Namespace) -> None:
         raise EdgeEmoError("bench needs --streams and --seconds of at least 1 and a positive --budget-ms")
     if arguments.plot and not arguments.real_time:
         raise EdgeEmoError("--plot shows latencies, which only --real-time has")
+    rules = EngineRules(cpu=arguments.cpu, priority=arguments.priority)
     if arguments.plot:
         loadtest.check_plot()
+    single_core.take_place(rules.cpu, rules.priority)
     document = loadtest.run_bench(
         arguments.artifact,
         arguments.streams,

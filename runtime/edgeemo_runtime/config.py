@@ -23,12 +23,14 @@ class EngineRules:
     spread_phases: bool = True
     budget_ms: float = 20.0  # from a hop's last sample to its answer
     cpu: int = -1  # the core to stay on; -1: where the kernel puts it
+    priority: int = 0  # before all ordinary processes, 1 to 99 (SCHED_FIFO); 0: as others
 
     def __post_init__(self) -> None:
         check_range(self, "max_streams must be at least 1", self.max_streams >= 1)
         check_range(self, f"overload must be one of {', '.join(OVERLOADS)}", self.overload in OVERLOADS)
         check_range(self, "backlog_hops must be at least 1", self.backlog_hops >= 1)
         check_range(self, "budget_ms must be positive", self.budget_ms > 0)
+        check_range(self, "priority must lie in 0..99", 0 <= self.priority <= 99)
 
 
 @dataclass(frozen=True)

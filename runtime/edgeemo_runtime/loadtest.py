@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,7 @@ def run_bench(
 def _paced(engine: Engine, calls: list[Call], budget_s: float) -> dict[str, Any]:
     loop = LiveLoop(engine, Scheduler(budget_s=budget_s))
     began = time.monotonic()
+    stolen, switched = _stolen_s(), _switched_out()
     warm: list[float] = []
     # All that will be measured, there and touched from the start: the engine's memory is to be seen, not this.
     waited = np.full(sum(-(-len(c.audio) // engine.samples_per_step) + 1 for c in calls), -1.0, dtype=np.float32)
@@ -85,6 +88,8 @@ def _paced(engine: Engine, calls: list[Call], budget_s: float) -> dict[str, Any]
         | {"max": round(float(latency.max()), 2)},
         "misses": int((latency > 1000 * budget_s).sum()),
         "budget_ms": 1000 * budget_s,
+        "stolen_s": round(_stolen_s() - stolen, 2),
+        "switched_out": _switched_out() - switched,
         "utilisation": round(loop.busy_s / wall, 4),
         "rtf": round(loop.busy_s / (len(calls) * len(calls[0].audio) / engine.sample_rate), 6),
         "resident_mb": {
@@ -94,6 +99,19 @@ def _paced(engine: Engine, calls: list[Call], budget_s: float) -> dict[str, Any]
         },
         "histogram_ms": _histogram(latency),
     }
+
+
+def _stolen_s() -> float:
+    """Seconds that the machine under a virtual one gave to others, all cores together; 0 where it does not say."""
+    try:
+        return int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def _switched_out() -> int:
+    """How often another process took the core while this one had work."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def _unpaced(engine: Engine, calls: list[Call]) -> dict[str, Any]:

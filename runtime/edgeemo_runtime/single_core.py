@@ -33,6 +33,25 @@ def stay_on(cpu: int) -> None:
         raise EdgeEmoError(f"cpu {cpu}: this process cannot be bound to it ({error})") from error
 
 
+def go_first(priority: int) -> None:
+    """Puts this process before all ordinary ones (SCHED_FIFO, 1 to 99): what else the machine does then waits for a step, not a
+    step for it. Raises EdgeEmoError where that is not allowed."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    except (OSError, AttributeError) as error:
+        raise EdgeEmoError(
+            f"priority {priority}: this process cannot have it ({error}); run it as root, or with CAP_SYS_NICE or an rtprio limit"
+        ) from error
+
+
+def take_place(cpu: int, priority: int) -> None:
+    """On that core unless it is negative, with that priority unless it is 0. Raises EdgeEmoError where it cannot be had."""
+    if cpu >= 0:
+        stay_on(cpu)
+    if priority:
+        go_first(priority)
+
+
 def without_openssl() -> None:
     """hashlib takes Python's own SHA-256, enough for an artifact's checks, and not OpenSSL, of which 3.4 MB would stay resident.
     For a process of our own, before anything has imported hashlib: another's may want all that OpenSSL has."""

@@ -36,6 +36,7 @@ def test_preset_and_a_key_on_top_of_it(tmp_path: Path) -> None:
         ('[audio]\ngaps = "x"\n', "gaps must be one of fill, reset"),
         ("[canary]\nshare = 1.0\n", "share must lie between 0 and 1, not 1.0"),
         ('[canary]\nobserve = "soon"\n', "observe 'soon' is no time"),
+        ("[engine]\npriority = 100\n", "priority must lie in 0..99, not 100"),
         ("[engine\n", "is not TOML"),
     ],
 )

@@ -165,7 +165,28 @@ def test_bench_paced_and_not(artifact: Path, tmp_path: Path) -> None:
     assert paced["latency_ms"].keys() == {"p50", "p90", "p95", "p99", "max"}
     assert (tmp_path / "h.png").read_bytes()[:4] == b"\x89PNG"
     assert run(*arguments, "--plot", tmp_path / "h.png").returncode == 1
+    assert paced["switched_out"] >= 0
     assert run("bench", artifact, "--streams", "0").returncode == 1
+    assert b"priority must lie in 0..99, not 100" in run("bench", artifact, "--priority", "100").stderr
+
+
+def test_openssl_stays_out(artifact: Path) -> None:
+    """The check of an artifact needs SHA-256 alone, and OpenSSL would stay resident; in another's process hashlib has it."""
+    script = "\n".join(
+        (
+            "import sys",
+            "from edgeemo_runtime import Engine, cli",
+            "sys.argv = ['edgeemo-run', *sys.argv[2:]] if sys.argv[1] == 'cli' else sys.argv",
+            "cli.main() if sys.argv[0] == 'edgeemo-run' else Engine(sys.argv[2], 1)",
+            "print(sys.modules.get('_hashlib') is not None)",
+        )
+    )
+    found = []
+    for way in ("cli", "engine"):
+        arguments = [way, str(artifact), "--summary", str(CALIBRATION / "clips/angry_000.flac")]
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, check=False, timeout=120)
+        found.append(done.stdout.decode().splitlines()[-1])
+    assert found == ["False", "True"]
 
 
 def test_messages(artifact: Path, tmp_path: Path) -> None:
