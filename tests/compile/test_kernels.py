@@ -160,6 +160,18 @@ def test_epilogue_does_bias_gelu_residual_and_requantizes_like_onnx() -> None:
     assert (out != expected).mean() < 0.05
 
 
+@pytest.mark.parametrize("n", [6, 7, 12])
+def test_requantized_rows_begin_anywhere(n: int) -> None:
+    """Four bytes are stored as a word only where every row begins at one."""
+    rng = np.random.default_rng(5)
+    case, batch = Case(3, 1, 32, n), 5
+    spec, a, w, exact = inputs(case, batch, rng, integer=True)
+    scale, out = np.full(n, 1e-3, np.float32), np.zeros((batch, 3, n), dtype=np.int8)
+    arrays = [a, pack.pack_s8(w), pack.pad_columns(scale, 1), np.ones(1, np.float32), out]
+    call(gemm.build(replace(spec, quantize=True), HOST), batch, arrays)
+    np.testing.assert_array_equal(out, np.clip(np.rint(exact * scale), -128, 127))
+
+
 def test_weights_that_would_not_be_exact_are_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 16"):
         pack.pack_s8(np.zeros((1, 1, 24, 4), np.int8))

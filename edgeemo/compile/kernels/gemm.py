@@ -189,9 +189,9 @@ class _Emitter:
 
     def _pending(self, batch: Expr, group: Expr) -> dict[int, _Pending]:
         """Int8 tiles whose epilogue is yet to come, by the number of their rows. What is left of all rows is a tile or none: that
-        one's epilogue follows at once."""
+        one's epilogue follows at once, and so do those whose rows do not begin at a whole word."""
         spec, b = self.spec, self.b
-        if spec.weights != "s8":
+        if spec.weights != "s8" or (spec.quantize and spec.group_n % 4):
             return {}
         block = spec.block or spec.rows
         whole = block // ROWS * ROWS
@@ -288,7 +288,6 @@ class _Emitter:
         at, padded = (b.load(pending.place, i, 1) for i in range(2))
         scale = desk.keep(b.load(self.scale, padded), self.columns[0])
         bias = None if self.bias is None else desk.keep(b.load(self.bias, padded), self.columns[1])
-
         inverse = None if self.kept_inverse is None else desk.kept(self.kept_inverse)
 
         def of_row(row: Expr) -> Steps:
