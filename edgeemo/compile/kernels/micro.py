@@ -32,6 +32,27 @@ ROWS = 4  # of a whole int8 tile
 UNROLL, UNROLL_LEFT, STRAIGHT = 8, 4, 24
 
 
+def ask_ahead(spec: Gemm, b: Builder, w: Expr, at: Expr, elements: int) -> None:
+    """For as many weights, the target's distance further on: perhaps the next layer's (WeightBlob leaves room)."""
+    b.ask_for(w, at + b.target.ahead_bytes // WEIGHT_BYTES[spec.weights], elements)
+
+
+def is_straight(spec: Gemm, rows: int) -> bool:
+    """Whether a NEON int8 tile of so many rows is computed without a loop; its sums then stay where they are until the next."""
+    return rows == ROWS and spec.taps * spec.tap_k <= STRAIGHT * K_S8
+
+
+def give_pairs(b: Builder, acc: Expr, rows: int, take: Take) -> None:
+    """A NEON tile's sums, ``acc`` with four int32x4 a row, with lanes added in pairs."""
+    for row in range(rows):
+        for part in range(2):
+            take(row, part, pair(b, acc, row, part))
+
+
+def pair(b: Builder, acc: Expr, row: int, part: int) -> Expr:
+    return b.pair_sums(*(b.load(acc, (row * 4 + 2 * part + i) * 4) for i in range(2)))
+
+
 class S8Neon:
     """A software pipeline: every load stands well before its first use, and fences keep LLVM's scheduler from moving it there.
     The next chunk's first two columns of weights, which bring in its cache line, are loaded half a chunk ahead, a row's next 16 k
@@ -46,15 +67,14 @@ class S8Neon:
         self.acc = b.scratch(len(rows) * 16, "int32") if acc is None else acc
         self.held = b.scratch((2 + len(rows)) * 16, "int8")  # two columns of weights, then the rows
         self.chunks = spec.tap_k // K_S8
-        self.straight = len(rows) == ROWS and spec.taps * self.chunks <= STRAIGHT  # without a loop
+        self.straight = is_straight(spec, len(rows))
         most = UNROLL if len(rows) == ROWS else UNROLL_LEFT
         self.unroll = self.chunks if self.straight else max(u for u in range(1, most + 1) if self.chunks % u == 0)
         # A nought that LLVM does not know: what is loaded again and again from one place would be kept in registers.
         self.nought = b.scratch(1, "int32", volatile=True) if self.straight else None
         if self.nought is not None:
             b.store(self.nought, T.int32(0), 0, 1)
-        if w_at is not None:
-            self._load(w_at, 0)
+        self._load(w_at, 0)
 
     def _load(self, w_at: Expr, at: Expr) -> None:
         for j in range(2):
@@ -77,8 +97,7 @@ class S8Neon:
         a = [b.load(self.held, (2 + i) * 16, 16) for i in range(len(rows))]
         w = [b.load(self.held, j * 16, 16) for j in range(2)]
         w += [b.load(self.w, w_chunk + j * K_S8, 16) for j in (2, 3)]
-        ahead = b.target.ahead_bytes // WEIGHT_BYTES[self.spec.weights]
-        b.ask_for(self.w, w_chunk + ahead, 4 * K_S8)
+        ask_ahead(self.spec, b, self.w, w_chunk, 4 * K_S8)
         b.fence()
 
         def half(v: Expr, start: int) -> Expr:
@@ -95,7 +114,7 @@ class S8Neon:
                 )
                 wide = b.intrinsic("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", low + high)
                 if first and j < 2:
-                    weave.beside.take(i, j, self._pair(i, j))
+                    weave.beside.take(i, j, pair(b, self.acc, i, j))
                     b.fence()
                 self._set(i, j, b.opaque(wide) if first else wide + self._sum(i, j))
                 weave.after_product()
@@ -131,16 +150,7 @@ class S8Neon:
                         next_at = tap * spec.tap_stride + (chunk + 1) * K_S8
                         self._chunk(w_at + (tap * chunks + chunk) * 4 * K_S8, next_at, weave)
                     weave.finish()
-        self.give(beside.take)
-
-    def _pair(self, row: int, part: int) -> Expr:
-        return self.b.pair_sums(self._sum(row, 2 * part), self._sum(row, 2 * part + 1))
-
-    def give(self, take: Take) -> None:
-        """The sums in ``acc``."""
-        for i in range(len(self.rows)):
-            for part in range(2):
-                take(i, part, self._pair(i, part))
+        give_pairs(b, self.acc, len(self.rows), beside.take)
 
 
 class MicroKernels:
@@ -156,7 +166,7 @@ class MicroKernels:
         parts: list[Expr] = []
         alone = S8Neon(self.spec, self.b, self.a, self.w, rows, w_at)
         alone.tile(w_at, NOTHING)
-        alone.give(lambda row, part, sums: parts.append(sums))
+        give_pairs(self.b, alone.acc, len(rows), lambda row, part, sums: parts.append(sums))
         return [[self.b.pair_sums(*parts[i : i + 2])] for i in range(0, len(parts), 2)]
 
     def s8_tiles(self, rows: list[tuple[Expr, Expr]], w_at: Expr, acc: Expr) -> Callable[[Expr, Beside], None]:
@@ -175,13 +185,8 @@ class MicroKernels:
 
     def last_sums(self, rows: int, acc: Expr, take: Take) -> None:
         """Of the last tile, where the next one would have taken them."""
-        left = S8Neon(self.spec, self.b, self.a, self.w, [(0, 0)] * rows, None, acc) if self.b.neon else None
-        if left and left.straight:
-            left.give(take)
-
-    def _ask_ahead(self, at: Expr, elements: int) -> None:
-        """For as many weights, the target's distance further on: perhaps the next layer's (WeightBlob leaves room)."""
-        self.b.ask_for(self.w, at + self.b.target.ahead_bytes // WEIGHT_BYTES[self.spec.weights], elements)
+        if self.b.neon and is_straight(self.spec, rows):
+            give_pairs(self.b, acc, rows, take)
 
     def _s8_portable(self, rows: list[tuple[Expr, Expr]], w_at: Expr) -> list[list[Expr]]:
         spec, b = self.spec, self.b
@@ -256,7 +261,7 @@ class MicroKernels:
             firsts = [b.bind(at + tap * spec.tap_stride) for _, at in rows]
             with T.serial(0, inner) as chunk:
                 a = [b.load(self.a, at + chunk * step, unroll) for at in firsts]
-                self._ask_ahead(w_at + (tap * inner + chunk) * unroll * width, unroll * width)
+                ask_ahead(spec, b, self.w, w_at + (tap * inner + chunk) * unroll * width, unroll * width)
                 for lane in range(unroll):
                     scalars = [T.Shuffle([v], [lane]) if unroll > 1 else v for v in a]
                     next_at = w_at + ((tap * inner + chunk) * unroll + lane + 1) * width
