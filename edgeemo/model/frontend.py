@@ -5,8 +5,10 @@ The 256-point DFT is split as 16 x 16 (Cooley-Tukey): with n = 16 n1 + n2 and k 
     X[k1 + 16 k2] = sum_n2 (sum_n1 x[16 n1 + n2] W16^(n1 k1)) * W256^(n2 k1) W16^(n2 k2)
 
 The input is real, so k1 = 0..8 is enough (X[256 - k] is the conjugate of X[k]), and a 200-sample window needs 13 of the 16
-rows n1. The inner sum is one small matrix product, the outer one a product per k1 that holds the twiddle factors, written as a
-grouped convolution over n2: about 13 k MAC a frame where a dense real DFT costs 51 k, and nothing but products in between.
+rows n1. The inner sums of k1 = 0 and 8 are real themselves: together they are one complex value, so that there are eight of those
+to a column and eight outer sums, which give every bin once; bins 0 and 128, real both, share a place, and no band has a weight
+there. The inner sum is one small matrix product, the outer one a product per group that holds the twiddle factors, written as a
+grouped convolution over n2: about 12 k MAC a frame where a dense real DFT costs 51 k, and nothing but products in between.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from edgeemo.model.config import ModelConfig
 
 RADIX = 16
-HALF = RADIX // 2 + 1  # k1 = 0..8
+GROUPS = RADIX // 2  # k1 = 0 with 8, and 1..7
 POWER_FLOOR = 1e-10  # full scale squared; digital silence
 RELATIVE_FLOOR = 1e-4  # -40 dB under the running level: keeps line noise from moving the features
 FRAME_STARTS = (0, 106, 213)  # samples; three hops of 13 1/3 ms in every 320
@@ -42,27 +44,32 @@ def mel_filterbank(config: ModelConfig) -> np.ndarray:
 
 
 def _dft_factors(config: ModelConfig) -> dict[str, Tensor]:
-    """The constants of the 16 x 16 split: inner DFT, outer DFTs with twiddle factors, and which (k1, k2) holds which bin.
+    """The constants of the 16 x 16 split: inner DFT, outer DFTs with twiddle factors, and which bin is where.
 
-    ``inner`` (n1, 2 k1 + part), ``outer`` (32 k1 + 16 part + k2, part in, n2), part 0 real and 1 imaginary.
+    ``inner_dft`` (n1, 2 group + part), ``outer_dft`` (32 group + 16 part + place, part in, n2), part 0 real and 1 imaginary;
+    ``bin_of`` (16 group + place).
     """
-    rows = math.ceil(config.window / RADIX)
-    n1, n2, k1, k2 = np.arange(rows), np.arange(RADIX), np.arange(HALF), np.arange(RADIX)
-    inner = np.exp(-2j * np.pi * np.outer(n1, k1) / RADIX)
-    k = k1[:, None] + RADIX * k2[None, :]
-    turn = np.exp(-2j * np.pi * k[:, :, None] * n2 / config.n_fft)  # (k1, k2, n2)
+    rows, middle = math.ceil(config.window / RADIX), config.n_fft // 2
+    n1, n2 = np.arange(rows), np.arange(RADIX)
+    inner = np.exp(-2j * np.pi * np.outer(n1, np.arange(GROUPS)) / RADIX)
+    inner[:, 0] = 1.0 + 1j * np.cos(np.pi * n1)  # k1 = 0, and as the imaginary part k1 = 8
+    # Places k2 of groups 1..7 hold k1 + 16 k2; those of the first group 16 k2 from its real input, then 8 + 16 k2 from the other.
+    k = np.arange(GROUPS)[:, None] + RADIX * np.arange(RADIX)
+    k[0, GROUPS:] = GROUPS + RADIX * np.arange(GROUPS)
+    turn = np.exp(-2j * np.pi * k[:, :, None] * n2 / config.n_fft)  # (group, place, n2)
     outer = np.stack([np.stack([turn.real, -turn.imag], axis=2), np.stack([turn.imag, turn.real], axis=2)], axis=1)
-    bin_of = np.where(k <= config.n_fft // 2, k, config.n_fft - k).reshape(-1)
-    first = np.zeros(bin_of.size, dtype=np.float32)
-    first[np.unique(bin_of, return_index=True)[1]] = 1.0  # k1 = 0 and 8 hold bins twice: count each once
+    for part, values in ((0, turn.real[0]), (1, turn.imag[0])):
+        outer[0, part, :GROUPS, 0], outer[0, part, :GROUPS, 1] = values[:GROUPS], 0.0
+        outer[0, part, GROUPS:, 0], outer[0, part, GROUPS:, 1] = 0.0, values[GROUPS:]
+    outer[0, 1, 0, 0] = np.cos(np.pi * n2)  # bin 0 has no imaginary part: bin 128 is there
+    bin_of = np.where(k <= middle, k, config.n_fft - k).reshape(-1)
     window = np.zeros(rows * RADIX)
     window[: config.window] = np.hanning(config.window + 1)[:-1]
     as32 = lambda x: torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))  # noqa: E731
     return {
         "window": as32(window),
-        "inner_dft": as32(np.stack([inner.real, inner.imag], axis=2).reshape(rows, 2 * HALF)),
-        "outer_dft": as32(outer.reshape(HALF * 2 * RADIX, 2, RADIX)),
-        "bin_once": as32(first[:, None]),
+        "inner_dft": as32(np.stack([inner.real, inner.imag], axis=2).reshape(rows, 2 * GROUPS)),
+        "outer_dft": as32(outer.reshape(GROUPS * 2 * RADIX, 2, RADIX)),
         "bin_of": torch.from_numpy(bin_of.astype(np.int64)),
     }
 
@@ -74,7 +81,6 @@ class FilterbankFrontend(nn.Module):
     support: Tensor
     inner_dft: Tensor
     outer_dft: Tensor
-    bin_once: Tensor
     bin_of: Tensor
     band_mean: Tensor
     band_gain: Tensor
@@ -88,7 +94,9 @@ class FilterbankFrontend(nn.Module):
         mel = torch.from_numpy(mel_filterbank(config))
         # softplus keeps the learned filters non-negative; its inverse starts them at mel.
         start = mel.clamp(min=config.filter_floor or 1e-4)
-        self.register_buffer("support", ((mel > 0) | (config.filter_floor > 0)).float(), persistent=False)
+        support = ((mel > 0) | (config.filter_floor > 0)).float()
+        support[[0, -1]] = 0.0  # the bins that share a place
+        self.register_buffer("support", support, persistent=False)
         self.filters = nn.Parameter(start + torch.log(-torch.expm1(-start)))
         self.register_buffer("filterbank", None, persistent=False)
         # Standardises each band; set once from training speech (set_statistics), part of the checkpoint.
@@ -116,11 +124,10 @@ class FilterbankFrontend(nn.Module):
         return FRAME_STARTS[-1] - 320 + self.window.numel()
 
     def weights(self) -> Tensor:
-        """Non-negative filterbank on the 144 values of the split DFT: (144, bands)."""
+        """Non-negative filterbank on the 128 values of the split DFT: (128, bands)."""
         if self.filterbank is not None:
             return self.filterbank
-        bank = nn.functional.softplus(self.filters) * self.support
-        return bank[self.bin_of] * self.bin_once
+        return (nn.functional.softplus(self.filters) * self.support)[self.bin_of]
 
     def frames(self, pcm: Tensor, steps: int) -> Tensor:
         size, hop = self.window.numel(), 320
@@ -133,14 +140,15 @@ class FilterbankFrontend(nn.Module):
         return torch.stack(parts, dim=2).reshape(-1, count * 3, size)
 
     def power(self, frames: Tensor) -> Tensor:
-        """Squared magnitude of the windowed frames, (B, T, 144): bin ``bin_of[i]`` at index i."""
+        """Squared magnitude of the windowed frames, (B, T, 128): bin ``bin_of[i]`` at index i, but for bins 0 and
+        128, whose sum is at 0."""
         count = frames.shape[1]
         x = (frames * self.window).reshape(-1, count, self.window.numel() // RADIX, RADIX).transpose(2, 3)
-        y = (x @ self.inner_dft).reshape(-1, count * RADIX, 2 * HALF).transpose(1, 2)
-        z = nn.functional.conv1d(y, self.outer_dft, stride=RADIX, groups=HALF).transpose(1, 2)
-        z = z.reshape(-1, count, HALF, 2 * RADIX)
+        y = (x @ self.inner_dft).reshape(-1, count * RADIX, 2 * GROUPS).transpose(1, 2)
+        z = nn.functional.conv1d(y, self.outer_dft, stride=RADIX, groups=GROUPS).transpose(1, 2)
+        z = z.reshape(-1, count, GROUPS, 2 * RADIX)
         real, imaginary = z[..., :RADIX], z[..., RADIX:]
-        return (real * real + imaginary * imaginary).reshape(-1, count, HALF * RADIX)
+        return (real * real + imaginary * imaginary).reshape(-1, count, GROUPS * RADIX)
 
     def forward(self, pcm: Tensor, level: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Features and the next level state.

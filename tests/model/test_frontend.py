@@ -11,16 +11,23 @@ def test_split_dft_is_the_dft() -> None:
     front = FilterbankFrontend(ModelConfig())
     frames = torch.randn(2, 5, 208)
     reference = torch.fft.rfft((frames * front.window)[..., :200], 256).abs() ** 2
+    reference[..., 0] += reference[..., 128]  # they share a place
     torch.testing.assert_close(front.power(frames), reference[..., front.bin_of], rtol=1e-4, atol=1e-3)
 
 
 def test_every_bin_is_counted_once() -> None:
-    """On the 144 values of the split transform, the bank weighs a spectrum as the 129-bin bank does."""
+    """On the 128 values of the split transform, the bank weighs a spectrum as the 129-bin bank does."""
     config = ModelConfig()
     front = FilterbankFrontend(config)
     spectrum = torch.rand(1, 129)
     dense = spectrum @ (torch.nn.functional.softplus(front.filters) * front.support)
+    assert sorted(front.bin_of.tolist()) == list(range(128))
     torch.testing.assert_close(spectrum[:, front.bin_of] @ front.weights(), dense)
+
+
+def test_no_band_has_a_weight_where_two_bins_share_a_place() -> None:
+    """Mel's lowest band begins at 60 Hz, its highest ends at half the sample rate."""
+    assert not mel_filterbank(ModelConfig())[[0, 128]].any()
 
 
 def test_filterbank_is_mel_and_stays_non_negative() -> None:
