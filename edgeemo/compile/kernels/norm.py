@@ -40,7 +40,7 @@ def build_layer_norm(spec: LayerNorm, target: KernelTarget):  # type: ignore[no-
         dtypes["out"] = "int8" if spec.quantize else "float32"
         x, gamma, beta, out = b.pointers(dtypes).values()
         vectors = spec.width // 4
-        lanes = 4 if vectors % 4 == 0 else 1  # independent sums hide the latency of the additions
+        lanes = next(n for n in (8, 4, 1) if vectors % n == 0)  # independent sums hide the latency of the additions
         with T.serial(0, batch * spec.rows) as row:
             at = b.bind(row * spec.width)
             sums = b.scratch(4 * lanes)
@@ -77,7 +77,8 @@ def build_layer_norm(spec: LayerNorm, target: KernelTarget):  # type: ignore[no-
             with T.serial(0, vectors // lanes) as v:
                 done = [one(v * lanes + i) for i in range(lanes)]
                 if spec.quantize:  # gamma and beta already carry the output's scale
-                    b.store(out, b.to_int8(done), at + v * lanes * 4, 4 * lanes)
+                    for i in range(0, lanes, 4):  # vectors of four at most become bytes together
+                        b.store(out, b.to_int8(done[i : i + 4]), at + (v * lanes + i) * 4, min(lanes, 4) * 4)
                 else:
                     for i, y in enumerate(done):
                         b.store(out, y, at + (v * lanes + i) * 4)
