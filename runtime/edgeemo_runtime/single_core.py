@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from edgeemo_runtime.errors import EdgeEmoError
@@ -55,7 +56,8 @@ def take_place(cpu: int, priority: int) -> None:
 def without_openssl() -> None:
     """hashlib takes Python's own SHA-256, enough for an artifact's checks, and not OpenSSL, of which 3.4 MB would stay resident.
     For a process of our own, before anything has imported hashlib: another's may want all that OpenSSL has."""
-    sys.modules.setdefault("_hashlib", None)  # type: ignore[arg-type]  # so that importing it fails
+    if any(find_spec(name) for name in ("_sha2", "_sha256")):  # Python's own; some builds leave it out
+        sys.modules.setdefault("_hashlib", None)  # type: ignore[arg-type]  # so that importing it fails
 
 
 def settle_memory() -> None:

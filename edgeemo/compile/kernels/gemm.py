@@ -109,7 +109,9 @@ class _Emitter:
         self.out_words = b.view("out", "int32") if spec.quantize else None
         inverse = pointers.get("out_inverse_scale")
         self.inverse = b.bind(T.Broadcast(inverse[0], 4)) if inverse is not None else None
-        if spec.weights == "s8":
+        # Epilogues among products: of int8 rows that begin at whole words of the output, which four results are stored as.
+        self.weaves = spec.weights == "s8" and not (spec.quantize and spec.group_n % 4)
+        if self.weaves:
             self.desk = Desk(b, gelu_constants(spec.quantize and not spec.residual) if spec.gelu else (), SLOTS)
             self.kept_inverse = None if self.inverse is None else self.desk.slots(1)
             self.columns = self.desk.slots(1), self.desk.slots(1)  # scale and bias of the tile whose epilogue it is
@@ -125,7 +127,7 @@ class _Emitter:
         if spec.kept:
             self._sparse(batch)
             return
-        if spec.weights == "s8":
+        if self.weaves:
             with T.If(batch * spec.rows >= ROWS if spec.flat else batch > 0), T.Then():
                 self.desk.lay()
                 if self.inverse is not None:
@@ -189,9 +191,9 @@ class _Emitter:
 
     def _pending(self, batch: Expr, group: Expr) -> dict[int, _Pending]:
         """Int8 tiles whose epilogue is yet to come, by the number of their rows. What is left of all rows is a tile or none: that
-        one's epilogue follows at once, and so do those whose rows do not begin at a whole word."""
+        one's epilogue follows at once."""
         spec, b = self.spec, self.b
-        if spec.weights != "s8" or (spec.quantize and spec.group_n % 4):
+        if not self.weaves:
             return {}
         block = spec.block or spec.rows
         whole = block // ROWS * ROWS
