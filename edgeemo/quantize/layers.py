@@ -10,7 +10,7 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import numpy_helper
 
-from edgeemo.compile.kernels.pack import convolution_fits
+from edgeemo.compile.kernels.pack import convolution_fits, depthwise_fits
 from edgeemo.quantize.recipe import Recipe
 from edgeemo.quantize.weights import WeightScaling, dequantize_weight, quantize_weight
 
@@ -129,7 +129,8 @@ def has_int8_kernel(node: onnx.NodeProto, weight: np.ndarray) -> bool:
     if node.op_type != "Conv":
         return True
     dilations = next((list(a.ints) for a in node.attribute if a.name == "dilations"), [1] * (weight.ndim - 2))
-    return convolution_fits("s8", _attribute(node, "group", 1), weight.shape[1], dilations)
+    groups = _attribute(node, "group", 1)
+    return convolution_fits("s8", groups, weight.shape[1], dilations) or depthwise_fits("s8", groups, weight.shape)
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int = 0) -> int:

@@ -14,7 +14,7 @@ from tvm import ir
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels import batched, gemm, norm, pack
+from edgeemo.compile.kernels import batched, depthwise, gemm, norm, pack
 from edgeemo.compile.kernels.attention_s8 import OVER_READ, WEIGHT_ONE, AttentionInt8
 from edgeemo.compile.kernels.attention_s8 import build as build_attention_int8
 from edgeemo.compile.kernels.builder import kernel
@@ -107,6 +107,27 @@ def test_int8_product_is_exact(case: Case, batch: int) -> None:
     scale = pack.pad_columns(np.ones(case.n), case.groups)
     call(gemm.build(spec, HOST), batch, [a, pack.pack_s8(w), scale, out])
     np.testing.assert_array_equal(out.astype(np.int64), expected)
+
+
+@pytest.mark.parametrize("channels", [8, 11, 16, 24, 29])
+@pytest.mark.parametrize("window", [(3, 3), (1, 7), (2, 1)])
+def test_int8_depthwise_is_exact(channels: int, window: tuple[int, int]) -> None:
+    rng = np.random.default_rng(7)
+    out, strides, dilations = (3, 6), (2, 1), (1, 2)
+    size = [(o - 1) * s + (w - 1) * d + 1 for o, s, w, d in zip(out, strides, window, dilations, strict=True)]
+    a = rng.integers(-128, 128, (2, *size, channels)).astype(np.int8)
+    w = rng.integers(-127, 128, (*window, channels)).astype(np.int8)
+    a[0], w[..., 0] = -128, 127  # two such products are as near to the end of int16 as it gets
+    expected = np.zeros((2, *out, channels), dtype=np.int64)
+    for i, j in np.ndindex(*window):
+        rows, columns = (
+            slice(k * d, k * d + (o - 1) * s + 1, s) for k, d, o, s in zip((i, j), dilations, out, strides, strict=True)
+        )
+        expected += a[:, rows, columns].astype(np.int64) * w[i, j]
+    spec = depthwise.Depthwise("s8", channels, size[0], size[1], out, window, strides, dilations)
+    got = np.zeros(expected.shape, dtype=np.float32)
+    call(depthwise.build(spec, HOST), 2, [a, w, np.ones(channels, np.float32), got])
+    np.testing.assert_array_equal(got.astype(np.int64), expected)
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -113,7 +113,7 @@ class Builder:
     def dot16(self, sums: Expr, x: Expr, y: Expr) -> Expr:
         """int32x4 plus the products of two int8x16, four to a lane; exact for every int8, -128 included."""
         for start in (0, 8):
-            a, c = (self.intrinsic("int8x8", "llvm.vector.extract.v8i8.v16i8", v, T.int64(start)) for v in (x, y))
+            a, c = (self._half(v, start) for v in (x, y))
             if self.neon:
                 product = self.intrinsic("int16x8", "llvm.aarch64.neon.smull.v8i16", a, c)
                 sums = self.bind(sums + self.intrinsic("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", product))
@@ -122,6 +122,27 @@ class Builder:
                 parts = (self.intrinsic("int32x4", "llvm.vector.extract.v4i32.v8i32", product, T.int64(i)) for i in (0, 4))
                 sums = self.bind(sums + next(parts) + next(parts))
         return sums
+
+    def products8(self, xs: list[Expr], ys: list[Expr], start: int) -> list[Expr]:
+        """Of one or two pairs of int8 vectors, the products of eight lanes from ``start``, added lane by lane: two int32x4.
+        ``ys`` must lie in [-127, 127]: two products then fit int16."""
+        total: Expr = None
+        for x, y in zip(xs, ys, strict=True):
+            a, c = (self._half(v, start) for v in (x, y))
+            if self.neon:
+                product = self.intrinsic("int16x8", "llvm.aarch64.neon.smull.v8i16", a, c)
+            else:
+                product = self.cast(a, "int16x8") * self.cast(c, "int16x8")
+            total = product if total is None else total + product
+        total = self.bind(total)
+        halves = (self.intrinsic("int16x4", "llvm.vector.extract.v4i16.v8i16", total, T.int64(i)) for i in (0, 4))
+        return [self.cast(half, "int32x4") for half in halves]
+
+    def _half(self, vector: Expr, start: int) -> Expr:
+        """Eight lanes of eight or sixteen int8."""
+        if str(vector.ty.dtype) == "int8x8":
+            return vector
+        return self.intrinsic("int8x8", "llvm.vector.extract.v8i8.v16i8", vector, T.int64(start))
 
     def pair_sums(self, x: Expr, y: Expr) -> Expr:
         """Sums of neighbouring lanes of two int32x4 on NEON: of x, then of y."""

@@ -1,9 +1,14 @@
-"""Depthwise convolution over two dimensions, float32, channels-last: every channel has a window of its own.
+"""Depthwise convolution over two dimensions, channels-last: every channel has a window of its own.
 
     out[y, x, c] = sum_ij a[y * stride + i * dilation, x * stride + j * dilation, c] w[i, j, c] + bias[c]
 
-Four channels to a vector, eight columns of the output to a tile: a weight that is loaded is used eight times, and no sum waits
-for its last.
+Lanes are channels, and a tile has several columns of the output: a weight that is loaded is used for each, and no sum waits for
+its last.
+
+    f32    four channels, eight columns; what neighbouring places of the window share stays in registers
+    s8     sixteen channels, four columns: SMULL and SMLAL add two places' products as int16 (127 * 128 * 2 fits), SADDW takes
+           those into the int32 sums; half as many operations as FMLA has. Channels that are left over are computed with some
+           that were before.
 """
 
 from __future__ import annotations
@@ -14,15 +19,18 @@ from dataclasses import dataclass
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
+from edgeemo.compile.kernels.pack import CHANNELS_S8
 
-COLUMNS = 8
-LANES = 4
+COLUMNS = {"f32": 8, "s8": 4}
+LANES = {"f32": 4, "s8": 16}
+DTYPES = {"f32": "float32", "s8": "int8"}
 
 
 @dataclass(frozen=True)
 class Depthwise:
     """``height``, ``width``: of what is read, its padding included; pairs are (down, across)."""
 
+    weights: str  # s8 or f32: also the data's type
     channels: int
     height: int
     width: int
@@ -32,72 +40,148 @@ class Depthwise:
     dilations: tuple[int, int]
     bias: bool = False
     relu: bool = False
+    quantize: bool = False  # s8: int8 out, in units that scale and bias carry
 
     @property
     def name(self) -> str:
-        tail = "".join(f"_{t}" for t in ("bias", "relu") if getattr(self, t))
+        tail = "".join(f"_{t}" for t in ("bias", "relu", "quantize") if getattr(self, t))
         size = "x".join(map(str, (*self.out, self.channels)))
-        return f"depthwise_f32_{size}_window{self.window[0]}x{self.window[1]}{tail}"
+        return f"depthwise_{self.weights}_{size}_window{self.window[0]}x{self.window[1]}{tail}"
 
     @property
     def macs(self) -> int:
         """Per stream and step."""
         return self.out[0] * self.out[1] * self.channels * self.window[0] * self.window[1]
 
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Of the window."""
+        return [(i, j) for i in range(self.window[0]) for j in range(self.window[1])]
+
+    def weight_at(self, place: tuple[int, int]) -> int:
+        """A place's first weight."""
+        return (place[0] * self.window[1] + place[1]) * self.channels
+
+    def data_at(self, place: tuple[int, int], column: int) -> int:
+        """What lies under a place of the window of a tile's column, from where the tile's first window begins."""
+        down, across = place[0] * self.dilations[0], place[1] * self.dilations[1] + column * self.strides[1]
+        return (down * self.width + across) * self.channels
+
 
 def build(spec: Depthwise, target: KernelTarget):  # type: ignore[no-untyped-def]
-    """The kernel: (batch, a, w (window, channels), [bias], out)."""
-    names = ("a", "w", "bias", "out") if spec.bias else ("a", "w", "out")
+    """The kernel: (batch, a, w (window, channels), [scale], [bias], out)."""
+    dtypes = dict.fromkeys(("a", "w"), DTYPES[spec.weights]) | ({"scale": "float32"} if spec.weights == "s8" else {})
+    dtypes |= ({"bias": "float32"} if spec.bias else {}) | {"out": "int8" if spec.quantize else "float32"}
+    tile = _tile_s8 if spec.weights == "s8" else _tile_f32
     with kernel(spec.name, target) as (b, batch):
-        buffers = b.pointers(dict.fromkeys(names, "float32"))
-        line, whole = spec.width * spec.channels, spec.channels // LANES
+        buffers = b.pointers(dtypes)
+        line = spec.width * spec.channels
         with T.serial(0, batch) as stream, T.serial(0, spec.out[0]) as y:
             read = b.bind(stream * (spec.height * line) + y * (spec.strides[0] * line))
             written = b.bind((stream * spec.out[0] + y) * (spec.out[1] * spec.channels))
-            for x, columns in _tiles(spec.out[1]):
+            for x, columns in _tiles(spec.out[1], COLUMNS[spec.weights]):
                 at, to = b.bind(read + x * (spec.strides[1] * spec.channels)), b.bind(written + x * spec.channels)
-                with T.serial(0, whole) as vector:
-                    _tile(spec, b, buffers, b.bind(vector * LANES), at, to, columns, LANES)
-                for channel in range(whole * LANES, spec.channels):
-                    _tile(spec, b, buffers, channel, at, to, columns, 1)
+                for channel, lanes in _vectors(spec):
+                    tile(spec, b, buffers, b.bind(channel), at, to, columns, lanes)
     return b.result
 
 
-def _tiles(width: int) -> Iterator[tuple[Expr, int]]:
+def _tiles(width: int, columns: int) -> Iterator[tuple[Expr, int]]:
     """(first column, columns), the whole ones from a loop."""
-    if width >= COLUMNS:
-        with T.serial(0, width // COLUMNS) as tile:
-            yield tile * COLUMNS, COLUMNS
-    if width % COLUMNS:
-        yield width // COLUMNS * COLUMNS, width % COLUMNS
+    if width >= columns:
+        with T.serial(0, width // columns) as tile:
+            yield tile * columns, columns
+    if width % columns:
+        yield width // columns * columns, width % columns
 
 
-def _tile(
+def _vectors(spec: Depthwise) -> Iterator[tuple[Expr, int]]:
+    """(first channel, lanes), the whole vectors from a loop."""
+    lanes = LANES[spec.weights]
+    whole = spec.channels // lanes
+    if whole:
+        with T.serial(0, whole) as vector:
+            yield vector * lanes, lanes
+    rest = spec.channels % lanes
+    if spec.weights == "f32":
+        yield from ((channel, 1) for channel in range(spec.channels - rest, spec.channels))
+    elif whole and rest:
+        lanes = CHANNELS_S8 if rest <= CHANNELS_S8 else lanes
+        yield spec.channels - lanes, lanes
+    elif rest:
+        yield from ((channel, CHANNELS_S8) for channel in {0, spec.channels - CHANNELS_S8})
+
+
+def _tile_f32(
     spec: Depthwise, b: Builder, buffers: dict[str, Expr], channel: Expr, at: Expr, to: Expr, columns: int, lanes: int
 ) -> None:
     zero = T.float32(0) if lanes == 1 else b.splat(0.0)
     first = b.load(buffers["bias"], channel, lanes) if spec.bias else b.bind(zero)
     sums, line = [first] * columns, dict[int, Expr]()
 
-    def fetch(i: int, j: int) -> tuple[list[Expr], Expr]:
-        """What the window's place (i, j) lies on, less what is in registers since the place before, and its weight."""
-        if j == 0:
+    def fetch(place: tuple[int, int]) -> tuple[list[Expr], Expr]:
+        """What a place of the window lies on, less what is in registers since the place before, and its weight."""
+        if place[1] == 0:
             line.clear()
-        across = [j * spec.dilations[1] + x * spec.strides[1] for x in range(columns)]
-        for x in across:
-            if x not in line:
-                line[x] = b.load(buffers["a"], at + channel + (i * spec.dilations[0] * spec.width + x) * spec.channels, lanes)
-        return [line[x] for x in across], b.load(buffers["w"], channel + (i * spec.window[1] + j) * spec.channels, lanes)
+        under = [spec.data_at(place, x) for x in range(columns)]
+        for data in under:
+            if data not in line:
+                line[data] = b.load(buffers["a"], at + channel + data, lanes)
+        return [line[data] for data in under], b.load(buffers["w"], channel + spec.weight_at(place), lanes)
 
-    first_place, *places = [(i, j) for i in range(spec.window[0]) for j in range(spec.window[1])]
-    ahead = fetch(*first_place)
+    first_place, *places = spec.places
+    ahead = fetch(first_place)
     for place in (*places, None):
         values, weight = ahead
         if place is not None:
-            ahead = fetch(*place)
+            ahead = fetch(place)
         b.fence()  # loads stay a place ahead of their use: LLVM would put them right before it, to wait
         sums = [b.bind(b.fma(a, weight, total, lanes)) for a, total in zip(values, sums, strict=True)]
     for x, value in enumerate(sums):
         if spec.relu:
             value = T.max(value, zero) if lanes == 1 else b.maximum(value, zero)
         b.store(buffers["out"], value, to + channel + x * spec.channels, lanes)
+
+
+def _tile_s8(
+    spec: Depthwise, b: Builder, buffers: dict[str, Expr], channel: Expr, at: Expr, to: Expr, columns: int, lanes: int
+) -> None:
+    quarters = range(lanes // 4)
+    sums = [[b.zeros("int32", 4) for _ in quarters] for _ in range(columns)]
+    pairs = [spec.places[i : i + 2] for i in range(0, len(spec.places), 2)]
+
+    def fetch(pair: int, x: int) -> list[Expr]:
+        return [b.load(buffers["a"], at + channel + spec.data_at(place, x), lanes) for place in pairs[pair]]
+
+    def fetch_weights(pair: int) -> list[Expr]:
+        return [b.load(buffers["w"], channel + spec.weight_at(place), lanes) for place in pairs[pair]]
+
+    turns = [(pair, x) for pair in range(len(pairs)) for x in range(columns)]
+    ahead, weights_ahead, weights = fetch(*turns[0]), fetch_weights(0), list[Expr]()
+    for (_, x), following in zip(turns, [*turns[1:], None], strict=True):
+        values = ahead
+        if x == 0:
+            weights = weights_ahead
+        if following is not None:  # as above, a turn ahead
+            ahead = fetch(*following)
+            weights_ahead = fetch_weights(following[0]) if following[1] == 0 else weights_ahead
+        b.fence()
+        for q in range(0, len(quarters), 2):
+            for i, products in enumerate(b.products8(values, weights, 4 * q)):
+                sums[x][q + i] = b.bind(sums[x][q + i] + products)
+    scale, bias = (
+        [b.load(buffers[name], channel + 4 * q) for q in quarters] if name in buffers else None for name in ("scale", "bias")
+    )
+    assert scale
+    for x in range(columns):
+        done = []
+        for q in quarters:
+            value = b.cast(sums[x][q], "float32x4")
+            value = b.bind(b.fma(value, scale[q], bias[q]) if bias else value * scale[q])
+            done.append(b.bind(b.maximum(value, b.splat(0.0))) if spec.relu else value)
+        place = b.bind(to + channel + x * spec.channels)
+        if spec.quantize:
+            b.store(buffers["out"], b.to_int8(done), place, lanes)
+        else:
+            for q, value in enumerate(done):
+                b.store(buffers["out"], value, place + 4 * q)

@@ -65,10 +65,6 @@ class Gemm:
         return self.rows * self.taps * self.tap_k * self.n
 
     @property
-    def activated(self) -> bool:
-        return self.gelu or self.relu
-
-    @property
     def flat(self) -> bool:
         """Whether rows of consecutive streams follow each other at the same stride, so that tiles may span streams."""
         return self.stream_stride == self.rows * self.row_stride and not self.block

@@ -8,6 +8,7 @@ import numpy as np
 
 COLUMNS_S8 = 4
 K_S8 = 16
+CHANNELS_S8 = 8  # of the least vector of a depthwise kernel
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -20,6 +21,12 @@ def convolution_fits(kind: str, groups: int, tap_k: int, dilations: Sequence[int
     if len(dilations) == 1:
         return groups == 1 or kind != "s8" or tap_k % K_S8 == 0
     return len(dilations) == 2 and groups == 1 and dilations[1] == 1
+
+
+def depthwise_fits(kind: str, groups: int, shape: Sequence[int]) -> bool:
+    """Whether a depthwise kernel takes a convolution with weights of ``shape`` (channels, 1, window)."""
+    least = {"f32": 2, "s8": CHANNELS_S8}.get(kind)
+    return least is not None and shape[0] == groups >= least and shape[1] == 1 and len(shape) in (3, 4)
 
 
 def pack_s8(w: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""Conv over two dimensions with a window of its own for every channel -> our depthwise kernel, in float32.
+"""Conv over one or two dimensions with a window of its own for every channel -> our depthwise kernels, in INT8 or float32.
 
-With + bias and relu behind it. INT8 files have INT8 weights there, too: they become floats, and cost what a float layer costs.
+With what follows fused: bias and relu, and in INT8 the rounding to the next layer's int8. Where INT8 weights meet what the INT8
+kernel does not take (few channels, data in float), they become floats, and cost what a float layer costs.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import numpy as np
 from tvm import relax
 
 from edgeemo.compile.kernels import depthwise as kernel
-from edgeemo.compile.passes.convolution import Bindings, Transposed, channels_first, channels_last, known, like_last, padded
-from edgeemo.compile.passes.graph import Graph, KernelTable, Var, call_kernel, rows_per_stream, static_shape
-from edgeemo.compile.passes.weights import constant_bias, read_weights
+from edgeemo.compile.kernels import pack
+from edgeemo.compile.passes import epilogue
+from edgeemo.compile.passes.convolution import Bindings, Transposed, channels_last, known, padded
+from edgeemo.compile.passes.graph import Expr, Graph, KernelTable, Var, rows_per_stream, static_shape
+from edgeemo.compile.passes.weights import quantized_data, read_weights, zero_point_offset
+
+LAYOUTS = {3: "NCW", 4: "NCHW"}
 
 
 def run(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> str | None:
@@ -21,41 +26,54 @@ def run(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> 
     attrs: Any = graph.attrs(root)
     data, weight_value = graph.args(root)
     found, shape, out = read_weights(graph, weight_value), static_shape(data), static_shape(root)
-    if found is None or str(attrs.data_layout) != "NCHW" or rows_per_stream(data) is None or None in out[1:]:
+    if found is None or str(attrs.data_layout) != LAYOUTS.get(len(shape)) or rows_per_stream(data) is None or None in out[1:]:
         return None
     kind, weight, scale = found
-    channels, per_group = weight.shape[:2]
-    if kind == "f16" or per_group != 1 or channels != shape[1] or int(attrs.groups) != channels or data.ty.dtype != "float32":
+    if kind == "f16" or not pack.depthwise_fits("f32", int(attrs.groups), weight.shape) or data.ty.dtype != "float32":
         return None
-    if scale is not None:
-        weight = weight * np.broadcast_to(scale, (channels,)).reshape(-1, 1, 1, 1)
+    channels, dims = len(weight), len(shape) - 2
+    last: Expr = transposed[data] if known(data, transposed) else data
+    quantized = None
+    if kind == "s8" and weight.min() >= -127 and pack.depthwise_fits("s8", channels, weight.shape):
+        quantized = quantized_data(graph, last)
     before: Bindings = []
-    last = transposed[data] if known(data, transposed) else channels_last(graph, data, before)
-    top, left, bottom, right = (int(p) for p in attrs.padding)
-    last = padded(graph, last, [(top, bottom), (left, right)], 0, before)
-    _, height, width, _ = static_shape(last)
-    strides, dilations = ((int(p[0]), int(p[1])) for p in (attrs.strides, attrs.dilation))
-    assert height and width and out[2] and out[3]
-    bias, relu, end = _epilogue(graph, root, channels)
-    window = (weight.shape[2], weight.shape[3])
-    spec = kernel.Depthwise(channels, height, width, (out[2], out[3]), window, strides, dilations, bias is not None, relu)
-    ordered = weight.reshape(channels, -1).T.astype(np.float32)
-    args = [last, relax.const(np.ascontiguousarray(ordered).reshape(-1))]
-    args += [] if bias is None else [relax.const(bias.astype(np.float32))]
-    result = like_last(end)
-    graph.value[result] = call_kernel(table.add(spec, kernel.build), args, result)
-    channels_first(graph, end, transposed, before, result)
-    return "f32"
+    zero, sums_scale = 0, None
+    if quantized is not None and scale is not None:
+        last, data_scale, zero = quantized
+        sums_scale = np.broadcast_to(scale * data_scale, (channels,))
+    elif scale is not None:
+        weight = weight * np.broadcast_to(scale, (channels,)).reshape(-1, *[1] * (dims + 1))
+    if not known(data, transposed):
+        last = channels_last(graph, last, before)
+    padding = [int(p) for p in attrs.padding]
+    last = padded(graph, last, [(padding[i], padding[i + dims]) for i in range(dims)], zero, before)
 
+    def down_and_across(sizes: Any) -> tuple[int, int]:
+        """One dimension is an image of one line."""
+        down, across = [1, *map(int, sizes)][-2:]
+        return down, across
 
-def _epilogue(graph: Graph, root: Var, channels: int) -> tuple[np.ndarray | None, bool, Var]:
-    """Bias, relu, and the last variable that they end in."""
-    bias, user = None, graph.only_user(root)
-    if user is not None and graph.is_op(user, "add"):
-        a, b = graph.args(user)
-        found = constant_bias(graph, b if a == root else a)
-        if found is not None and found.size == channels:
-            bias, root = found.reshape(-1), user
-            user = graph.only_user(root)
-    relu = user is not None and graph.is_op(user, "nn.relu")
-    return bias, relu, user if relu else root
+    int8 = sums_scale is not None
+    after = epilogue.follow(graph, root, channels, True, int8, {"quantize"} if int8 else ())
+    if sums_scale is not None:
+        after.add_bias(zero_point_offset(weight.reshape(channels, 1, -1, 1), zero, sums_scale))
+    spec = kernel.Depthwise(
+        "s8" if int8 else "f32",
+        channels,
+        *down_and_across(static_shape(last)[1:-1]),
+        down_and_across(out[2:]),
+        down_and_across(weight.shape[2:]),
+        down_and_across(attrs.strides),
+        down_and_across(attrs.dilation),
+        bias=after.bias is not None,
+        relu=after.relu,
+        quantize=after.inverse is not None,
+    )
+    ordered = np.ascontiguousarray(weight.reshape(channels, -1).T).astype(np.int8 if int8 else np.float32)
+    args = [last, relax.const(ordered.reshape(-1))]
+    if sums_scale is not None:
+        sums_scale = after.scaled(sums_scale) if spec.quantize else sums_scale
+        args.append(relax.const(sums_scale.astype(np.float32)))
+    args += [] if after.bias is None else [relax.const(after.bias.astype(np.float32))]
+    epilogue.rebind(graph, after, table.add(spec, kernel.build), args, before, transposed)
+    return spec.weights

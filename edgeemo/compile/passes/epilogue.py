@@ -1,0 +1,114 @@
+"""What follows a product with constant weights and is computed with it, as long as each value has one user:
+
++ bias (per column) -> gelu or relu -> + residual -> quantize.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import relax
+
+from edgeemo.compile.passes import convolution
+from edgeemo.compile.passes.graph import Expr, Graph, Var, call_kernel, static_shape
+from edgeemo.compile.passes.weights import constant_bias
+
+
+@dataclass
+class Epilogue:
+    """``bias`` and ``inverse``, 1 / output scale, are per column."""
+
+    end: Var  # the last variable that it absorbs
+    channels_first: bool  # whether that one is
+    bias: np.ndarray | None = None
+    gelu: bool = False
+    relu: bool = False
+    residual: Expr | None = None
+    inverse: np.ndarray | None = None
+
+    def add_bias(self, offset: np.ndarray | None) -> None:
+        if offset is not None:
+            self.bias = offset if self.bias is None else self.bias + offset
+
+    def scaled(self, scale: np.ndarray) -> np.ndarray:
+        """The sums' ``scale`` with the output's in it; the bias takes it in, too, and ``inverse`` is gone. Only where nothing but
+        relu is between the sums and the rounding."""
+        assert self.inverse is not None and not self.gelu and self.residual is None
+        scale = scale * self.inverse
+        self.bias = None if self.bias is None else self.bias * self.inverse
+        self.inverse = None
+        return scale
+
+
+def follow(graph: Graph, root: Var, n: int, conv: bool, int8: bool, takes: Collection[str]) -> Epilogue:
+    """Of a product of ``n`` columns. ``conv``: ``root`` is channels-first; ``int8``: its sums are integers, so that every column
+    may have an output scale of its own. ``takes``: what its kernel has, besides bias and relu, of gelu, residual and quantize."""
+    done = Epilogue(root, conv)
+    place = {b.var: i for i, b in enumerate(graph.bindings)}
+    while (user := graph.only_user(done.end)) is not None:
+        plain = not done.gelu and not done.relu and done.residual is None
+        if done.channels_first and graph.is_op(user, "permute_dims") and _to_last(graph, user):
+            done.channels_first = False
+        elif graph.is_op(user, "reshape") and done.residual is None and _same_columns(user, n) and not conv:
+            pass
+        elif graph.is_op(user, "add"):
+            a, b = graph.args(user)
+            other = b if a == done.end else a
+            array = constant_bias(graph, other)
+            if array is not None and done.bias is None and plain and array.size == n:
+                done.bias = array.reshape(-1)
+            elif (
+                array is None
+                and "residual" in takes
+                and done.residual is None
+                and not done.channels_first
+                and isinstance(other, relax.Var)
+                and other != done.end
+                and static_shape(other) == static_shape(done.end)
+                and place.get(other, -1) < place[user]
+            ):
+                done.residual = other
+            else:
+                break
+        elif graph.is_op(user, "nn.gelu") and "gelu" in takes and plain:
+            done.gelu = True
+        elif graph.is_op(user, "nn.relu") and plain:
+            done.relu = True
+        elif graph.is_op(user, "quantize") and "quantize" in takes:
+            scale, zero = graph.constant(graph.args(user)[1]), graph.scalar(graph.args(user)[2])
+            if scale is None or zero != 0 or user.ty.dtype != "int8":
+                break
+            if scale.size == 1:
+                scale = np.broadcast_to(scale.reshape(-1), (n,))
+            elif scale.size != n or done.gelu or done.residual is not None or not int8:
+                break
+            done.inverse, done.end = 1.0 / scale.astype(np.float64), user
+            break
+        else:
+            break
+        done.end = user
+    return done
+
+
+def rebind(
+    graph: Graph, after: Epilogue, kernel: str, args: list[Expr], before: convolution.Bindings, transposed: convolution.Transposed
+) -> None:
+    """Binds the epilogue's end to a call of ``kernel``, whose results are channels-last."""
+    if not after.channels_first:
+        graph.rebind(after.end, call_kernel(kernel, args, after.end), before)
+        return
+    last = convolution.like_last(after.end)
+    graph.value[last] = call_kernel(kernel, args, last)
+    convolution.channels_first(graph, after.end, transposed, before, last)
+
+
+def _to_last(graph: Graph, var: Var) -> bool:
+    axes = [int(a) for a in graph.attrs(var).axes]
+    return axes == convolution.LAST.get(len(axes))
+
+
+def _same_columns(var: Var, n: int) -> bool:
+    """Whether a reshape keeps the last axis, so that rows stay rows."""
+    return static_shape(var)[-1] == n and len(static_shape(var)) >= 2
