@@ -78,22 +78,38 @@ def test_int8_product_is_exact(case: Case) -> None:
     np.testing.assert_array_equal(got.reshape(expected.shape), expected)
 
 
-@pytest.mark.parametrize("batch", [1, 6])
-@pytest.mark.parametrize("case", [Case(1, 1, 256, 24), Case(7, 3, 64, 12, stride=2), Case(3, 1, 512, 16)], ids=str)
-def test_epilogue_is_that_of_the_definition(case: Case, batch: int) -> None:
-    """Bias, GELU, requantization: within one of the definition, and equal to the bit whatever tile a row is in."""
+def gelu(x: np.ndarray) -> np.ndarray:
     from math import erf
 
+    return x * 0.5 * (1 + np.vectorize(erf)(x / np.sqrt(2)))
+
+
+DEFINED = {
+    "gelu": gelu,
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "hard_swish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "relu6": lambda x: np.clip(x, 0, 6),
+}
+EPILOGUES = [  # the last one's products are too few to have an epilogue among them
+    *((Case(1, 1, 256, 24), 6, name) for name in DEFINED),
+    *((case, batch, "gelu") for case in (Case(7, 3, 64, 12, stride=2), Case(3, 1, 512, 16)) for batch in (1, 6)),
+    *((Case(5, 1, 32, 20), 3, name) for name in ("silu", "hard_swish")),
+]
+
+
+@pytest.mark.parametrize(("case", "batch", "activation"), EPILOGUES, ids=str)
+def test_epilogue_is_that_of_the_definition(case: Case, batch: int, activation: str) -> None:
+    """Bias, activation, requantization: within one of the definition, and equal to the bit whatever tile a row is in."""
     rng = np.random.default_rng(3)
     spec, a, w, exact = inputs(case, batch, rng, integer=True)
-    spec = replace(spec, bias=True, gelu=True, quantize=True)
+    spec = replace(spec, bias=True, activation=activation, quantize=True)
     scale, bias = rng.uniform(1e-5, 3e-5, case.n).astype(np.float32), rng.standard_normal(case.n).astype(np.float32)
     inverse = np.full(1, 40.0, dtype=np.float32)
     out = np.zeros((batch, case.rows, case.n), dtype=np.int8)
     columns = [pack.pad_columns(v, case.groups) for v in (scale, bias)]
     got = run_on_board(spec, batch, [a, pack.pack_s8(w), *columns, inverse, out]).reshape(out.shape)
     x = exact * scale.astype(np.float64) + bias
-    defined = np.clip(np.rint(40.0 * x * 0.5 * (1 + np.vectorize(erf)(x / np.sqrt(2)))), -128, 127)
+    defined = np.clip(np.rint(40.0 * DEFINED[activation](x)), -128, 127)
     assert np.abs(got - defined).max() <= 1
     assert (got == defined).mean() > 0.98
     alone = run_on_board(spec, 1, [a[:1], pack.pack_s8(w), *columns, inverse, out[:1]]).reshape(out[:1].shape)

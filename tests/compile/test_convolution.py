@@ -92,14 +92,66 @@ def test_depthwise(case: str, kind: str, tmp_path: Path) -> None:
     made, function = compiled(model, tmp_path)
     assert made.stock_products == []
     ending = "s8", "bias_relu_quantize"  # from int8 to int8: nothing is float between the three
-    if kind == "float" or case == "too few for INT8":
+    if kind == "float":
         ending = "f32", "bias_relu"
+    if case == "too few for INT8":
+        ending = "f32", "bias"
     assert [k for k in made.kernels if k.startswith(f"depthwise_{ending[0]}") and k.endswith(ending[1])]
     for batch in (1, 3):
         feed = made_up(model, batch, 9)
         got, wanted = function.run(feed)["y"], run(model, feed)["y"]
         step = 0.0 if kind == "float" else np.abs(wanted).max() / 100  # ONNX Runtime's float sums may round otherwise
         assert np.abs(got - wanted).max() <= 1e-4 + step and np.median(np.abs(got - wanted)) <= 1e-5
+
+
+Nodes = list[onnx.NodeProto]
+ACTIVATED: dict[str, tuple[str, Nodes]] = {  # what the kernel is called, nodes from a to r
+    "relu6": ("relu6", [helper.make_node("Clip", ["a", "zero", "six"], ["r"])]),
+    "hard swish": ("hard_swish", [helper.make_node("HardSwish", ["a"], ["r"])]),
+    "hard swish of Paddle": ("hard_swish", [
+        helper.make_node("Add", ["a", "three"], ["a3"]),
+        helper.make_node("Clip", ["a3", "zero", "six"], ["c"]),
+        helper.make_node("Mul", ["a", "c"], ["m"]),
+        helper.make_node("Div", ["m", "six"], ["r"]),
+    ]),
+    "hard swish, a sixth first": ("hard_swish", [
+        helper.make_node("Add", ["a", "three"], ["a3"]),
+        helper.make_node("Clip", ["a3", "zero", "six"], ["c"]),
+        helper.make_node("Mul", ["sixth", "c"], ["g"]),
+        helper.make_node("Mul", ["g", "a"], ["r"]),
+    ]),
+    "silu": ("silu", [helper.make_node("Sigmoid", ["a"], ["s"]), helper.make_node("Mul", ["a", "s"], ["r"])]),
+    "clipped at three": ("", [helper.make_node("Clip", ["a", "zero", "three"], ["r"])]),
+    "another slope": ("", [
+        helper.make_node("HardSigmoid", ["a"], ["g"], alpha=0.2, beta=0.5), helper.make_node("Mul", ["a", "g"], ["r"])
+    ]),
+    "a gate of something else": ("", [helper.make_node("Sigmoid", ["x"], ["s"]), helper.make_node("Mul", ["a", "s"], ["r"])]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+@pytest.mark.parametrize("group", [1, 16])
+@pytest.mark.parametrize("case", ACTIVATED)
+def test_activations_are_part_of_the_convolution(case: str, group: int, kind: str, tmp_path: Path) -> None:
+    name, nodes = ACTIVATED[case]
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], name="first", group=group, pads=[1, 1, 1, 1]),
+        *nodes,
+        helper.make_node("Conv", ["r", "w1"], ["y"], name="last"),
+    ]
+    weights = {"w0": RNG.standard_normal((16, 16 // group, 3, 3)), "w1": RNG.standard_normal((8, 16, 1, 1))}
+    constants = {k: v.astype(np.float32) for k, v in weights.items()}
+    constants |= {k: np.float32(v) for k, v in {"zero": 0, "three": 3, "six": 6, "sixth": 1 / 6}.items()}
+    model = adapt(graph(nodes, {"x": ["n", 16, 6, 9]}, {"y": ["n", 8, 6, 9]}, constants), "m", {}, {}).model
+    if kind == "int8":
+        model = quantized(model, tmp_path, load_recipe("int8-min-max"))
+    made, function = compiled(model, tmp_path)
+    first = "depthwise" if group > 1 else "gemm"
+    ending = f"_{name}_quantize" if kind == "int8" else f"_{name}"
+    assert (name != "") == any(k.startswith(first) and k.endswith(ending) for k in made.kernels)
+    feed = made_up(model, 3, 9)
+    got, wanted = function.run(feed)["y"], run(model, feed)["y"]
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=(1e-5 if kind == "float" else 0.02) * np.abs(wanted).max())
 
 
 def test_halves(tmp_path: Path) -> None:

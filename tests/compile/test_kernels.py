@@ -167,7 +167,7 @@ def test_epilogue_does_bias_gelu_residual_and_requantizes_like_onnx() -> None:
     rng = np.random.default_rng(3)
     case, batch = Case(3, 1, 32, 8), 4
     spec, a, w, exact = inputs(case, batch, rng, integer=True)
-    spec = Gemm(**{**spec.__dict__, "bias": True, "gelu": True, "residual": True, "quantize": True})
+    spec = Gemm(**{**spec.__dict__, "bias": True, "activation": "gelu", "residual": True, "quantize": True})
     scale = rng.uniform(1e-4, 3e-4, 8).astype(np.float32)
     bias, residual = rng.standard_normal(8).astype(np.float32), rng.standard_normal((batch, 3, 8)).astype(np.float32)
     out_scale = np.float32(0.02)

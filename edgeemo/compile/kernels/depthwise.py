@@ -5,7 +5,8 @@
 Lanes are channels, and a tile has several columns of the output: a weight that is loaded is used for each, and no sum waits for
 its last.
 
-    f32    four channels, eight columns; what neighbouring places of the window share stays in registers
+    f32    four channels, eight columns; what neighbouring places of the window share stays in registers. Two or three channels go
+           one by one.
     s8     sixteen channels, four columns: SMULL and SMLAL add two places' products as int16 (127 * 128 * 2 fits), SADDW takes
            those into the int32 sums; half as many operations as FMLA has. Channels that are left over are computed with some
            that were before.
@@ -19,7 +20,9 @@ from dataclasses import dataclass
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
+from edgeemo.compile.kernels.math import activated
 from edgeemo.compile.kernels.pack import CHANNELS_S8
+from edgeemo.compile.kernels.weave import Registers, at_once
 
 COLUMNS = {"f32": 8, "s8": 4}
 LANES = {"f32": 4, "s8": 16}
@@ -39,12 +42,13 @@ class Depthwise:
     strides: tuple[int, int]
     dilations: tuple[int, int]
     bias: bool = False
-    relu: bool = False
-    quantize: bool = False  # s8: int8 out, in units that scale and bias carry
+    activation: str = ""  # of kernels/math.py
+    quantize: bool = False  # s8: int8 out
+    scaled: bool = False  # scale and bias already carry the output's scale
 
     @property
     def name(self) -> str:
-        tail = "".join(f"_{t}" for t in ("bias", "relu", "quantize") if getattr(self, t))
+        tail = "".join(f"_{t}" for t in ("bias" * self.bias, self.activation, "quantize" * self.quantize) if t)
         size = "x".join(map(str, (*self.out, self.channels)))
         return f"depthwise_{self.weights}_{size}_window{self.window[0]}x{self.window[1]}{tail}"
 
@@ -69,9 +73,11 @@ class Depthwise:
 
 
 def build(spec: Depthwise, target: KernelTarget):  # type: ignore[no-untyped-def]
-    """The kernel: (batch, a, w (window, channels), [scale], [bias], out)."""
+    """The kernel: (batch, a, w (window, channels), [scale], [bias], [out_inverse_scale], out)."""
     dtypes = dict.fromkeys(("a", "w"), DTYPES[spec.weights]) | ({"scale": "float32"} if spec.weights == "s8" else {})
-    dtypes |= ({"bias": "float32"} if spec.bias else {}) | {"out": "int8" if spec.quantize else "float32"}
+    dtypes |= {"bias": "float32"} if spec.bias else {}
+    dtypes |= {"inverse": "float32"} if spec.quantize and not spec.scaled else {}
+    dtypes |= {"out": "int8" if spec.quantize else "float32"}
     tile = _tile_s8 if spec.weights == "s8" else _tile_f32
     with kernel(spec.name, target) as (b, batch):
         buffers = b.pointers(dtypes)
@@ -96,20 +102,20 @@ def _tiles(width: int, columns: int) -> Iterator[tuple[Expr, int]]:
 
 
 def _vectors(spec: Depthwise) -> Iterator[tuple[Expr, int]]:
-    """(first channel, lanes), the whole vectors from a loop."""
+    """(first channel, lanes), the whole vectors from a loop; the last vector of what is left begins earlier."""
     lanes = LANES[spec.weights]
-    whole = spec.channels // lanes
+    whole, rest = divmod(spec.channels, lanes)
     if whole:
         with T.serial(0, whole) as vector:
             yield vector * lanes, lanes
-    rest = spec.channels % lanes
-    if spec.weights == "f32":
-        yield from ((channel, 1) for channel in range(spec.channels - rest, spec.channels))
-    elif whole and rest:
-        lanes = CHANNELS_S8 if rest <= CHANNELS_S8 else lanes
-        yield spec.channels - lanes, lanes
+    least = CHANNELS_S8 if spec.weights == "s8" else 4
+    if rest and spec.channels < least:
+        yield from ((channel, 1) for channel in range(spec.channels))
+    elif rest and not whole:
+        yield from ((channel, least) for channel in {0, spec.channels - least})
     elif rest:
-        yield from ((channel, CHANNELS_S8) for channel in {0, spec.channels - CHANNELS_S8})
+        lanes = least if rest <= least else lanes
+        yield spec.channels - lanes, lanes
 
 
 def _tile_f32(
@@ -137,10 +143,18 @@ def _tile_f32(
             ahead = fetch(place)
         b.fence()  # loads stay a place ahead of their use: LLVM would put them right before it, to wait
         sums = [b.bind(b.fma(a, weight, total, lanes)) for a, total in zip(values, sums, strict=True)]
-    for x, value in enumerate(sums):
-        if spec.relu:
-            value = T.max(value, zero) if lanes == 1 else b.maximum(value, zero)
+    for x, value in enumerate(_finished(spec, b, sums, None) if lanes > 1 else sums):
         b.store(buffers["out"], value, to + channel + x * spec.channels, lanes)
+
+
+def _finished(spec: Depthwise, b: Builder, values: list[Expr], inverse: Expr | None) -> list[Expr]:
+    """float32x4 sums, their activation, and in units of the output's scale where ``inverse`` is its inverse."""
+    if spec.activation in ("", "relu"):
+        assert inverse is None or spec.scaled
+        return [b.bind(b.maximum(v, b.splat(0.0))) for v in values] if spec.activation else values
+    registers = Registers(b)
+    factor = None if inverse is None else registers.keep(inverse)
+    return at_once(*(activated(b, spec.activation, v, factor, registers) for v in values))
 
 
 def _tile_s8(
@@ -173,12 +187,11 @@ def _tile_s8(
         [b.load(buffers[name], channel + 4 * q) for q in quarters] if name in buffers else None for name in ("scale", "bias")
     )
     assert scale
+    inverse = b.bind(T.Broadcast(buffers["inverse"][0], 4)) if "inverse" in buffers else None
     for x in range(columns):
-        done = []
-        for q in quarters:
-            value = b.cast(sums[x][q], "float32x4")
-            value = b.bind(b.fma(value, scale[q], bias[q]) if bias else value * scale[q])
-            done.append(b.bind(b.maximum(value, b.splat(0.0))) if spec.relu else value)
+        values = [b.cast(total, "float32x4") for total in sums[x]]
+        values = [b.bind(b.fma(v, scale[q], bias[q]) if bias else v * scale[q]) for q, v in enumerate(values)]
+        done = _finished(spec, b, values, inverse)
         place = b.bind(to + channel + x * spec.channels)
         if spec.quantize:
             b.store(buffers["out"], b.to_int8(done), place, lanes)

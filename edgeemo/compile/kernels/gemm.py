@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
-from edgeemo.compile.kernels.math import gelu4, gelu_constants
+from edgeemo.compile.kernels.math import STEPS, activated, constants
 from edgeemo.compile.kernels.micro import ROWS, WEIGHT_BYTES, MicroKernels
 from edgeemo.compile.kernels.pack import column_tiles, round_up
 from edgeemo.compile.kernels.weave import Beside, Desk, Kept, Registers, Steps, at_once, narrowed
 
 SLOTS = 40  # of its desk
+WOVEN_K = 64  # products shorter than this have no room for their epilogues
 UNROLLED_GROUPS = {"s8": 1, "f16": 2, "f32": 2}
 UNROLLED_TILES = 16  # of a stream's rows
 WEIGHT_DTYPES = {"s8": "int8", "f16": "float16", "f32": "float32"}
@@ -40,8 +41,7 @@ class Gemm:
     n: int  # output columns, all groups
     groups: int = 1
     bias: bool = False
-    gelu: bool = False
-    relu: bool = False
+    activation: str = ""  # of kernels/math.py
     residual: bool = False
     quantize: bool = False  # int8 out
     scaled: bool = False  # scale and bias already carry the output's scale
@@ -51,7 +51,8 @@ class Gemm:
 
     @property
     def name(self) -> str:
-        tail = "".join(f"_{t}" for t in ("bias", "gelu", "relu", "residual", "quantize") if getattr(self, t))
+        after = ("bias" * self.bias, self.activation, "residual" * self.residual, "quantize" * self.quantize)
+        tail = "".join(f"_{t}" for t in after if t)
         if self.kept:
             return f"gemm_{self.weights}_rows{self.rows}_k{self.tap_k}_n{self.n}_sparse{sum(self.kept)}{tail}"
         if self.block and self.tap_k == 1:
@@ -106,14 +107,15 @@ class _Emitter:
         inverse = pointers.get("out_inverse_scale")
         self.inverse = b.bind(T.Broadcast(inverse[0], 4)) if inverse is not None else None
         # Epilogues among products: of int8 rows that begin at whole words of the output, which four results are stored as.
-        self.weaves = spec.weights == "s8" and not (spec.quantize and spec.group_n % 4)
+        self.weaves = spec.weights == "s8" and not (spec.quantize and spec.group_n % 4) and spec.taps * spec.tap_k >= WOVEN_K
         if self.weaves:
-            self.desk = Desk(b, gelu_constants(spec.quantize and not spec.residual) if spec.gelu else (), SLOTS)
+            self.desk = Desk(b, constants(spec.activation, spec.quantize and not spec.residual), SLOTS)
             self.kept_inverse = None if self.inverse is None else self.desk.slots(1)
             self.columns = self.desk.slots(1), self.desk.slots(1)  # scale and bias of the tile whose epilogue it is
             self.parts = 2 if b.neon else 1
             # Of a row's epilogue, as _epilogues yields them: where it is off, the steps are spread a little less evenly.
-            self.steps = 5 + 27 * spec.gelu + 2 * (spec.residual or (not spec.gelu and inverse is not None)) + 3 * spec.quantize
+            scales = inverse is not None and spec.activation in ("", "relu")
+            self.steps = 5 + STEPS.get(spec.activation, 0) + 2 * (spec.residual or scales) + 3 * spec.quantize
 
     # -- loops -----------------------------------------------------------------------------------------------------------
     def body(self, batch: Expr) -> None:
@@ -356,18 +358,19 @@ class _Emitter:
             value = b.fma(value, factor, summand) if summand is not None else value * factor
         elif summand is not None:
             value = value + summand
-        if spec.relu:
+        last = self.residual is None  # what follows may then work in quantized units
+        if spec.activation == "relu":
             value = b.maximum(value, b.splat(0.0))
         value = b.bind(value)
-        last = self.residual is None  # what follows may then work in quantized units
-        if spec.gelu:
-            value = yield from gelu4(b, (yield value), inverse if last else None, desk)
+        scaled = spec.activation not in ("", "relu") and last
+        if spec.activation not in ("", "relu"):
+            value = yield from activated(b, spec.activation, (yield value), inverse if last else None, desk)
         if self.residual is not None:
             value = yield value
             residual = b.load(self.residual, at)
             yield None
             value = b.bind(value + residual)
-        if inverse is not None and not (spec.gelu and last):
+        if inverse is not None and not scaled:
             value = yield value
             factor = inverse()
             yield None

@@ -118,14 +118,110 @@ def gelu4(b: Builder, x: Expr, factor: Kept | None, desk: Registers) -> Steps:
     phi = yield b.bind(b.fma(phi, *operands))
     x = whole()
     yield None
-    phi = yield b.bind(x * phi)
+    return (yield from _times(b, b.bind(x * phi), factor))
+
+
+def silu4(b: Builder, x: Expr, factor: Kept | None, desk: Registers) -> Steps:
+    """x / (1 + e^-x) of a float32x4 (Elfwing et al. 2018); with ``factor``, that times it."""
+    from tvm.script.ir_builder import tirx as T
+
+    whole = desk.keep(b.bind(x))
+    least = desk.constant(-EXP_MAX)
+    yield None
+    x = yield b.bind(b.maximum(x, least))
+    most = desk.constant(-EXP_MIN)
+    yield None
+    x = yield b.bind(b.minimum(x, most))
+    clamped, turn = desk.keep(x), desk.constant(-LOG2E)
+    yield None
+    n = yield b.bind(x * turn)
+    n = yield b.bind(b.intrinsic("float32x4", "llvm.roundeven.v4f32", n))  # e^-x = 2^n e^r
+    exponent = desk.keep(n)
+    operands = desk.constant(-LN2_HIGH), clamped()
+    yield None
+    r = yield b.bind(b.fma(n, operands[0], b.bind(operands[1] * b.splat(-1.0))))
+    operands = exponent(), desk.constant(-LN2_LOW)
+    yield None
+    r = b.bind(b.fma(*operands, r))
+    p = yield from horner(b, EXP_COEFFICIENTS, desk.keep(r), desk)
+    n = exponent()
+    yield None
+    power = yield T.reinterpret("float32x4", b.bind(b.cast(n, "int32x4") + T.Broadcast(T.int32(127), 4)))
+    power = yield T.reinterpret("float32x4", b.bind(T.reinterpret("int32x4", power) << T.Broadcast(T.int32(23), 4)))
+    one = desk.constant(1.0)
+    yield None
+    gate = yield b.bind(b.fma(p, power, one))
+    gate = yield from reciprocal4(b, gate, desk)
+    x = whole()
+    yield None
+    return (yield from _times(b, b.bind(x * gate), factor))
+
+
+def reciprocal4(b: Builder, x: Expr, desk: Registers) -> Steps:
+    """1 / x of a float32x4: an estimate and two steps of Newton's method on NEON, a division elsewhere."""
+    if not b.neon:
+        return b.bind(b.splat(1.0) / x)
+    kept = desk.keep(x)
+    estimate = yield b.bind(b.intrinsic("float32x4", "llvm.aarch64.neon.frecpe.v4f32", x))
+    for _ in range(2):
+        before = desk.keep(estimate)
+        x = kept()
+        yield None
+        step = yield b.bind(b.intrinsic("float32x4", "llvm.aarch64.neon.frecps.v4f32", x, estimate))
+        estimate = before()
+        yield None
+        estimate = yield b.bind(estimate * step)
+    return estimate
+
+
+def hard_swish4(b: Builder, x: Expr, factor: Kept | None, desk: Registers) -> Steps:
+    """x clip(x / 6 + 1 / 2, 0, 1) of a float32x4 (Howard et al. 2019); with ``factor``, that times it."""
+    whole = desk.keep(b.bind(x))
+    sixth, half = desk.constant(1 / 6), desk.constant(0.5)
+    yield None
+    gate = yield b.bind(b.fma(x, sixth, half))
+    gate = yield b.bind(b.maximum(gate, b.splat(0.0)))
+    one = desk.constant(1.0)
+    yield None
+    gate = yield b.bind(b.minimum(gate, one))
+    x = whole()
+    yield None
+    return (yield from _times(b, b.bind(x * gate), factor))
+
+
+def relu6_4(b: Builder, x: Expr, factor: Kept | None, desk: Registers) -> Steps:
+    """min(max(x, 0), 6) of a float32x4; with ``factor``, that times it."""
+    x = yield b.bind(b.maximum(x, b.splat(0.0)))
+    six = desk.constant(6.0)
+    yield None
+    return (yield from _times(b, b.bind(b.minimum(x, six)), factor))
+
+
+def _times(b: Builder, x: Expr, factor: Kept | None) -> Steps:
     if factor is None:
-        return phi
+        return x
+    x = yield x
     scale = factor()
     yield None
-    return b.bind(phi * scale)
+    return b.bind(x * scale)
 
 
-def gelu_constants(quantized: bool) -> list[float]:
-    """Those that gelu4 asks a desk for."""
-    return [-GELU_RANGE, GELU_RANGE, 0.5, *(PHI_COEFFICIENTS_INT8 if quantized else PHI_COEFFICIENTS)]
+def activated(b: Builder, name: str, x: Expr, factor: Kept | None, desk: Registers) -> Steps:
+    """An activation of ``ACTIVATIONS``, but for relu, which is one operation."""
+    return FUNCTIONS[name](b, x, factor, desk)
+
+
+def constants(name: str, quantized: bool) -> list[float]:
+    """Those that an activation asks a desk for; ``quantized``: with a factor."""
+    polynomial = PHI_COEFFICIENTS_INT8 if quantized else PHI_COEFFICIENTS
+    return {
+        "gelu": [-GELU_RANGE, GELU_RANGE, 0.5, *polynomial],
+        "silu": [-EXP_MAX, -EXP_MIN, -LOG2E, -LN2_HIGH, -LN2_LOW, 1.0, *EXP_COEFFICIENTS],
+        "hard_swish": [1 / 6, 0.5, 1.0],
+        "relu6": [6.0],
+    }.get(name, [])
+
+
+FUNCTIONS = {"gelu": gelu4, "silu": silu4, "hard_swish": hard_swish4, "relu6": relu6_4}
+ACTIVATIONS = ("relu", *FUNCTIONS)
+STEPS = {"gelu": 27, "silu": 46, "hard_swish": 8, "relu6": 2}  # of a woven row (kernels/weave.py), with a factor

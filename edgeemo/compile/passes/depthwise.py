@@ -1,7 +1,7 @@
 """Conv over one or two dimensions with a window of its own for every channel -> our depthwise kernels, in INT8 or float32.
 
-With what follows fused: bias and relu, and in INT8 the rounding to the next layer's int8. Where INT8 weights meet what the INT8
-kernel does not take (few channels, data in float), they become floats, and cost what a float layer costs.
+With what follows fused: bias, activation, and in INT8 the rounding to the next layer's int8. Where INT8 weights meet what the
+INT8 kernel does not take (few channels, data in float), they become floats, and cost what a float layer costs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tvm import relax
 
 from edgeemo.compile.kernels import depthwise as kernel
 from edgeemo.compile.kernels import pack
+from edgeemo.compile.kernels.math import ACTIVATIONS
 from edgeemo.compile.passes import epilogue
 from edgeemo.compile.passes.convolution import Bindings, Transposed, channels_last, known, padded
 from edgeemo.compile.passes.graph import Expr, Graph, KernelTable, Var, rows_per_stream, static_shape
@@ -54,7 +55,8 @@ def run(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> 
         return down, across
 
     int8 = sums_scale is not None
-    after = epilogue.follow(graph, root, channels, True, int8, {"quantize"} if int8 else ())
+    takes = {*ACTIVATIONS, "quantize"} if int8 else {*(ACTIVATIONS if channels >= kernel.LANES["f32"] else ())}
+    after = epilogue.follow(graph, root, channels, True, int8, takes)
     if sums_scale is not None:
         after.add_bias(zero_point_offset(weight.reshape(channels, 1, -1, 1), zero, sums_scale))
     spec = kernel.Depthwise(
@@ -66,14 +68,16 @@ def run(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> 
         down_and_across(attrs.strides),
         down_and_across(attrs.dilation),
         bias=after.bias is not None,
-        relu=after.relu,
+        activation=after.activation,
         quantize=after.inverse is not None,
+        scaled=after.scalable,
     )
     ordered = np.ascontiguousarray(weight.reshape(channels, -1).T).astype(np.int8 if int8 else np.float32)
     args = [last, relax.const(ordered.reshape(-1))]
     if sums_scale is not None:
-        sums_scale = after.scaled(sums_scale) if spec.quantize else sums_scale
+        sums_scale = after.scaled(sums_scale) if after.scalable else sums_scale
         args.append(relax.const(sums_scale.astype(np.float32)))
     args += [] if after.bias is None else [relax.const(after.bias.astype(np.float32))]
+    args += [] if after.inverse is None else [relax.const(np.array([after.inverse[0]], np.float32))]
     epilogue.rebind(graph, after, table.add(spec, kernel.build), args, before, transposed)
     return spec.weights

@@ -1,6 +1,6 @@
 """What follows a product with constant weights and is computed with it, as long as each value has one user:
 
-+ bias (per column) -> gelu or relu -> + residual -> quantize.
++ bias (per column) -> activation -> + residual -> quantize.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import relax
 
-from edgeemo.compile.passes import convolution
+from edgeemo.compile.passes import activation, convolution
 from edgeemo.compile.passes.graph import Expr, Graph, Var, call_kernel, static_shape
 from edgeemo.compile.passes.weights import constant_bias
 
@@ -23,8 +23,7 @@ class Epilogue:
     end: Var  # the last variable that it absorbs
     channels_first: bool  # whether that one is
     bias: np.ndarray | None = None
-    gelu: bool = False
-    relu: bool = False
+    activation: str = ""
     residual: Expr | None = None
     inverse: np.ndarray | None = None
 
@@ -32,10 +31,14 @@ class Epilogue:
         if offset is not None:
             self.bias = offset if self.bias is None else self.bias + offset
 
+    @property
+    def scalable(self) -> bool:
+        """Whether nothing but relu is between the sums and the rounding."""
+        return self.inverse is not None and self.activation in ("", "relu") and self.residual is None
+
     def scaled(self, scale: np.ndarray) -> np.ndarray:
-        """The sums' ``scale`` with the output's in it; the bias takes it in, too, and ``inverse`` is gone. Only where nothing but
-        relu is between the sums and the rounding."""
-        assert self.inverse is not None and not self.gelu and self.residual is None
+        """The sums' ``scale`` with the output's in it; the bias takes it in, too, and ``inverse`` is gone. Where ``scalable``."""
+        assert self.scalable and self.inverse is not None
         scale = scale * self.inverse
         self.bias = None if self.bias is None else self.bias * self.inverse
         self.inverse = None
@@ -44,11 +47,18 @@ class Epilogue:
 
 def follow(graph: Graph, root: Var, n: int, conv: bool, int8: bool, takes: Collection[str]) -> Epilogue:
     """Of a product of ``n`` columns. ``conv``: ``root`` is channels-first; ``int8``: its sums are integers, so that every column
-    may have an output scale of its own. ``takes``: what its kernel has, besides bias and relu, of gelu, residual and quantize."""
+    may have an output scale of its own. ``takes``: what its kernel has besides bias: names of activations, residual, quantize."""
     done = Epilogue(root, conv)
     place = {b.var: i for i, b in enumerate(graph.bindings)}
-    while (user := graph.only_user(done.end)) is not None:
-        plain = not done.gelu and not done.relu and done.residual is None
+    while True:
+        plain = not done.activation and done.residual is None
+        found = activation.find(graph, done.end) if plain else None
+        if found is not None and found[0] in takes:
+            done.activation, done.end = found
+            continue
+        user = graph.only_user(done.end)
+        if user is None:
+            break
         if done.channels_first and graph.is_op(user, "permute_dims") and _to_last(graph, user):
             done.channels_first = False
         elif graph.is_op(user, "reshape") and done.residual is None and _same_columns(user, n) and not conv:
@@ -72,17 +82,13 @@ def follow(graph: Graph, root: Var, n: int, conv: bool, int8: bool, takes: Colle
                 done.residual = other
             else:
                 break
-        elif graph.is_op(user, "nn.gelu") and "gelu" in takes and plain:
-            done.gelu = True
-        elif graph.is_op(user, "nn.relu") and plain:
-            done.relu = True
         elif graph.is_op(user, "quantize") and "quantize" in takes:
             scale, zero = graph.constant(graph.args(user)[1]), graph.scalar(graph.args(user)[2])
             if scale is None or zero != 0 or user.ty.dtype != "int8":
                 break
             if scale.size == 1:
                 scale = np.broadcast_to(scale.reshape(-1), (n,))
-            elif scale.size != n or done.gelu or done.residual is not None or not int8:
+            elif scale.size != n or done.activation not in ("", "relu") or done.residual is not None or not int8:
                 break
             done.inverse, done.end = 1.0 / scale.astype(np.float64), user
             break

@@ -14,6 +14,7 @@ import numpy as np
 from tvm import relax
 
 from edgeemo.compile.kernels import gemm, pack
+from edgeemo.compile.kernels.math import ACTIVATIONS
 from edgeemo.compile.passes import convolution, depthwise, epilogue
 from edgeemo.compile.passes.graph import Expr, Graph, KernelTable, Var, rows_per_stream, static_shape
 from edgeemo.compile.passes.weights import (
@@ -93,18 +94,17 @@ def _transposed_columns(graph: Graph, value: Expr) -> int:
 
 def _emit(graph: Graph, table: KernelTable, root: Var, product: Product, transposed: convolution.Transposed) -> None:
     spec = product.spec
-    takes = {"gelu", "quantize"} | ({"residual"} if spec.group_n % 4 == 0 else set())
+    takes = {*ACTIVATIONS, "quantize"} | ({"residual"} if spec.group_n % 4 == 0 else set())
     after = epilogue.follow(graph, root, spec.n, product.conv, spec.weights == "s8", takes)
     after.add_bias(product.offset)
     spec = replace(
         spec,
         bias=after.bias is not None,
-        gelu=after.gelu,
-        relu=after.relu,
+        activation=after.activation,
         residual=after.residual is not None,
         quantize=after.inverse is not None,
     )
-    if after.inverse is not None and product.scale is not None and not spec.gelu and not spec.residual:
+    if after.scalable and product.scale is not None:
         product.scale, spec = after.scaled(product.scale), replace(spec, scaled=True)
     weight = np.ascontiguousarray(product.weight)
     columns = table.target.tiles[spec.weights][1]
