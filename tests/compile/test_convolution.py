@@ -154,6 +154,52 @@ def test_activations_are_part_of_the_convolution(case: str, group: int, kind: st
     np.testing.assert_allclose(got, wanted, rtol=0, atol=(1e-5 if kind == "float" else 0.02) * np.abs(wanted).max())
 
 
+AFFINE: dict[str, Nodes] = {  # from a to r
+    "a factor and a summand for all": [
+        helper.make_node("Mul", ["a", "two"], ["m"]),
+        helper.make_node("Add", ["m", "three"], ["r"]),
+    ],
+    "for every channel": [helper.make_node("Add", ["each", "a"], ["s"]), helper.make_node("Mul", ["each", "s"], ["r"])],
+}
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+@pytest.mark.parametrize("group", [1, 8])
+@pytest.mark.parametrize("case", AFFINE)
+def test_what_is_known_is_part_of_the_weights(case: str, group: int, kind: str, tmp_path: Path) -> None:
+    """A convolution, what is multiplied and added to its results, and relu6 are one kernel."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w0", "b"], ["a"], name="first", group=group),
+        *AFFINE[case],
+        helper.make_node("Clip", ["r", "zero", "six"], ["y"]),
+    ]
+    weights = {"w0": RNG.standard_normal((8, 8 // group, 3)), "b": RNG.standard_normal(8), "each": RNG.standard_normal((8, 1))}
+    constants = {k: v.astype(np.float32) for k, v in weights.items()}
+    constants |= {k: np.float32(v) for k, v in {"zero": 0, "two": 2, "three": 3, "six": 6}.items()}
+    model = adapt(graph(nodes, {"x": ["n", 8, 10]}, {"y": ["n", 8, 8]}, constants), "m", {}, {}).model
+    if kind == "int8":
+        model = quantized(model, tmp_path, load_recipe("int8-min-max"))
+    made, function = compiled(model, tmp_path)
+    assert any(k.startswith(("gemm", "depthwise")) and k.endswith("_bias_relu6") for k in made.kernels)
+    feed = made_up(model, 3, 9)
+    np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], rtol=1e-4, atol=1e-4)
+
+
+def test_what_goes_by_time_is_no_bias(tmp_path: Path) -> None:
+    """As many places as channels: a constant for every place has as many values as one for every channel."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], name="first"),
+        helper.make_node("Add", ["a", "places"], ["s"]),
+        helper.make_node("Mul", ["s", "places"], ["y"]),
+    ]
+    shapes = {"w0": (8, 4, 1), "places": (8,)}
+    constants = {name: RNG.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    model = adapt(graph(nodes, {"x": ["n", 4, 8]}, {"y": ["n", 8, 8]}, constants), "m", {}, {}).model
+    _, function = compiled(model, tmp_path)
+    feed = made_up(model, 2, 9)
+    np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], rtol=1e-5, atol=1e-5)
+
+
 def test_halves(tmp_path: Path) -> None:
     model = quantized(conv(*CASES["padded, three channels"]), tmp_path, Recipe().keep(("conv",), "fp16", "-"))
     made, function = compiled(model, tmp_path)

@@ -17,11 +17,11 @@ from tvm.script.ir_builder import tirx as T
 from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
 from edgeemo.compile.kernels.math import STEPS, activated, constants
 from edgeemo.compile.kernels.micro import ROWS, WEIGHT_BYTES, MicroKernels
-from edgeemo.compile.kernels.pack import column_tiles, round_up
+from edgeemo.compile.kernels.pack import COLUMNS_S8, K_S8, column_tiles, round_up
 from edgeemo.compile.kernels.weave import Beside, Desk, Kept, Registers, Steps, at_once, narrowed
 
 SLOTS = 40  # of its desk
-WOVEN_K = 64  # products shorter than this have no room for their epilogues
+CROWDED = 2  # steps of an epilogue to a product
 UNROLLED_GROUPS = {"s8": 1, "f16": 2, "f32": 2}
 UNROLLED_TILES = 16  # of a stream's rows
 WEIGHT_DTYPES = {"s8": "int8", "f16": "float16", "f32": "float32"}
@@ -106,16 +106,18 @@ class _Emitter:
         self.out_words = b.view("out", "int32") if spec.quantize else None
         inverse = pointers.get("out_inverse_scale")
         self.inverse = b.bind(T.Broadcast(inverse[0], 4)) if inverse is not None else None
-        # Epilogues among products: of int8 rows that begin at whole words of the output, which four results are stored as.
-        self.weaves = spec.weights == "s8" and not (spec.quantize and spec.group_n % 4) and spec.taps * spec.tap_k >= WOVEN_K
+        # Of a row's epilogue, as _epilogues yields them: where it is off, the steps are spread a little less evenly.
+        scales = inverse is not None and spec.activation in ("", "relu")
+        self.steps = 5 + STEPS.get(spec.activation, 0) + 2 * (spec.residual or scales) + 3 * spec.quantize
+        # Epilogues among products: of int8 rows that begin at whole words of the output, which four results are stored as, if
+        # there are products enough. The first chunk's have the sums of the tile before among them.
+        room = CROWDED * COLUMNS_S8 * (spec.taps * spec.tap_k // K_S8 - 1)
+        self.weaves = spec.weights == "s8" and not (spec.quantize and spec.group_n % 4) and self.steps <= room
         if self.weaves:
             self.desk = Desk(b, constants(spec.activation, spec.quantize and not spec.residual), SLOTS)
             self.kept_inverse = None if self.inverse is None else self.desk.slots(1)
             self.columns = self.desk.slots(1), self.desk.slots(1)  # scale and bias of the tile whose epilogue it is
             self.parts = 2 if b.neon else 1
-            # Of a row's epilogue, as _epilogues yields them: where it is off, the steps are spread a little less evenly.
-            scales = inverse is not None and spec.activation in ("", "relu")
-            self.steps = 5 + STEPS.get(spec.activation, 0) + 2 * (spec.residual or scales) + 3 * spec.quantize
 
     # -- loops -----------------------------------------------------------------------------------------------------------
     def body(self, batch: Expr) -> None:

@@ -55,8 +55,12 @@ def run(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> 
         return down, across
 
     int8 = sums_scale is not None
-    takes = {*ACTIVATIONS, "quantize"} if int8 else {*(ACTIVATIONS if channels >= kernel.LANES["f32"] else ())}
+    takes = {"factor"} | {*(ACTIVATIONS if channels >= kernel.LANES["f32"] else ())} | ({"quantize"} if int8 else set())
     after = epilogue.follow(graph, root, channels, True, int8, takes)
+    if after.factor is not None and sums_scale is None:
+        weight = weight * after.factor.reshape(-1, *[1] * (dims + 1))
+    elif after.factor is not None:
+        sums_scale = sums_scale * after.factor
     if sums_scale is not None:
         after.add_bias(zero_point_offset(weight.reshape(channels, 1, -1, 1), zero, sums_scale))
     spec = kernel.Depthwise(

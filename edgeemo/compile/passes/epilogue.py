@@ -1,6 +1,6 @@
 """What follows a product with constant weights and is computed with it, as long as each value has one user:
 
-+ bias (per column) -> activation -> + residual -> quantize.
+times and plus what is known (per column) -> activation -> + residual -> quantize.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from edgeemo.compile.passes.weights import constant_bias
 
 @dataclass
 class Epilogue:
-    """``bias`` and ``inverse``, 1 / output scale, are per column."""
+    """``factor``, ``bias`` behind it, and ``inverse``, 1 / output scale, are per column."""
 
     end: Var  # the last variable that it absorbs
     channels_first: bool  # whether that one is
+    factor: np.ndarray | None = None
     bias: np.ndarray | None = None
     activation: str = ""
     residual: Expr | None = None
@@ -30,6 +31,10 @@ class Epilogue:
     def add_bias(self, offset: np.ndarray | None) -> None:
         if offset is not None:
             self.bias = offset if self.bias is None else self.bias + offset
+
+    def multiply(self, factor: np.ndarray) -> None:
+        self.factor = factor if self.factor is None else self.factor * factor
+        self.bias = None if self.bias is None else self.bias * factor
 
     @property
     def scalable(self) -> bool:
@@ -47,7 +52,8 @@ class Epilogue:
 
 def follow(graph: Graph, root: Var, n: int, conv: bool, int8: bool, takes: Collection[str]) -> Epilogue:
     """Of a product of ``n`` columns. ``conv``: ``root`` is channels-first; ``int8``: its sums are integers, so that every column
-    may have an output scale of its own. ``takes``: what its kernel has besides bias: names of activations, residual, quantize."""
+    may have an output scale of its own. ``takes``: what there is for it besides bias: factor, names of activations, residual,
+    quantize."""
     done = Epilogue(root, conv)
     place = {b.var: i for i, b in enumerate(graph.bindings)}
     while True:
@@ -63,25 +69,29 @@ def follow(graph: Graph, root: Var, n: int, conv: bool, int8: bool, takes: Colle
             done.channels_first = False
         elif graph.is_op(user, "reshape") and done.residual is None and _same_columns(user, n) and not conv:
             pass
+        elif plain and graph.is_op(user, "add") and (known := _per_column(graph, user, done, n)) is not None:
+            done.add_bias(known)
+        elif (
+            plain
+            and "factor" in takes
+            and graph.is_op(user, "multiply")
+            and (known := _per_column(graph, user, done, n)) is not None
+        ):
+            done.multiply(known)
         elif graph.is_op(user, "add"):
-            a, b = graph.args(user)
-            other = b if a == done.end else a
-            array = constant_bias(graph, other)
-            if array is not None and done.bias is None and plain and array.size == n:
-                done.bias = array.reshape(-1)
-            elif (
-                array is None
-                and "residual" in takes
-                and done.residual is None
-                and not done.channels_first
-                and isinstance(other, relax.Var)
-                and other != done.end
-                and static_shape(other) == static_shape(done.end)
-                and place.get(other, -1) < place[user]
+            other = _other(graph, user, done.end)
+            if (
+                "residual" not in takes
+                or done.residual is not None
+                or done.channels_first
+                or not isinstance(other, relax.Var)
+                or other == done.end
+                or graph.constant(other) is not None
+                or static_shape(other) != static_shape(done.end)
+                or place.get(other, -1) >= place[user]
             ):
-                done.residual = other
-            else:
                 break
+            done.residual = other
         elif graph.is_op(user, "quantize") and "quantize" in takes:
             scale, zero = graph.constant(graph.args(user)[1]), graph.scalar(graph.args(user)[2])
             if scale is None or zero != 0 or user.ty.dtype != "int8":
@@ -108,6 +118,24 @@ def rebind(
     last = convolution.like_last(after.end)
     graph.value[last] = call_kernel(kernel, args, last)
     convolution.channels_first(graph, after.end, transposed, before, last)
+
+
+def _other(graph: Graph, user: Var, var: Var) -> Expr:
+    a, b = graph.args(user)
+    return b if a == var else a
+
+
+def _per_column(graph: Graph, user: Var, done: Epilogue, n: int) -> np.ndarray | None:
+    """What an operator of two has beside the values so far, where that is known: (n,). None where it differs by anything else."""
+    other = _other(graph, user, done.end)
+    array = constant_bias(graph, other)
+    if array is None or other == done.end:
+        return None
+    if array.size == 1:
+        return np.full(n, array.reshape(-1)[0])
+    rank = len(static_shape(done.end))
+    shape = [*[1] * (rank - len(static_shape(other))), *static_shape(other)]
+    return array.reshape(-1) if array.size == n and shape[1 if done.channels_first else -1] == n else None
 
 
 def _to_last(graph: Graph, var: Var) -> bool:

@@ -94,8 +94,12 @@ def _transposed_columns(graph: Graph, value: Expr) -> int:
 
 def _emit(graph: Graph, table: KernelTable, root: Var, product: Product, transposed: convolution.Transposed) -> None:
     spec = product.spec
-    takes = {*ACTIVATIONS, "quantize"} | ({"residual"} if spec.group_n % 4 == 0 else set())
+    takes = {*ACTIVATIONS, "quantize"}
+    takes |= {"residual"} if spec.group_n % 4 == 0 else set()
+    takes |= {"factor"} if spec.weights != "f16" else set()  # halves may not hold the product
     after = epilogue.follow(graph, root, spec.n, product.conv, spec.weights == "s8", takes)
+    if after.factor is not None:
+        product.multiply(after.factor)
     after.add_bias(product.offset)
     spec = replace(
         spec,

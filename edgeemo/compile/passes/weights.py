@@ -23,6 +23,15 @@ class Product:
     before: list[tuple[Var, Expr]]
     offset: np.ndarray | None = None  # per column, where the data's zero is not 0: what it adds to every sum
 
+    def multiply(self, factor: np.ndarray) -> None:
+        """Every result by its column's ``factor``."""
+        if self.scale is None:
+            groups, _, _, n = self.weight.shape
+            self.weight = (self.weight * factor.reshape(groups, 1, 1, n)).astype(self.weight.dtype)
+            return
+        self.scale = self.scale * factor
+        self.offset = None if self.offset is None else self.offset * factor
+
 
 def read_weights(graph: Graph, value: Expr) -> tuple[str, np.ndarray, np.ndarray | None] | None:
     """(kernel type, array, scale per last axis or scalar) of a constant weight, however it is stored."""
