@@ -10,6 +10,9 @@ from edgeemo.model.frontend import FilterbankFrontend
 from edgeemo.model.layers import MASKED, DualPathBlock, EmotionConv, EmotionHead, Subsample
 from edgeemo.model.streaming import StreamingModel
 
+# Chosen on dev, by the F1 of clips and of decisions in long calls (docs/training-log.md).
+SHARPNESS = 1.5  # of a call that has been heard for long: the recipe smooths labels, so that logits are small
+LEAST_SPOKEN = 0.1  # steps: without any the answer would be no label's
 BLOCK_STATES = ("local_k", "local_v", "global_k", "global_v")
 HEAD_STATES = ("head_q", "head_k", "head_v")
 
@@ -46,6 +49,7 @@ class CosyVoiceTiny(StreamingModel):
         spec: dict[str, tuple[tuple[int, ...], str]] = {
             "pcm": ((self.frontend.history,), "shift"),
             "level": ((2,), "replace"),
+            "spoken": ((1,), "replace"),
             "steps": ((1,), "replace"),
             "frames": ((c.frames_lookback, c.bands), "shift"),
             "emotion": ((c.emotion_lookback, d), "shift"),
@@ -59,11 +63,13 @@ class CosyVoiceTiny(StreamingModel):
             spec["intensity"] = ((1,), "replace")
         return spec
 
-    def features(self, pcm: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Filterbank features (B, 12 S, bands) of the step(s) and the states of the front end."""
+    def features(self, pcm: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Filterbank features (B, 12 S, bands) of the step(s), what logits are to be multiplied with (B, S, 1), and the states of
+        the front end."""
         samples = torch.cat([state["pcm"], pcm], dim=1)
-        features, level = self.frontend(samples, state["level"], steps)
-        return features, {"pcm": samples[:, -self.frontend.history :], "level": level}
+        features, level, loudness = self.frontend(samples, state["level"], steps)
+        sureness, spoken = self._sureness(state["spoken"], loudness, steps)
+        return features, sureness, {"pcm": samples[:, -self.frontend.history :], "level": level, "spoken": spoken}
 
     def logits(self, features: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits (B, S, classes) of features (B, 12 S, bands), followed by that of a strong anger where the model has that head;
@@ -85,9 +91,8 @@ class CosyVoiceTiny(StreamingModel):
         return logits.reshape(-1, steps, len(c.labels) + c.intensity), after
 
     def forward(self, pcm: Tensor, state: dict[str, Tensor], steps: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
-        features, front = self.features(pcm, state, steps)
+        features, sureness, front = self.features(pcm, state, steps)
         logits, after = self.logits(features, state, steps)
-        sureness = self._sureness(state["steps"], steps)
         if not self.config.intensity:
             return torch.softmax(logits * sureness, dim=-1), front | after
         logits, strong = torch.split(logits, [len(self.config.labels), 1], dim=-1)
@@ -104,15 +109,16 @@ class CosyVoiceTiny(StreamingModel):
             new = (new * decay ** torch.arange(steps - 1, -1, -1, dtype=torch.float32)).sum(dim=1, keepdim=True)
         return before * decay**steps + new
 
-    def _sureness(self, count: Tensor, steps: int) -> Tensor:
-        """What logits are multiplied with, (B, S, 1): the root of the share of the longest window that is filled. From little
-        audio the model is right less often than it thinks; a mean over steps is then led by those that have heard more. The root
-        was chosen on dev (docs/training-log.md). ``count`` (B, 1) is the number of steps before these."""
+    def _sureness(self, spoken: Tensor, loudness: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """What logits are multiplied with, (B, S, 1), and the next state. That goes with how much speech the call has had, as a
+        share of the longest window: from little speech the model is right less often than it thinks, and a mean over steps is
+        then led by those that have heard more. A step counts as one where it is as loud as the running level, and by its energy
+        where it is not. ``spoken`` (B, 1) is the count before these steps, ``loudness`` (B, S) their energy over the level."""
         longest = float(self.config.global_past + 1)
-        heard = count + 1.0
-        if steps > 1:
-            heard = heard + torch.arange(steps, dtype=torch.float32, device=count.device)
-        return torch.sqrt(torch.clamp(heard, max=longest) * (1.0 / longest)).reshape(-1, steps, 1)
+        loud = torch.clamp(loudness, max=1.0)
+        heard = torch.clamp(spoken + (loud if steps == 1 else loud.cumsum(dim=1)), max=longest)
+        share = (torch.clamp(heard, min=LEAST_SPOKEN) * (1.0 / longest)).reshape(-1, steps, 1)
+        return share * SHARPNESS, heard[:, -1:]
 
     def _masks(self, count: Tensor, steps: int) -> dict[str, Tensor]:
         """Additive masks (B * S, 1, 1, keys) over the part of each window that lies before the call began.

@@ -150,8 +150,8 @@ class FilterbankFrontend(nn.Module):
         real, imaginary = z[..., :RADIX], z[..., RADIX:]
         return (real * real + imaginary * imaginary).reshape(-1, count, GROUPS * RADIX)
 
-    def forward(self, pcm: Tensor, level: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Features and the next level state.
+    def forward(self, pcm: Tensor, level: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, the next level state, and each step's energy over the level (B, S).
 
         ``level`` (B, 2) holds the decayed sum of the steps' mean band energies and the decayed count: their ratio is a
         running level that is unbiased from the first step, and dividing by it removes the caller's gain causally.
@@ -169,8 +169,8 @@ class FilterbankFrontend(nn.Module):
             sums = level[:, 0:1] * carried + per_step @ decay.T
             counts = level[:, 1:2] * carried + decay.sum(dim=1)
         # A clamp, not a sum: the exporter's optimizer takes + 1e-10 for + 0 and drops it, and silence becomes 0 / 0.
-        gain = (1.0 / torch.clamp(sums / counts, min=POWER_FLOOR)).reshape(-1, steps, 1, 1)
-        ratio = energy.reshape(-1, steps, config.frames_per_step, config.bands) * gain
+        gain = 1.0 / torch.clamp(sums / counts, min=POWER_FLOOR)
+        ratio = energy.reshape(-1, steps, config.frames_per_step, config.bands) * gain.reshape(-1, steps, 1, 1)
         log = torch.log(ratio + RELATIVE_FLOOR).reshape(-1, steps * config.frames_per_step, config.bands)
         features = (log - self.band_mean) * self.band_gain
-        return features, torch.cat([sums[:, -1:], counts[:, -1:]], dim=1)
+        return features, torch.cat([sums[:, -1:], counts[:, -1:]], dim=1), per_step * gain

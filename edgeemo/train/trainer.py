@@ -145,7 +145,7 @@ def train(
     def losses() -> Iterator[Tensor]:
         for batch, _ in lessons.batches(recipe.batch, rng):
             steps = batch.pcm.shape[1] // c.step_samples
-            features, _ = model.features(channel(batch.pcm), model.initial_state(len(batch.pcm)), steps)
+            features, _, _ = model.features(channel(batch.pcm), model.initial_state(len(batch.pcm)), steps)
             # Features are standardised: zero is the mean.
             masked = spec_augment(features, recipe.bands_masked, recipe.frames_masked, torch.zeros(()), rng)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.half):

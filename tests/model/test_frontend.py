@@ -55,8 +55,8 @@ def test_level_does_not_matter() -> None:
     model = CosyVoiceTiny().eval()
     pcm = torch.randn(1, 3 * 1280) * 0.1
     with torch.no_grad():
-        loud, _ = model.features(pcm, model.initial_state(1), 3)
-        quiet, _ = model.features(pcm * 0.03, model.initial_state(1), 3)
+        loud, _, _ = model.features(pcm, model.initial_state(1), 3)
+        quiet, _, _ = model.features(pcm * 0.03, model.initial_state(1), 3)
     assert (loud - quiet).abs().max() < 1e-3
 
 
@@ -64,3 +64,20 @@ def test_ring_is_51_frames() -> None:
     config = ModelConfig()
     assert config.ring_frames == 51
     assert config.head_past + config.tokens_per_step == 12
+
+
+def test_only_what_is_loud_counts_as_heard() -> None:
+    """A step by its energy over the running level, at most one; and without any the answer says next to nothing."""
+    torch.manual_seed(0)
+    model = CosyVoiceTiny().eval()
+    loud, faint = torch.randn(1, 6 * 1280) * 0.1, torch.randn(1, 6 * 1280) * 0.003
+    with torch.inference_mode():
+        _, first = model(loud, model.initial_state(1), 6)
+        _, then = model(faint, first, 6)
+        silent, state = model(torch.zeros(1, 6 * 1280), model.initial_state(1), 6)
+        long, _ = model(torch.randn(1, 30 * 1280) * 0.1, model.initial_state(1), 30)
+    assert 5 < float(first["spoken"]) <= 6
+    assert float(then["spoken"]) - float(first["spoken"]) < 0.1
+    assert float(state["spoken"]) == 0
+    assert (silent - 1 / 7).abs().max() < 1e-3
+    assert (long[0, -1] - 1 / 7).abs().max() > 10 * (silent - 1 / 7).abs().max()

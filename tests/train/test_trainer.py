@@ -51,7 +51,7 @@ def test_loss_falls_on_a_batch_it_sees_again(small_corpus: Path) -> None:
     corpus = Corpus([Clip(c.path, c.label) for c in find_clips(CALIBRATION)[::25]], 8000, 1280)
     batch, _ = next(corpus.batches(8))
     steps = batch.pcm.shape[1] // 1280
-    features, _ = model.features(batch.pcm, model.initial_state(len(batch.pcm)), steps)
+    features, _, _ = model.features(batch.pcm, model.initial_state(len(batch.pcm)), steps)
     features = features.detach()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     losses = []
@@ -67,7 +67,7 @@ def test_loss_falls_on_a_batch_it_sees_again(small_corpus: Path) -> None:
 def test_clip_answer_is_the_mean_of_real_steps_only() -> None:
     model = CosyVoiceTiny().eval()
     pcm = torch.randn(2, 6 * 1280) * 0.1
-    features, _ = model.features(pcm, model.initial_state(2), 6)
+    features, _, _ = model.features(pcm, model.initial_state(2), 6)
     mean, log_p, _ = clip_log_probabilities(model, features, Batch(pcm, torch.tensor([6, 2]), torch.zeros(2)))
     torch.testing.assert_close(mean[1].exp(), log_p[1, :2].exp().mean(dim=0))
 
