@@ -16,7 +16,7 @@ from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
 from edgeemo.compile.kernels.math import STEPS, activated, constants
-from edgeemo.compile.kernels.micro import ROWS, WEIGHT_BYTES, MicroKernels
+from edgeemo.compile.kernels.micro import PARTS, ROWS, WEIGHT_BYTES, MicroKernels
 from edgeemo.compile.kernels.pack import COLUMNS_S8, K_S8, column_tiles, round_up
 from edgeemo.compile.kernels.weave import Beside, Desk, Kept, Registers, Steps, at_once, narrowed
 
@@ -109,15 +109,14 @@ class _Emitter:
         # Of a row's epilogue, as _epilogues yields them: where it is off, the steps are spread a little less evenly.
         scales = inverse is not None and spec.activation in ("", "relu")
         self.steps = 5 + STEPS.get(spec.activation, 0) + 2 * (spec.residual or scales) + 3 * spec.quantize
-        # Epilogues among products: of int8 rows that begin at whole words of the output, which four results are stored as, if
-        # there are products enough. The first chunk's have the sums of the tile before among them.
+        # Epilogues among NEON's int8 products: of rows that begin at whole words of the output, which four results are stored as,
+        # if there are products enough. The first chunk's have the sums of the tile before among them.
         room = CROWDED * COLUMNS_S8 * (spec.taps * spec.tap_k // K_S8 - 1)
-        self.weaves = spec.weights == "s8" and not (spec.quantize and spec.group_n % 4) and self.steps <= room
+        self.weaves = b.neon and spec.weights == "s8" and not (spec.quantize and spec.group_n % 4) and self.steps <= room
         if self.weaves:
             self.desk = Desk(b, constants(spec.activation, spec.quantize and not spec.residual), SLOTS)
             self.kept_inverse = None if self.inverse is None else self.desk.slots(1)
             self.columns = self.desk.slots(1), self.desk.slots(1)  # scale and bias of the tile whose epilogue it is
-            self.parts = 2 if b.neon else 1
 
     # -- loops -----------------------------------------------------------------------------------------------------------
     def body(self, batch: Expr) -> None:
@@ -204,7 +203,7 @@ class _Emitter:
         pending = {}
         for rows, (row, any_) in first.items():
             place, acc = b.scratch(2, "int32"), b.scratch(rows * 16, "int32")
-            pending[rows] = _Pending(rows, b.bind(any_), place, acc, self.desk.slots(rows * self.parts))
+            pending[rows] = _Pending(rows, b.bind(any_), place, acc, self.desk.slots(rows * PARTS))
             self._place(pending[rows], row, group, 0)
             for i in range(0, rows * 16, 4):
                 b.store(acc, b.zeros("int32", 4), i)
@@ -278,10 +277,9 @@ class _Emitter:
         """The pending tile's epilogue."""
 
         def take(row: int, part: int, sums: Expr) -> None:
-            self.desk.keep(T.reinterpret("float32x4", sums), pending.sums + row * self.parts + part)
+            self.desk.keep(T.reinterpret("float32x4", sums), pending.sums + row * PARTS + part)
 
-        between = self.desk if self.b.neon else Registers(self.b)  # without NEON, steps are not spread
-        return Beside(self.desk, lambda: self._epilogues(pending, between), take, self.steps)
+        return Beside(self.desk, lambda: self._epilogues(pending, self.desk), take, self.steps)
 
     def _epilogues(self, pending: _Pending, between: Registers) -> Callable[[Expr], Steps]:
         """Of the tile that is pending, by row. At first there is none: what is found then goes to the place of the first and is
@@ -294,10 +292,10 @@ class _Emitter:
 
         def of_row(row: Expr) -> Steps:
             place = b.bind(at + row * self.spec.n)
-            slot = pending.sums + row * self.parts
-            parts = [T.reinterpret("int32x4", b.load(desk.memory, (slot + part) * 4)) for part in range(self.parts)]
+            slot = pending.sums + row * PARTS
+            parts = [T.reinterpret("int32x4", b.load(desk.memory, (slot + part) * 4)) for part in range(PARTS)]
             yield None
-            sums = b.pair_sums(*parts) if self.parts == 2 else parts[0]
+            sums = b.pair_sums(*parts)
             sums = T.reinterpret("int32x4", (yield T.reinterpret("float32x4", sums)))
             value = yield b.bind(b.cast(sums, "float32x4"))
             value = yield from self._finished(value, scale, bias, inverse, place, between)

@@ -19,13 +19,14 @@ from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Builder, Expr
 from edgeemo.compile.kernels.pack import K_S8
-from edgeemo.compile.kernels.weave import NOTHING, Beside, Take, Weave, at_once
+from edgeemo.compile.kernels.weave import NOTHING, Beside, Take, Weave
 
 if TYPE_CHECKING:
     from edgeemo.compile.kernels.gemm import Gemm
 
 WEIGHT_BYTES = {"s8": 1, "f16": 2, "f32": 4}
 ROWS = 4  # of a whole int8 tile
+PARTS = 2  # a row's sums with lanes added in pairs
 # Chunks of 16 k in one iteration of whole tiles and of others: loops of few iterations end as the branch predictor expects. Whole
 # tiles of up to so many chunks need no loop: their first products begin the sums, and have the last tile's added across lanes
 # among them.
@@ -45,7 +46,7 @@ def is_straight(spec: Gemm, rows: int) -> bool:
 def give_pairs(b: Builder, acc: Expr, rows: int, take: Take) -> None:
     """A NEON tile's sums, ``acc`` with four int32x4 a row, with lanes added in pairs."""
     for row in range(rows):
-        for part in range(2):
+        for part in range(PARTS):
             take(row, part, pair(b, acc, row, part))
 
 
@@ -172,20 +173,11 @@ class MicroKernels:
     def s8_tiles(self, rows: list[tuple[Expr, Expr]], w_at: Expr, acc: Expr) -> Callable[[Expr, Beside], None]:
         """For int8 tiles of the same rows one after another, the first one's weights from ``w_at``; ``acc`` as S8Neon's. Emits a
         tile of (first element of its weights, what is done meanwhile)."""
-        if self.b.neon:
-            return S8Neon(self.spec, self.b, self.a, self.w, rows, w_at, acc).tile
-
-        def portable(w_at: Expr, beside: Beside) -> None:
-            of_row = beside.start()
-            at_once(*(of_row(row) for row in range(len(rows))))
-            for row, (sums,) in enumerate(self._s8_portable(rows, w_at)):
-                beside.take(row, 0, sums)
-
-        return portable
+        return S8Neon(self.spec, self.b, self.a, self.w, rows, w_at, acc).tile
 
     def last_sums(self, rows: int, acc: Expr, take: Take) -> None:
         """Of the last tile, where the next one would have taken them."""
-        if self.b.neon and is_straight(self.spec, rows):
+        if is_straight(self.spec, rows):
             give_pairs(self.b, acc, rows, take)
 
     def _s8_portable(self, rows: list[tuple[Expr, Expr]], w_at: Expr) -> list[list[Expr]]:

@@ -20,7 +20,7 @@ from edgeemo.compile.kernels.builder import Builder, Expr
 # none, what it has loaded is on its way. At last it returns a value.
 Steps = Generator[Expr | None, Expr, Expr]
 Kept = Callable[[], Expr]
-# Takes sums of four columns: row, part, int32x4. Of two parts the sums of neighbouring lanes are wanted (Builder.pair_sums).
+# Takes sums of four columns: row, part, int32x4, whose neighbouring lanes are yet to be added (Builder.pair_sums).
 Take = Callable[[int, int, Expr], None]
 
 
@@ -90,8 +90,6 @@ class Desk(Registers):
 
 def narrowed(b: Builder, value: Expr) -> Steps:
     """float32x4 in quantized units to four int8 in an int32, as Builder.to_int8 rounds."""
-    if not b.neon:
-        return b.words(b.to_int8([value]))[0]
     wide = yield T.reinterpret("float32x4", b.round_to_int32(value))
     half = b.intrinsic("int16x4", "llvm.aarch64.neon.sqxtn.v4i16", T.reinterpret("int32x4", wide))
     half = b.bind(T.reinterpret("int16x4", (yield T.reinterpret("float32x2", half))))
