@@ -154,6 +154,36 @@ def test_activations_are_part_of_the_convolution(case: str, group: int, kind: st
     np.testing.assert_allclose(got, wanted, rtol=0, atol=(1e-5 if kind == "float" else 0.02) * np.abs(wanted).max())
 
 
+BOUNDED: dict[str, Nodes] = {  # from a to y: no relu6, though bounds of 0 and 6 are there
+    "clipped at three, then at six": [
+        helper.make_node("Min", ["a", "three"], ["m"]),
+        helper.make_node("Clip", ["m", "zero", "six"], ["y"]),
+    ],
+    "trebled between the bounds": [
+        helper.make_node("Max", ["a", "zero"], ["p"]),
+        helper.make_node("Mul", ["p", "three"], ["m"]),
+        helper.make_node("Min", ["m", "six"], ["d"]),
+        helper.make_node("Mul", ["d", "third"], ["y"]),
+    ],
+    "at least something else": [
+        helper.make_node("Max", ["a", "x"], ["m"]),
+        helper.make_node("Clip", ["m", "zero", "six"], ["y"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", BOUNDED)
+def test_bounds_of_something_else_are_no_activation(case: str, tmp_path: Path) -> None:
+    """Straight from the file: ONNX Runtime, which adapt asks, makes one Clip of two."""
+    nodes = [helper.make_node("Conv", ["x", "w0"], ["a"], name="first"), *BOUNDED[case]]
+    constants = {"w0": RNG.standard_normal((8, 8, 1)).astype(np.float32)}
+    constants |= {k: np.float32(v) for k, v in {"zero": 0, "three": 3, "six": 6, "third": 1 / 3}.items()}
+    model = graph(nodes, {"x": ["n", 8, 10]}, {"y": ["n", 8, 10]}, constants)
+    _, function = compiled(model, tmp_path)
+    feed = {"x": 3 * np.random.default_rng(9).standard_normal((2, 8, 10)).astype(np.float32)}
+    np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], rtol=1e-5, atol=1e-5)
+
+
 AFFINE: dict[str, Nodes] = {  # from a to r
     "a factor and a summand for all": [
         helper.make_node("Mul", ["a", "two"], ["m"]),

@@ -37,7 +37,7 @@ class _Gate:
     factor: float = 1.0
 
     def take(self, graph: Graph, before: Var, var: Var) -> bool:
-        """Whether ``var`` is one more of these operators on ``before``."""
+        """Whether ``var`` is one more of these operators on ``before``, each bound given once."""
         scale, summand = _scaled(graph, before, var), _added(graph, before, var)
         clipped = self.low is not None or self.high is not None
         if scale is not None and clipped:
@@ -46,12 +46,16 @@ class _Gate:
             self.alpha, self.beta = self.alpha * scale, self.beta * scale
         elif summand is not None and not clipped:
             self.beta += summand
-        elif graph.is_op(var, "clip"):
+        elif self.factor != 1.0:
+            return False
+        elif graph.is_op(var, "clip") and not clipped:
             self.low, self.high = (_number(graph, bound) for bound in graph.args(var)[1:])
-        elif graph.is_op(var, "maximum"):
+        elif graph.is_op(var, "maximum") and self.low is None:
             self.low = _other(graph, before, var)
-        elif graph.is_op(var, "minimum"):
+            return self.low is not None
+        elif graph.is_op(var, "minimum") and self.high is None:
             self.high = _other(graph, before, var)
+            return self.high is not None
         else:
             return False
         return True
