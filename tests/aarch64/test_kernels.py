@@ -6,17 +6,18 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tvm
 
-from edgeemo.compile.kernels import gemm, pack
+from edgeemo.compile.kernels import depthwise, gemm, pack
 from edgeemo.compile.link import assemble, link_shared
 from edgeemo.compile.marks import mark_calls
 from edgeemo.compile.targets import load_target
 from tests.aarch64 import board
-from tests.compile.test_kernels import CASES, Case, inputs, with_caller
+from tests.compile.test_kernels import CASES, Case, depthwise_inputs, inputs, with_caller
 
 pytestmark = [pytest.mark.slow, pytest.mark.qemu, pytest.mark.skipif(not board.available(), reason=board.REASON)]
 BOARD = load_target("aarch64-neon")
@@ -54,11 +55,11 @@ np.save(sys.argv[3], copies[-1])
 """
 
 
-def run_on_board(spec: gemm.Gemm, batch: int, arrays: list[np.ndarray]) -> np.ndarray:
+def run_on_board(function: Any, batch: int, arrays: list[np.ndarray]) -> np.ndarray:
     """The last array as a kernel, built as the step is, leaves it."""
     with tempfile.TemporaryDirectory() as folder:
         objects, library = Path(folder, "k.o"), Path(folder, "k.so")
-        module = tvm.tirx.build(with_caller(gemm.build(spec, BOARD.kernels), arrays), target=BOARD.tvm_target())
+        module = tvm.tirx.build(with_caller(function, arrays), target=BOARD.tvm_target())
         assemble(mark_calls(module.inspect_source("asm"), []), objects, BOARD)
         link_shared(objects, library, BOARD)
         np.savez(Path(folder, "in.npz"), batch=batch, **{f"x{i}": a for i, a in enumerate(arrays)})  # type: ignore[arg-type]
@@ -74,7 +75,14 @@ def test_int8_product_is_exact(case: Case) -> None:
     spec, a, w, expected = inputs(case, batch, np.random.default_rng(1), integer=True)
     out = np.full((batch, case.rows, case.n), np.nan, dtype=np.float32)
     scale = pack.pad_columns(np.ones(case.n), case.groups)
-    got = run_on_board(spec, batch, [a, pack.pack_s8(w), scale, out])
+    got = run_on_board(gemm.build(spec, BOARD.kernels), batch, [a, pack.pack_s8(w), scale, out])
+    np.testing.assert_array_equal(got.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize(("channels", "window"), [(29, (3, 3)), (11, (1, 7)), (24, (2, 1))])
+def test_int8_depthwise_is_exact(channels: int, window: tuple[int, int]) -> None:
+    spec, arrays, expected = depthwise_inputs(channels, window)
+    got = run_on_board(depthwise.build(spec, BOARD.kernels), 2, arrays)
     np.testing.assert_array_equal(got.reshape(expected.shape), expected)
 
 
@@ -107,10 +115,12 @@ def test_epilogue_is_that_of_the_definition(case: Case, batch: int, activation: 
     inverse = np.full(1, 40.0, dtype=np.float32)
     out = np.zeros((batch, case.rows, case.n), dtype=np.int8)
     columns = [pack.pad_columns(v, case.groups) for v in (scale, bias)]
-    got = run_on_board(spec, batch, [a, pack.pack_s8(w), *columns, inverse, out]).reshape(out.shape)
+    got = run_on_board(gemm.build(spec, BOARD.kernels), batch, [a, pack.pack_s8(w), *columns, inverse, out]).reshape(out.shape)
     x = exact * scale.astype(np.float64) + bias
     defined = np.clip(np.rint(40.0 * DEFINED[activation](x)), -128, 127)
     assert np.abs(got - defined).max() <= 1
     assert (got == defined).mean() > 0.98
-    alone = run_on_board(spec, 1, [a[:1], pack.pack_s8(w), *columns, inverse, out[:1]]).reshape(out[:1].shape)
+    alone = run_on_board(gemm.build(spec, BOARD.kernels), 1, [a[:1], pack.pack_s8(w), *columns, inverse, out[:1]]).reshape(
+        out[:1].shape
+    )
     np.testing.assert_array_equal(got[:1], alone)

@@ -109,9 +109,8 @@ def test_int8_product_is_exact(case: Case, batch: int) -> None:
     np.testing.assert_array_equal(out.astype(np.int64), expected)
 
 
-@pytest.mark.parametrize("channels", [8, 11, 16, 24, 29])
-@pytest.mark.parametrize("window", [(3, 3), (1, 7), (2, 1)])
-def test_int8_depthwise_is_exact(channels: int, window: tuple[int, int]) -> None:
+def depthwise_inputs(channels: int, window: tuple[int, int]) -> tuple[depthwise.Depthwise, list[np.ndarray], np.ndarray]:
+    """(spec, arrays of the kernel, int64 result) of two images."""
     rng = np.random.default_rng(7)
     out, strides, dilations = (3, 6), (2, 1), (1, 2)
     size = [(o - 1) * s + (w - 1) * d + 1 for o, s, w, d in zip(out, strides, window, dilations, strict=True)]
@@ -125,9 +124,15 @@ def test_int8_depthwise_is_exact(channels: int, window: tuple[int, int]) -> None
         )
         expected += a[:, rows, columns].astype(np.int64) * w[i, j]
     spec = depthwise.Depthwise("s8", channels, size[0], size[1], out, window, strides, dilations)
-    got = np.zeros(expected.shape, dtype=np.float32)
-    call(depthwise.build(spec, HOST), 2, [a, w, np.ones(channels, np.float32), got])
-    np.testing.assert_array_equal(got.astype(np.int64), expected)
+    return spec, [a, w, np.ones(channels, np.float32), np.zeros(expected.shape, np.float32)], expected
+
+
+@pytest.mark.parametrize("channels", [8, 11, 16, 24, 29])
+@pytest.mark.parametrize("window", [(3, 3), (1, 7), (2, 1)])
+def test_int8_depthwise_is_exact(channels: int, window: tuple[int, int]) -> None:
+    spec, arrays, expected = depthwise_inputs(channels, window)
+    call(depthwise.build(spec, HOST), 2, arrays)
+    np.testing.assert_array_equal(arrays[-1].astype(np.int64), expected)
 
 
 @pytest.mark.parametrize("half", [False, True])

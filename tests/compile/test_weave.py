@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeemo.compile.kernels.weave import Beside, Steps, Weave, at_once
+from edgeemo.compile.kernels.builder import kernel
+from edgeemo.compile.kernels.math import FUNCTIONS, STEPS, constants
+from edgeemo.compile.kernels.weave import Beside, Desk, Steps, Weave, at_once
+from edgeemo.compile.targets import load_target
 
 
 def counting(log: list[str], name: str, count: int) -> Steps:
@@ -95,3 +98,18 @@ def test_every_row_is_in_one_turn(rows: int, taps: int, turns: int) -> None:
     parts = list(turns_of(weave, taps, turns))
     assert [(tap, turn) for tap, turn, _ in parts] == [(tap, turn) for tap in range(taps) for turn in range(turns)]
     assert sorted(row for _, _, beside in parts for row in beside) == list(range(rows))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_an_activation_has_the_steps_it_is_said_to_have(name: str) -> None:
+    with kernel("counted", load_target("aarch64-neon").kernels) as (b, _):
+        x = b.pointers({"x": "float32"})["x"]
+        desk = Desk(b, constants(name, True), 12)
+        steps, value, count = FUNCTIONS[name](b, b.load(x, 0), desk.keep(b.splat(2.0)), desk), None, 0
+        while True:
+            try:
+                value = steps.send(value)
+            except StopIteration:
+                break
+            count += 1
+    assert count == STEPS[name]

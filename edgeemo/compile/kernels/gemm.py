@@ -108,7 +108,12 @@ class _Emitter:
         self.inverse = b.bind(T.Broadcast(inverse[0], 4)) if inverse is not None else None
         # Of a row's epilogue, as _epilogues yields them: where it is off, the steps are spread a little less evenly.
         scales = inverse is not None and spec.activation in ("", "relu")
-        self.steps = 5 + STEPS.get(spec.activation, 0) + 2 * (spec.residual or scales) + 3 * spec.quantize
+        self.steps = (
+            5
+            + (STEPS[spec.activation] + 1 if spec.activation in STEPS else 0)
+            + 2 * (spec.residual or scales)
+            + 3 * spec.quantize
+        )
         # Epilogues among NEON's int8 products: of rows that begin at whole words of the output, which four results are stored as,
         # if there are products enough. The first chunk's have the sums of the tile before among them.
         room = CROWDED * COLUMNS_S8 * (spec.taps * spec.tap_k // K_S8 - 1)

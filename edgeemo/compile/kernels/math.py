@@ -224,4 +224,4 @@ def constants(name: str, quantized: bool) -> list[float]:
 
 FUNCTIONS = {"gelu": gelu4, "silu": silu4, "hard_swish": hard_swish4, "relu6": relu6_4}
 ACTIVATIONS = ("relu", *FUNCTIONS)
-STEPS = {"gelu": 27, "silu": 46, "hard_swish": 8, "relu6": 2}  # of a woven row (kernels/weave.py), with a factor
+STEPS = {"gelu": 26, "silu": 39, "hard_swish": 8, "relu6": 4}  # of kernels/weave.py, with a factor
