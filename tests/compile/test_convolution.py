@@ -234,6 +234,18 @@ def test_what_goes_by_time_is_no_bias(tmp_path: Path) -> None:
     np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", ["3 x 3", "over time"])
+def test_depthwise_halves_become_floats(case: str, tmp_path: Path) -> None:
+    """A few hundred weights; what analyze may propose must not end in TVM's stock loops."""
+    model = quantized(depthwise(*DEPTHWISE[case]), tmp_path, Recipe().keep(("depthwise",), "fp16", "-"))
+    made, function = compiled(model, tmp_path)
+    assert made.stock_products == []
+    assert any(name.startswith("depthwise_f32") for name in made.kernels)
+    feed = made_up(model, 3, 9)
+    got, wanted = function.run(feed)["y"], run(model, feed)["y"]
+    assert np.median(np.abs(got - wanted)) <= 1e-4 and np.abs(got - wanted).max() <= np.abs(wanted).max() / 100
+
+
 def test_halves(tmp_path: Path) -> None:
     model = quantized(conv(*CASES["padded, three channels"]), tmp_path, Recipe().keep(("conv",), "fp16", "-"))
     made, function = compiled(model, tmp_path)

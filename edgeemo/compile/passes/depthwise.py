@@ -1,7 +1,7 @@
 """Conv over one or two dimensions with a window of its own for every channel -> our depthwise kernels, in INT8 or float32.
 
-With what follows fused: bias, activation, and in INT8 the rounding to the next layer's int8. Where INT8 weights meet what the
-INT8 kernel does not take (few channels, data in float), they become floats, and cost what a float layer costs.
+With what follows fused: bias, activation, and in INT8 the rounding to the next layer's int8. Halves, and INT8 weights where the
+INT8 kernel does not take what they meet (few channels, data in float), become floats, and cost what a float layer costs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def run(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> 
     if found is None or str(attrs.data_layout) != LAYOUTS.get(len(shape)) or rows_per_stream(data) is None or None in out[1:]:
         return None
     kind, weight, scale = found
-    if kind == "f16" or not pack.depthwise_fits("f32", int(attrs.groups), weight.shape) or data.ty.dtype != "float32":
+    if not pack.depthwise_fits("f32", int(attrs.groups), weight.shape) or data.ty.dtype != "float32":
         return None
     channels, dims = len(weight), len(shape) - 2
     last: Expr = transposed[data] if known(data, transposed) else data
