@@ -30,7 +30,7 @@ run: install
 	@echo "== export: torch -> ONNX"
 	@$(BIN)/edgeemo export --force
 	@echo "== quantize: ONNX -> INT8, MSE thresholds over calibration/ (docs/models.md: closer to float than KL)"
-	@$(BIN)/edgeemo quantize --calib calibration/ --observer mse --force
+	@$(BIN)/edgeemo quantize --calib calibration/ --force
 	@echo "== compile: INT8 ONNX -> artifacts for this machine and for aarch64-neon"
 	@$(BIN)/edgeemo compile --target host --force
 	@$(BIN)/edgeemo compile --target aarch64-neon --force

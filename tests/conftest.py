@@ -16,6 +16,7 @@ from edgeemo.data.clips import find_clips
 from edgeemo.export.onnx_step import export_step
 from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+from edgeemo.quantize import DEFAULT_RECIPE
 from edgeemo.quantize.quantizer import quantize_model
 from edgeemo.quantize.recipe import load_recipe
 
@@ -53,12 +54,13 @@ def float_onnx(model: CosyVoiceTiny) -> onnx.ModelProto:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory, float_onnx: onnx.ModelProto) -> dict[str, Path]:
-    """emotion.onnx, emotion-int8.onnx, and emotion-fp16.onnx (emotion convolution kept in FP16)."""
+    """emotion.onnx, emotion-int8.onnx as `edgeemo quantize` makes it, and emotion-fp16.onnx (KL thresholds, all of int8, the
+    emotion convolution kept in FP16)."""
     folder = tmp_path_factory.mktemp("models")
     clips = find_clips(CALIBRATION)[::10]
     paths = {"float": folder / "emotion.onnx", "int8": folder / "emotion-int8.onnx", "fp16": folder / "emotion-fp16.onnx"}
     onnx.save(float_onnx, paths["float"])
-    onnx.save(quantize_model(float_onnx, "float", clips)[0], paths["int8"])
+    onnx.save(quantize_model(float_onnx, "float", clips, load_recipe(DEFAULT_RECIPE))[0], paths["int8"])
     onnx.save(quantize_model(float_onnx, "float", clips, load_recipe("int8-kl-fp16-emotion-conv"))[0], paths["fp16"])
     return paths
 

@@ -81,13 +81,13 @@ def analyze(
     calibration = calibrating.observe(planned, source, sample_steps=SAMPLE_STEPS)
     evaluations = Evaluations(planned, calibration, compared, LOG, calibrating.jobs, calibrating.cluster)
     parts = find_parts(planned)
-    local = {p.name: study(p, calibration, planned.methods) for p in parts}
+    local = {p.name: study(p, calibration, planned.scalings) for p in parts}
     with progress_bar(f"each of {len(parts)} parts alone in INT8, and all but it", 2 * len(parts)) as advance:
         found = measure_sensitivity(chosen, parts, evaluations, advance)
     base = evaluations.score(chosen)
     asked, good = _wish(max_f1_drop, min_sqnr, base)
     with progress_bar("searching a better recipe", budget) as advance:
-        tuned = with_better_observers(chosen, parts, calibration, planned.methods)
+        tuned = with_better_observers(chosen, parts, calibration, planned.scalings)
         proposal = search(chosen, parts, local, tuned, evaluations, good, budget, board, exhaustive=True, progress=advance)
     about = f"found by edgeemo analyze, from {calibrating.recipe}, for {model} on {compared.on}"
     toml = report.proposal_toml(proposal, asked, about, compared.measure)

@@ -53,8 +53,9 @@ class Evaluations:
         does += [(t.name, t.precision, self._scale(planned, t.input, t.precision), "") for t in planned.tokens]
         return hashlib.sha256(f"{self._about} {sorted(does)}".encode()).hexdigest()
 
-    def _scale(self, planned: Plan, tensor: str, precision: str) -> float | None:
-        return self._ranges[tensor].scale(planned.methods[tensor]) if precision == "int8" else None
+    def _scale(self, planned: Plan, tensor: str, precision: str) -> tuple[float, int] | None:
+        how = planned.scalings[tensor]
+        return (self._ranges[tensor].scale(how), how.largest) if precision == "int8" else None
 
     def scores(self, recipes: Sequence[Recipe], progress: Progress = lambda done: None) -> Iterator[Score]:
         """In the recipes' order; every new one is logged as soon as it is known. ``progress``: recipes done."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edgeemo.analyze.parts import Part
 from edgeemo.quantize.calibrate import Calibration
 from edgeemo.quantize.kl import BINS
-from edgeemo.quantize.observers import Observer, fake_quantize
+from edgeemo.quantize.observers import Observer, Scalings, fake_quantize
 from edgeemo.quantize.report import run_layer, sqnr_db
 from edgeemo.quantize.thresholds import THRESHOLDS
 
@@ -47,13 +47,13 @@ class Local:
         return int((self.weight_channels <= DEAD * self.weight_channels.max(initial=0.0)).sum())
 
 
-def study(part: Part, calibration: Calibration, methods: dict[str, str]) -> Local:
+def study(part: Part, calibration: Calibration, scalings: Scalings) -> Local:
     """Errors are pooled over a part's inputs, ranges are of the widest of them. The calibration needs samples, histograms."""
-    y, q = _outputs(part, calibration, methods)
+    y, q = _outputs(part, calibration, scalings)
     widest = max(part.tensors, key=lambda t: calibration.ranges[t].largest)
     observed, x = calibration.ranges[widest], calibration.samples[widest]
     assert isinstance(observed, Observer)
-    threshold = observed.threshold(methods[widest])
+    threshold = observed.threshold(scalings[widest].observer)
     beyond = round(threshold / observed.largest * BINS) if observed.largest else BINS
     norms = float(np.linalg.norm(y) * np.linalg.norm(q))
     return Local(
@@ -70,24 +70,30 @@ def study(part: Part, calibration: Calibration, methods: dict[str, str]) -> Loca
     )
 
 
-def sqnr_by_observer(part: Part, calibration: Calibration) -> dict[str, float]:
+def sqnr_by_observer(part: Part, calibration: Calibration, scalings: Scalings) -> dict[str, float]:
     """dB, of the part's output in INT8, its inputs clipped by each observer."""
-    return {o: sqnr_db(*_outputs(part, calibration, dict.fromkeys(part.tensors, o))) for o in THRESHOLDS}
+    tried = {o: {t: replace(scalings[t], observer=o) for t in part.tensors} for o in THRESHOLDS}
+    return {o: sqnr_db(*_outputs(part, calibration, how)) for o, how in tried.items()}
 
 
-def _outputs(part: Part, calibration: Calibration, methods: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
+def _outputs(part: Part, calibration: Calibration, scalings: Scalings) -> tuple[np.ndarray, np.ndarray]:
     """What a part gives in float and in INT8 on the sampled inputs, float64, flat. Of an attention: what it reads."""
     floating, int8 = [], []
     for layer in part.layers:
         x = calibration.samples[layer.input]
-        quantized = fake_quantize(x, calibration.ranges[layer.input].scale(methods[layer.input]))
+        quantized = _int8(layer.input, calibration, scalings)
         floating.append(run_layer(layer, x, layer.weight).ravel())
         int8.append(run_layer(layer, quantized, layer.dequantized_weight).ravel())
     for tensor in part.tensors if not part.layers else ():
         x = calibration.samples[tensor]
         floating.append(x.ravel())
-        int8.append(fake_quantize(x, calibration.ranges[tensor].scale(methods[tensor])).ravel())
+        int8.append(_int8(tensor, calibration, scalings).ravel())
     return np.concatenate(floating).astype(np.float64), np.concatenate(int8).astype(np.float64)
+
+
+def _int8(tensor: str, calibration: Calibration, scalings: Scalings) -> np.ndarray:
+    how = scalings[tensor]
+    return fake_quantize(calibration.samples[tensor], calibration.ranges[tensor].scale(how), how.largest)
 
 
 def _largest_per_channel(values: np.ndarray, axis: int) -> np.ndarray:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import onnx
 
+from edgeemo.compile.kernels.pack import SUM_S8
 from edgeemo.compile.targets import BoardTarget
-from edgeemo.quantize.layers import Layer
+from edgeemo.quantize.layers import Layer, gains_by_range
 from edgeemo.quantize.quantizer import Plan, plan
 from edgeemo.quantize.recipe import Recipe, Rule
 
@@ -36,10 +37,16 @@ class Part:
         """Of its weights, shared ones once."""
         return replace(self.layers[0], precision=precision).weight_bytes if self.layers else 0
 
-    def cycles(self, precision: str, board: BoardTarget) -> float | None:
-        """Estimated from the board's modelled MACs per cycle; None where nobody has modelled it."""
-        rate = board.macs_per_cycle.get(precision)
+    def cycles(self, precision: str, recipe: Recipe, board: BoardTarget) -> float | None:
+        """Estimated from the board's modelled MACs per cycle; None where nobody has modelled it. ``recipe``: how much of int8 it
+        uses."""
+        reduced = precision == "int8" and any(self._in_pairs(layer, recipe) for layer in self.layers)
+        rate = board.macs_per_cycle.get("int8_pairs" if reduced else precision)
         return None if rate is None else self.macs / rate
+
+    def _in_pairs(self, layer: Layer, recipe: Recipe) -> bool:
+        largest = recipe.activation_scaling(layer.name).largest + recipe.weight_scaling(layer.name).largest
+        return largest <= SUM_S8 and gains_by_range(layer.node, layer.weight)
 
 
 def find_parts(planned: Plan) -> list[Part]:

@@ -14,6 +14,7 @@ from edgeemo.analyze.local import Local, sqnr_by_observer, study
 from edgeemo.analyze.parts import Part, find_parts
 from edgeemo.compile.targets import BoardTarget
 from edgeemo.quantize.calibrate import Calibration, Progress
+from edgeemo.quantize.observers import Scalings
 from edgeemo.quantize.quantizer import Plan
 from edgeemo.quantize.recipe import Recipe, Rule
 from edgeemo.quantize.report import sqnr_db
@@ -79,15 +80,15 @@ def measure_sensitivity(
     return [Sensitivity(p, a, w) for p, a, w in zip(parts, scores[: len(parts)], scores[len(parts) :], strict=True)]
 
 
-def with_better_observers(recipe: Recipe, parts: Sequence[Part], calibration: Calibration, methods: dict[str, str]) -> Recipe:
+def with_better_observers(recipe: Recipe, parts: Sequence[Part], calibration: Calibration, scalings: Scalings) -> Recipe:
     """The recipe with every INT8 part's own best observer, where that brings GAIN_DB of its SQNR."""
     rules = []
     for part in parts:
         if recipe.precision(part.members[0]) != "int8":
             continue
-        found = sqnr_by_observer(part, calibration)
+        found = sqnr_by_observer(part, calibration, scalings)
         best = max(found, key=lambda o: found[o])
-        if found[best] >= found[methods[part.tensors[0]]] + GAIN_DB:
+        if found[best] >= found[scalings[part.tensors[0]].observer] + GAIN_DB:
             rules.append(Rule(part.pattern, observer=best, origin=ORIGIN))
     return replace(recipe, rules=(*recipe.rules, *rules))
 
@@ -161,8 +162,8 @@ def find_recipe(
 ) -> Found:
     """The search for a drop of macro-F1, from the plan's recipe, with all it needs to know of the parts."""
     parts = find_parts(planned)
-    local = {p.name: study(p, calibration, planned.methods) for p in parts}
-    tuned = with_better_observers(planned.recipe, parts, calibration, planned.methods)
+    local = {p.name: study(p, calibration, planned.scalings) for p in parts}
+    tuned = with_better_observers(planned.recipe, parts, calibration, planned.scalings)
 
     def good(score: Score) -> bool:
         return score.drop is not None and round(score.drop, 4) <= max_f1_drop  # as `edgeemo gate` rounds
@@ -173,5 +174,5 @@ def find_recipe(
 def _cost(part: Part, recipe: Recipe, board: BoardTarget) -> tuple[int, float | None]:
     """Bytes and cycles more than under ``recipe`` when a part is kept."""
     before, after = recipe.precision(part.members[0]), precision_to_keep(part)
-    cycles, instead = part.cycles(before, board), part.cycles(after, board)
+    cycles, instead = (part.cycles(p, recipe, board) for p in (before, after))
     return part.bytes(after) - part.bytes(before), None if cycles is None or instead is None else instead - cycles

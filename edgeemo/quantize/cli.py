@@ -16,6 +16,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo.console import FLOAT_MODEL, INT8_MODEL, output_options, print_json, progress_bar, show_table, user_errors, warn
 from edgeemo.data.clips import Clip
 from edgeemo.files import check_output, write_file
+from edgeemo.quantize import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from edgeemo.quantize.calibrate import Calibration
@@ -110,7 +111,7 @@ def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--calib", type=click.Path(path_type=Path), default=Path("calibration"), help="Folder of clips (WAV, FLAC, OGG)."
         ),
         click.option("--observer", default=None, help="kl, mse, percentile or min-max [default: the recipe's]."),
-        click.option("--recipe", default="int8-kl", help="A name of `edgeemo recipes`, or a TOML file."),
+        click.option("--recipe", default=DEFAULT_RECIPE, show_default=True, help="A name of `edgeemo recipes`, or a TOML file."),
     ):
         gathered = option(gathered)
     return gathered

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,7 +10,8 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import numpy_helper
 
-from edgeemo.compile.kernels.pack import convolution_fits, depthwise_fits
+from edgeemo.compile.kernels.pack import PAIR_S8, convolution_fits, depthwise_fits, reduction_run
+from edgeemo.quantize.observers import INT8_MAX, ActivationScaling
 from edgeemo.quantize.recipe import Recipe
 from edgeemo.quantize.weights import WeightScaling, dequantize_weight, quantize_weight
 
@@ -28,6 +29,7 @@ class Layer:
     axis: int
     precision: str  # int8, fp16 or fp32
     scaling: WeightScaling
+    activations: ActivationScaling  # of its input
 
     @cached_property
     def scales(self) -> np.ndarray:
@@ -36,7 +38,7 @@ class Layer:
 
     @property
     def int8_weight(self) -> np.ndarray:
-        return quantize_weight(self.weight, self.scales, self.axis)
+        return quantize_weight(self.weight, self.scales, self.axis, self.scaling.largest)
 
     @property
     def dequantized_weight(self) -> np.ndarray:
@@ -117,8 +119,10 @@ def find_layers(model: onnx.ModelProto, recipe: Recipe) -> list[Layer]:
         precision = recipe.precision(node.name)
         if precision == "int8" and not has_int8_kernel(node, weight):
             precision = "fp32"
-        scaling = recipe.scaling_of(node.name)
-        layers.append(Layer(node.name, node.op_type, node, node.input[0], node.input[1], weight, axis, precision, scaling))
+        scalings = recipe.weight_scaling(node.name), recipe.activation_scaling(node.name)
+        if not gains_by_range(node, weight):
+            scalings = replace(scalings[0], largest=INT8_MAX), replace(scalings[1], largest=INT8_MAX)
+        layers.append(Layer(node.name, node.op_type, node, node.input[0], node.input[1], weight, axis, precision, *scalings))
     if not layers:
         raise EdgeEmoError("the model has no MatMul, Gemm or Conv with constant float32 weights: there is nothing to quantize")
     return layers
@@ -128,9 +132,23 @@ def has_int8_kernel(node: onnx.NodeProto, weight: np.ndarray) -> bool:
     """Whether the compiler has one: through INT8 and back around a float operator, a layer would be slower than in float."""
     if node.op_type != "Conv":
         return True
-    dilations = next((list(a.ints) for a in node.attribute if a.name == "dilations"), [1] * (weight.ndim - 2))
+    return _is_product(node, weight) or depthwise_fits("s8", _attribute(node, "group", 1), weight.shape)
+
+
+def gains_by_range(node: onnx.NodeProto, weight: np.ndarray) -> bool:
+    """Whether the compiler has a kernel that is quicker where activations and weights leave some of int8 out; all others are
+    given all of it."""
+    if node.op_type != "Conv":
+        k = weight.shape[-1] if node.op_type == "Gemm" and _attribute(node, "transB") else weight.shape[-2]
+        return reduction_run("s8", 1, k, ()) % PAIR_S8 == 0
     groups = _attribute(node, "group", 1)
-    return convolution_fits("s8", groups, weight.shape[1], dilations) or depthwise_fits("s8", groups, weight.shape)
+    return _is_product(node, weight) and reduction_run("s8", groups, weight.shape[1], weight.shape[2:]) % PAIR_S8 == 0
+
+
+def _is_product(node: onnx.NodeProto, weight: np.ndarray) -> bool:
+    """Of a convolution: whether the products' kernels take it."""
+    dilations = next((list(a.ints) for a in node.attribute if a.name == "dilations"), [1] * (weight.ndim - 2))
+    return convolution_fits("s8", _attribute(node, "group", 1), weight.shape[1], dilations)
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int = 0) -> int:

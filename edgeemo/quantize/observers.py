@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import numpy as np
 from edgeemo_runtime.errors import EdgeEmoError
@@ -10,8 +11,19 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo.quantize.kl import BINS
 from edgeemo.quantize.thresholds import THRESHOLDS
 
-INT8_MAX = 127.0
+INT8_MAX = 127
 SMALLEST_SCALE = 1e-8  # of a tensor that is always zero: any positive scale is right, an infinite one is not
+
+
+@dataclass(frozen=True)
+class ActivationScaling:
+    """``observer``: of thresholds.py; ``largest``: magnitude of a quantized value, INT8_MAX at most."""
+
+    observer: str = "kl"
+    largest: int = INT8_MAX
+
+
+Scalings = dict[str, ActivationScaling]  # by tensor
 
 
 class Range(ABC):
@@ -23,9 +35,9 @@ class Range(ABC):
     def threshold(self, method: str) -> float:
         """Where to clip, by a method of thresholds.py."""
 
-    def scale(self, method: str) -> float:
-        """Positive and finite for every tensor: threshold / 127."""
-        return max(self.threshold(method) / INT8_MAX, SMALLEST_SCALE)
+    def scale(self, how: ActivationScaling) -> float:
+        """Positive and finite for every tensor: threshold / largest."""
+        return max(self.threshold(how.observer) / how.largest, SMALLEST_SCALE)
 
     def kept(self, method: str) -> float:
         """threshold / largest value seen; 1 clips nothing."""
@@ -75,6 +87,8 @@ class Observer(Range):
         self._found.clear()
 
 
-def fake_quantize(values: np.ndarray, scale: float) -> np.ndarray:
-    """Through int8 and back, as QuantizeLinear and DequantizeLinear do."""
-    return (np.clip(np.rint(values / np.float32(scale)), -128, 127) * np.float32(scale)).astype(np.float32)
+def fake_quantize(values: np.ndarray, scale: float, largest: int = INT8_MAX) -> np.ndarray:
+    """Through int8 and back, as QuantizeLinear and DequantizeLinear do, with Clip between them where ``largest`` is less than
+    what int8 holds."""
+    least = -128 if largest == INT8_MAX else -largest
+    return (np.clip(np.rint(values / np.float32(scale)), least, largest) * np.float32(scale)).astype(np.float32)

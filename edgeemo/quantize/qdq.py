@@ -1,6 +1,7 @@
 """Writes the decisions into the graph: plain QDQ ONNX that ONNX Runtime runs and edgeemo compile fuses.
 
     x -> QuantizeLinear -> DequantizeLinear -> MatMul <- DequantizeLinear <- int8 weight     (int8 layers)
+    x -> QuantizeLinear -> Clip -> DequantizeLinear -> ...    (where a recipe leaves some of int8 out, as torch.onnx writes it)
     x -> Conv <- Cast(float) <- float16 weight                                               (fp16 layers)
     split(qkv) -> QuantizeLinear -> DequantizeLinear -> Concat with the cache -> attention   (caches then hold int8 values)
 
@@ -17,13 +18,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeemo.quantize.layers import Layer, Tokens
+from edgeemo.quantize.observers import INT8_MAX
 
 
 def rewrite(
-    model: onnx.ModelProto, layers: list[Layer], tokens: list[Tokens], activation_scales: dict[str, float]
+    model: onnx.ModelProto, layers: list[Layer], tokens: list[Tokens], activations: dict[str, tuple[float, int]]
 ) -> onnx.ModelProto:
-    """A quantized copy of ``model``; ``activation_scales`` holds the scale of every int8 layer's input, and of every one of
-    ``tokens``, by tensor name."""
+    """A quantized copy of ``model``; ``activations`` holds the scale and the largest quantized magnitude of every int8 layer's
+    input, and of every one of ``tokens``, by tensor name."""
     model = copy.deepcopy(model)
     graph = model.graph
     constants = {i.name: i for i in graph.initializer}
@@ -45,13 +47,13 @@ def rewrite(
             node.input[1] = f"{half}_cast"
         elif layer.precision == "int8":
             if layer.input not in dequantized:
-                front.extend(_activation_pair(layer.input, activation_scales[layer.input], added))
+                front.extend(_activation_pair(layer.input, *activations[layer.input], added))
                 dequantized[layer.input] = f"{layer.input}_dequantized"
             node.input[0] = dequantized[layer.input]
             node.input[1] = _int8_weight(layer, front, added)
     for part in tokens:
         (reader,) = (n for n in graph.node if part.input in n.input)
-        before.setdefault(reader.name, []).extend(_activation_pair(part.input, activation_scales[part.input], added))
+        before.setdefault(reader.name, []).extend(_activation_pair(part.input, *activations[part.input], added))
         reader.input[list(reader.input).index(part.input)] = f"{part.input}_dequantized"
     dropped = {layer.weight_name for layer in layers if layer.precision != "fp32"}
     kept = [c for name, c in constants.items() if name not in dropped]
@@ -63,14 +65,18 @@ def rewrite(
     return model
 
 
-def _activation_pair(tensor: str, scale: float, added: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
+def _activation_pair(tensor: str, scale: float, largest: int, added: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
     scale_name = f"{tensor}_scale"
     added[scale_name] = numpy_helper.from_array(np.float32(scale), scale_name)
     quantized, dequantized = f"{tensor}_quantized", f"{tensor}_dequantized"
-    return [
-        helper.make_node("QuantizeLinear", [tensor, scale_name, "int8_zero"], [quantized], name=f"{tensor}.quantize"),
-        helper.make_node("DequantizeLinear", [quantized, scale_name, "int8_zero"], [dequantized], name=f"{tensor}.dequantize"),
-    ]
+    nodes = [helper.make_node("QuantizeLinear", [tensor, scale_name, "int8_zero"], [quantized], name=f"{tensor}.quantize")]
+    if largest < INT8_MAX:
+        bounds = [f"int8_{bound}" for bound in (-largest, largest)]
+        added |= {name: numpy_helper.from_array(np.int8(b), name) for name, b in zip(bounds, (-largest, largest), strict=True)}
+        whole, quantized = quantized, f"{tensor}_clipped"
+        nodes.append(helper.make_node("Clip", [whole, *bounds], [quantized], name=f"{tensor}.clip"))
+    back = helper.make_node("DequantizeLinear", [quantized, scale_name, "int8_zero"], [dequantized], name=f"{tensor}.dequantize")
+    return [*nodes, back]
 
 
 def _int8_weight(layer: Layer, front: list[onnx.NodeProto], added: dict[str, onnx.TensorProto]) -> str:

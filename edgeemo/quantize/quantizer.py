@@ -11,6 +11,7 @@ from edgeemo.data.clips import Clip
 from edgeemo.export.contract import StreamContract, read_contract
 from edgeemo.quantize.calibrate import SAMPLE_STEPS, Calibration, Progress, calibrate
 from edgeemo.quantize.layers import Layer, Tokens, find_layers, find_tokens
+from edgeemo.quantize.observers import ActivationScaling, Scalings
 from edgeemo.quantize.qdq import rewrite
 from edgeemo.quantize.recipe import DEFAULT_RULES, Recipe
 from edgeemo.quantize.report import KEY, QuantizationReport, report_layers, report_tokens
@@ -20,7 +21,7 @@ from edgeemo.quantize.sources import ClipSource, Source
 @dataclass(frozen=True)
 class Plan:
     """A model under a recipe. ``observed`` are the tensors to calibrate, each with the name of the one it shares a range with;
-    they hold what any recipe may ask for, so that a calibration serves more than one. ``methods``: how a tensor is clipped."""
+    they hold what any recipe may ask for, so that a calibration serves more than one. ``scalings``: how a tensor is clipped."""
 
     model: onnx.ModelProto
     contract: StreamContract | None  # None where the model hears no audio
@@ -28,7 +29,7 @@ class Plan:
     layers: list[Layer]
     tokens: list[Tokens]
     observed: dict[str, str]
-    methods: dict[str, str]
+    scalings: Scalings
 
 
 def plan(model: onnx.ModelProto, source: str, recipe: Recipe) -> Plan:
@@ -37,8 +38,7 @@ def plan(model: onnx.ModelProto, source: str, recipe: Recipe) -> Plan:
     layers = find_layers(model, recipe)
     rings = {s.input for s in contract.states if s.update == "ring"} if contract else set()
     tokens, all_tokens = (find_tokens(model, rings, r) for r in (recipe, Recipe()))
-    inputs = [(layer.name, layer.input) for layer in layers] + [(part.name, part.input) for part in all_tokens]
-    recipe.check_all_match([name for name, _ in inputs])
+    recipe.check_all_match([x.name for x in layers] + [t.name for t in all_tokens])
     # Inputs of one weight are one signal at several times, as in an unrolled LSTM: by itself the first of them hears little but
     # the silence before calls, and its threshold would clip all of speech.
     observed: dict[str, str] = {}
@@ -47,10 +47,12 @@ def plan(model: onnx.ModelProto, source: str, recipe: Recipe) -> Plan:
         if layer.precision != "fp32" or not any(rule.matches(layer.name) for rule in DEFAULT_RULES):
             observed.setdefault(layer.input, by_weight.setdefault(layer.weight_name, layer.input))
     observed |= {t.input: t.input for t in all_tokens}
-    methods: dict[str, str] = {}
-    for name, tensor in inputs:  # of several readers the first says how
-        methods.setdefault(tensor, recipe.observer_of(name))
-    return Plan(model, contract, recipe, layers, tokens, observed, methods)
+    scalings: Scalings = {}
+    for layer in layers:  # of several readers the first says how
+        scalings.setdefault(layer.input, layer.activations)
+    for part in all_tokens:  # no weights: attention's products have all of int8
+        scalings.setdefault(part.input, ActivationScaling(recipe.activation_scaling(part.name).observer))
+    return Plan(model, contract, recipe, layers, tokens, observed, scalings)
 
 
 def observe(
@@ -80,16 +82,16 @@ def stream_contract(planned: Plan) -> StreamContract:
 def apply(planned: Plan, calibration: Calibration) -> onnx.ModelProto:
     """The quantized model. Same plan and ranges give the same bytes."""
     used = [layer.input for layer in planned.layers if layer.precision == "int8"] + [t.input for t in planned.tokens]
-    scales = {tensor: calibration.ranges[tensor].scale(planned.methods[tensor]) for tensor in used}
-    quantized = rewrite(planned.model, planned.layers, planned.tokens, scales)
+    pairs = {t: (calibration.ranges[t].scale(how), how.largest) for t, how in planned.scalings.items() if t in set(used)}
+    quantized = rewrite(planned.model, planned.layers, planned.tokens, pairs)
     onnx.helper.set_model_props(quantized, {p.key: p.value for p in planned.model.metadata_props})
     return quantized
 
 
 def quantize_plan(planned: Plan, calibration: Calibration) -> tuple[onnx.ModelProto, QuantizationReport]:
     quantized = apply(planned, calibration)
-    reports = report_layers(planned.layers, calibration, planned.methods) + report_tokens(
-        planned.tokens, calibration, planned.methods
+    reports = report_layers(planned.layers, calibration, planned.scalings) + report_tokens(
+        planned.tokens, calibration, planned.scalings
     )
     recipe, c = planned.recipe, calibration
     report = QuantizationReport(recipe.name, recipe.observer, c.clips, c.steps, c.data_sha256, reports)

@@ -3,11 +3,13 @@
 observer = "mse"                 # of thresholds.py, for every layer that no rule says more of
 weight_observer = "min-max"      # the same of weights
 weight_scales = "per-channel"    # or per-tensor
+activation_max = 80              # largest magnitude of a quantized activation, and of a quantized weight, 127 if not said:
+weight_max = 47                  # where they are 127 together, NEON needs half the multiplications (docs/quantization.md)
 
 [[layers]]
 match = "^emotion_conv"          # regular expression, searched in layers' names; of several rules the last that matches counts
 precision = "fp16"               # int8 (of every layer no rule names), fp16 or fp32
-observer = "kl"                  # and weight_observer, weight_scales
+observer = "kl"                  # and weight_observer, weight_scales, activation_max, weight_max
 """
 
 from __future__ import annotations
@@ -15,25 +17,34 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgeemo_runtime.errors import EdgeEmoError
 
+from edgeemo.quantize.observers import INT8_MAX, ActivationScaling
 from edgeemo.quantize.thresholds import THRESHOLDS
 from edgeemo.quantize.weights import GRANULARITIES, WeightScaling
 
 NAMED = Path(__file__).parent / "recipes"
 PRECISIONS = ("int8", "fp16", "fp32")
 OBSERVERS = tuple(THRESHOLDS)
-DEFAULTS = {"observer": "kl", "weight_observer": "min-max", "weight_scales": "per-channel"}  # of a recipe as a whole
-CHOICES = {"precision": PRECISIONS, "observer": OBSERVERS, "weight_observer": OBSERVERS, "weight_scales": GRANULARITIES}
+MAGNITUDES = range(1, INT8_MAX + 1)
+DEFAULTS = {"observer": "kl", "weight_observer": "min-max", "weight_scales": "per-channel",
+            "activation_max": INT8_MAX, "weight_max": INT8_MAX}  # of a recipe as a whole  # fmt: skip
+CHOICES: dict[str, Sequence[str] | range] = {
+    "precision": PRECISIONS, "observer": OBSERVERS, "weight_observer": OBSERVERS, "weight_scales": GRANULARITIES,
+    "activation_max": MAGNITUDES, "weight_max": MAGNITUDES,
+}  # fmt: skip
 
 
 def check_choice(key: str, value: object, origin: str) -> None:
-    if value not in CHOICES[key]:
-        raise EdgeEmoError(f"{origin}: {key.replace('_', ' ')} {value!r} is none of {', '.join(CHOICES[key])}")
+    allowed = CHOICES[key]
+    if isinstance(value, bool) or value not in allowed:
+        known = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else ", ".join(allowed)
+        raise EdgeEmoError(f"{origin}: {key.replace('_', ' ')} {value!r} is none of {known}")
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,8 @@ class Rule:
     origin: str = "recipe"
     weight_observer: str | None = None
     weight_scales: str | None = None
+    activation_max: int | None = None
+    weight_max: int | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -72,18 +85,21 @@ class Recipe:
     description: str = ""
     weight_observer: str = "min-max"
     weight_scales: str = "per-channel"
+    activation_max: int = INT8_MAX
+    weight_max: int = INT8_MAX
 
     def precision(self, layer: str) -> str:
         return self._said("precision", layer, "int8")
 
-    def observer_of(self, layer: str) -> str:
-        return self._said("observer", layer, self.observer)
+    def activation_scaling(self, layer: str) -> ActivationScaling:
+        """Of its input."""
+        return ActivationScaling(*(self._said(key, layer, getattr(self, key)) for key in ("observer", "activation_max")))
 
-    def scaling_of(self, layer: str) -> WeightScaling:
-        observer = self._said("weight_observer", layer, self.weight_observer)
-        return WeightScaling(observer, self._said("weight_scales", layer, self.weight_scales))
+    def weight_scaling(self, layer: str) -> WeightScaling:
+        keys = ("weight_observer", "weight_scales", "weight_max")
+        return WeightScaling(*(self._said(key, layer, getattr(self, key)) for key in keys))
 
-    def _said(self, key: str, layer: str, otherwise: str) -> str:
+    def _said(self, key: str, layer: str, otherwise: Any) -> Any:
         said = [getattr(r, key) for r in (*DEFAULT_RULES, *self.rules) if getattr(r, key) is not None and r.matches(layer)]
         return said[-1] if said else otherwise
 
@@ -100,15 +116,15 @@ class Recipe:
     def to_toml(self, comment: str = "") -> str:
         """What load_recipe reads; ``comment``, line by line, above it."""
         lines = [f"# {line}" for line in comment.splitlines()]
-        lines += [f"{key} = {_quoted(getattr(self, key))}" for key in ("description", *DEFAULTS)]
+        lines += [f"{key} = {_toml(getattr(self, key))}" for key in ("description", *DEFAULTS)]
         for rule in self.rules:
-            lines += ["", "[[layers]]", f"match = {_quoted(rule.match)}"]
-            lines += [f"{key} = {_quoted(value)}" for key in CHOICES if (value := getattr(rule, key)) is not None]
+            lines += ["", "[[layers]]", f"match = {_toml(rule.match)}"]
+            lines += [f"{key} = {_toml(value)}" for key in CHOICES if (value := getattr(rule, key)) is not None]
         return "\n".join(lines) + "\n"
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # a JSON string is a TOML string
+def _toml(value: str | int) -> str:
+    return json.dumps(value, ensure_ascii=False)  # JSON strings and numbers are TOML's
 
 
 def recipe_names() -> list[str]:

@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from edgeemo.quantize.calibrate import Calibration
 from edgeemo.quantize.layers import Layer, Tokens
-from edgeemo.quantize.observers import fake_quantize
+from edgeemo.quantize.observers import Scalings, fake_quantize
 
 KEY = "edgeemo.quantization"  # metadata_props
 
@@ -50,16 +50,17 @@ def sqnr_db(reference: np.ndarray, value: np.ndarray) -> float:
     return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
 
 
-def report_layers(layers: list[Layer], calibration: Calibration, methods: dict[str, str]) -> tuple[LayerReport, ...]:
+def report_layers(layers: list[Layer], calibration: Calibration, scalings: Scalings) -> tuple[LayerReport, ...]:
     reports = []
     for layer in layers:
         found = calibration.ranges.get(layer.input)
         values = calibration.samples.get(layer.input)
         scale = clipped = error = None
         if layer.precision == "int8" and found is not None:
-            scale, clipped = found.scale(methods[layer.input]), found.kept(methods[layer.input])
+            how = scalings[layer.input]
+            scale, clipped = found.scale(how), found.kept(how.observer)
             if values is not None:
-                int8 = run_layer(layer, fake_quantize(values, scale), layer.dequantized_weight)
+                int8 = run_layer(layer, fake_quantize(values, scale, how.largest), layer.dequantized_weight)
                 error = sqnr_db(run_layer(layer, values, layer.weight), int8)
         elif layer.precision == "fp16" and values is not None:
             error = sqnr_db(run_layer(layer, values, layer.weight), run_layer(layer, values, layer.weight.astype(np.float16)))
@@ -69,14 +70,14 @@ def report_layers(layers: list[Layer], calibration: Calibration, methods: dict[s
     return tuple(reports)
 
 
-def report_tokens(tokens: list[Tokens], calibration: Calibration, methods: dict[str, str]) -> tuple[LayerReport, ...]:
+def report_tokens(tokens: list[Tokens], calibration: Calibration, scalings: Scalings) -> tuple[LayerReport, ...]:
     """Queries, keys and values: the error is of the tensor itself."""
     reports = []
     for part in tokens:
-        found, method, values = calibration.ranges[part.input], methods[part.input], calibration.samples.get(part.input)
-        scale = found.scale(method)
-        error = None if values is None else sqnr_db(values, fake_quantize(values, scale))
-        reports.append(LayerReport(part.name, "Tokens", "int8", scale, found.kept(method), error, 0, 0))
+        found, how, values = calibration.ranges[part.input], scalings[part.input], calibration.samples.get(part.input)
+        scale = found.scale(how)
+        error = None if values is None else sqnr_db(values, fake_quantize(values, scale, how.largest))
+        reports.append(LayerReport(part.name, "Tokens", "int8", scale, found.kept(how.observer), error, 0, 0))
     return tuple(reports)
 
 

@@ -16,18 +16,19 @@ CHANNEL_BINS = 512  # a channel has hundreds of values, not a tensor's tens of t
 
 @dataclass(frozen=True)
 class WeightScaling:
-    """``observer``: of thresholds.py; ``granularity``: of GRANULARITIES."""
+    """``observer``: of thresholds.py; ``granularity``: of GRANULARITIES; ``largest``: magnitude of a quantized weight."""
 
     observer: str = "min-max"
     granularity: str = "per-channel"
+    largest: int = INT8_MAX
 
     def scales(self, weight: np.ndarray, axis: int) -> np.ndarray:
-        """(channels,) float32 along ``axis``, threshold / 127 each; positive for a dead channel, all equal for one of the
+        """(channels,) float32 along ``axis``, threshold / largest each; positive for a dead channel, all equal for one of the
         tensor."""
         channels = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
         rows = channels if self.granularity == "per-channel" else weight.reshape(1, -1)
         thresholds = np.abs(rows).max(axis=1) if self.observer == "min-max" else _thresholds(rows, self.observer)
-        scales = np.maximum(thresholds / INT8_MAX, SMALLEST_SCALE).astype(np.float32)
+        scales = np.maximum(thresholds / self.largest, SMALLEST_SCALE).astype(np.float32)
         return np.ascontiguousarray(np.broadcast_to(scales, len(channels)))
 
 
@@ -49,9 +50,9 @@ def _observed(values: np.ndarray, bins: int) -> Observer:
     return observer
 
 
-def quantize_weight(weight: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
-    """int8 in [-127, 127]: -128 is left out so that two products fit an int16 lane (compile/kernels/micro.py)."""
-    return np.clip(np.rint(weight / _along(scales, weight, axis)), -INT8_MAX, INT8_MAX).astype(np.int8)
+def quantize_weight(weight: np.ndarray, scales: np.ndarray, axis: int, largest: int = INT8_MAX) -> np.ndarray:
+    """int8 in [-largest, largest]: -128 is left out so that two products fit an int16 lane (compile/kernels/micro.py)."""
+    return np.clip(np.rint(weight / _along(scales, weight, axis)), -largest, largest).astype(np.int8)
 
 
 def dequantize_weight(quantized: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:

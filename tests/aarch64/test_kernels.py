@@ -79,6 +79,20 @@ def test_int8_product_is_exact(case: Case) -> None:
     np.testing.assert_array_equal(got.reshape(expected.shape), expected)
 
 
+@pytest.mark.parametrize("case", [c for c in BOARD_CASES if c.tap_k % pack.PAIR_S8 == 0], ids=str)
+@pytest.mark.parametrize("largest", [80, 64])
+def test_int8_product_in_pairs_is_exact(case: Case, largest: int) -> None:
+    """With half the multiplications, to the ends of what an activation and a weight may be together."""
+    batch = 5
+    spec, a, w, expected = inputs(case, batch, np.random.default_rng(1), integer=True, largest=(largest, 127 - largest))
+    assert pack.pairs_fit(w, largest)
+    packed, offset = pack.pack_s8_pairs(w)
+    out = np.full((batch, case.rows, case.n), np.nan, dtype=np.float32)
+    scale = pack.pad_columns(np.ones(case.n), case.groups)
+    got = run_on_board(gemm.build(replace(spec, pairs=True), BOARD.kernels), batch, [a, packed, offset, scale, out])
+    np.testing.assert_array_equal(got.reshape(expected.shape), expected)
+
+
 @pytest.mark.parametrize(("channels", "window"), [(29, (3, 3)), (11, (1, 7)), (24, (2, 1))])
 def test_int8_depthwise_is_exact(channels: int, window: tuple[int, int]) -> None:
     spec, arrays, expected = depthwise_inputs(channels, window)

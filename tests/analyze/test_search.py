@@ -15,6 +15,7 @@ from edgeemo.analyze.parts import Part
 from edgeemo.analyze.search import Found, precision_to_keep, search
 from edgeemo.compile.targets import load_target
 from edgeemo.quantize.layers import Layer
+from edgeemo.quantize.observers import ActivationScaling
 from edgeemo.quantize.recipe import Recipe, Rule
 from edgeemo.quantize.weights import WeightScaling
 
@@ -24,7 +25,14 @@ HARM = {"a": 8.0, "b": 4.0, "c": 2.0, "d": 1.0}
 def part(name: str, scale: float = 1.0) -> Part:
     node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name=name)
     weight = np.full((4, 4), scale, dtype=np.float32)
-    return Part(name, "MatMul", (name,), (Layer(name, "MatMul", node, "x", "w", weight, 1, "int8", WeightScaling()),), ("x",), 16)
+    return Part(
+        name,
+        "MatMul",
+        (name,),
+        (Layer(name, "MatMul", node, "x", "w", weight, 1, "int8", WeightScaling(), ActivationScaling()),),
+        ("x",),
+        16,
+    )
 
 
 PARTS = [part(n) for n in HARM]
@@ -38,7 +46,11 @@ class Additive:
 
     def score(self, recipe: Recipe) -> Score:
         self.asked += 1
-        harm = [h * (0.5 if recipe.observer_of(n) == "mse" else 1.0) for n, h in HARM.items() if recipe.precision(n) == "int8"]
+        harm = [
+            h * (0.5 if recipe.activation_scaling(n).observer == "mse" else 1.0)
+            for n, h in HARM.items()
+            if recipe.precision(n) == "int8"
+        ]
         return Score(sum(harm), 0.0, 0.5, sum(harm) / 100)
 
     def scores(self, recipes: Sequence[Recipe], progress: Any = None) -> list[Score]:

@@ -66,14 +66,19 @@ class Case:
     stride: int = 1
 
 
-def inputs(case: Case, batch: int, rng: np.random.Generator, integer: bool) -> tuple[Gemm, np.ndarray, np.ndarray, np.ndarray]:
-    """(spec without epilogue, a (batch, time, channels), w (groups, taps, tap_k, group_n), float64 or int64 result)."""
+def inputs(
+    case: Case, batch: int, rng: np.random.Generator, integer: bool, largest: tuple[int, int] = (127, 127)
+) -> tuple[Gemm, np.ndarray, np.ndarray, np.ndarray]:
+    """(spec without epilogue, a (batch, time, channels), w (groups, taps, tap_k, group_n), float64 or int64 result). ``largest``
+    magnitudes of integers, of a and of w; of all int8 a may be -128, too."""
     channels = case.tap_k * case.groups
     time = (case.rows - 1) * case.stride + case.taps
     if integer:
-        a = rng.integers(-128, 128, (batch, time, channels)).astype(np.int8)
-        w = rng.integers(-127, 128, (case.groups, case.taps, case.tap_k, case.n // case.groups)).astype(np.int8)
-        a.ravel()[:64], w.ravel()[:64] = -128, 127  # the corner that would overflow an int16 pair sum
+        least = -128 if largest[0] == 127 else -largest[0]
+        a = rng.integers(least, largest[0] + 1, (batch, time, channels)).astype(np.int8)
+        w = rng.integers(-largest[1], largest[1] + 1, (case.groups, case.taps, case.tap_k, case.n // case.groups)).astype(np.int8)
+        a.ravel()[:64], w.ravel()[:64] = least, largest[1]  # the corner that would overflow an int16 pair sum
+        a.ravel()[-64:], w.ravel()[-64:] = least, -largest[1]
         exact: Any = np.int64
     else:
         a = rng.standard_normal((batch, time, channels)).astype(np.float32)

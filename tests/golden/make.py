@@ -14,12 +14,16 @@ from edgeemo.data.clips import find_clips
 from edgeemo.evaluate.evaluate import ArtifactModel
 from edgeemo.export.onnx_step import export_step
 from edgeemo.model.checkpoint import load_checkpoint
+from edgeemo.quantize import DEFAULT_RECIPE
 from edgeemo.quantize.quantizer import quantize_model
+from edgeemo.quantize.recipe import load_recipe
 from tests.conftest import CALIBRATION, speech
 
 
 def main() -> None:
-    quantized, _ = quantize_model(export_step(load_checkpoint()), "golden", find_clips(CALIBRATION)[::10])
+    quantized, _ = quantize_model(
+        export_step(load_checkpoint()), "golden", find_clips(CALIBRATION)[::10], load_recipe(DEFAULT_RECIPE)
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "m.onnx")
         onnx.save(quantized, path)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edgeemo.quantize.observers import Observer, fake_quantize
+from edgeemo.quantize.observers import ActivationScaling, Observer, fake_quantize
 from edgeemo.quantize.thresholds import THRESHOLDS
 
 finite = st.floats(-1e4, 1e4, width=32)
@@ -25,7 +25,7 @@ def observe(*parts: np.ndarray) -> Observer:
 @settings(deadline=None, max_examples=30)
 @given(arrays(np.float32, st.integers(1, 200), elements=finite))
 def test_scale_is_positive_finite_and_no_larger_than_min_max(values: np.ndarray) -> None:
-    scale = observe(values).scale("kl")
+    scale = observe(values).scale(ActivationScaling())
     assert np.isfinite(scale)
     assert scale > 0
     assert scale <= max(np.abs(values).max() / 127, 1e-8) * (1 + 1e-6)
@@ -35,15 +35,15 @@ def test_scale_is_positive_finite_and_no_larger_than_min_max(values: np.ndarray)
 @given(arrays(np.float32, 60, elements=finite), st.integers(1, 59))
 def test_how_data_is_cut_does_not_matter(values: np.ndarray, cut: int) -> None:
     assert (
-        observe(values).scale("kl")
-        == observe(values[:cut], values[cut:]).scale("kl")
-        == observe(values[cut:], values[:cut]).scale("kl")
+        observe(values).scale(ActivationScaling())
+        == observe(values[:cut], values[cut:]).scale(ActivationScaling())
+        == observe(values[cut:], values[:cut]).scale(ActivationScaling())
     )
 
 
 @pytest.mark.parametrize("tiny", [1.1754944e-38, 1e-45, 1e-20])
 def test_a_tensor_of_the_smallest_numbers_has_the_smallest_scale(tiny: float) -> None:
-    assert observe(np.full(4, tiny, dtype=np.float32), np.zeros(2, dtype=np.float32)).scale("kl") == 1e-8
+    assert observe(np.full(4, tiny, dtype=np.float32), np.zeros(2, dtype=np.float32)).scale(ActivationScaling()) == 1e-8
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -101,5 +101,5 @@ def test_more_data_of_the_same_distribution_moves_a_threshold_little_on_average(
 @pytest.mark.parametrize("method", sorted(THRESHOLDS))
 @pytest.mark.parametrize("values", [[0.0] * 9, [3.0] * 9, [0.0, 0.0, 5.0], [1e-3] * 999 + [100.0]])
 def test_constant_zero_and_single_outlier_tensors_have_a_scale(values: list[float], method: str) -> None:
-    scale = observe(np.array(values, dtype=np.float32)).scale(method)
+    scale = observe(np.array(values, dtype=np.float32)).scale(ActivationScaling(method))
     assert np.isfinite(scale) and scale > 0

@@ -19,7 +19,11 @@ def test_every_named_recipe_loads_and_every_observer_has_one() -> None:
 def test_the_last_rule_that_matches_counts() -> None:
     recipe = Recipe(rules=(Rule("^head", "fp16"), Rule("classifier", "int8", "mse"), Rule("^head.out", observer="min-max")))
     assert [recipe.precision(n) for n in ("head.out", "head.classifier", "blocks.0.up")] == ["fp16", "int8", "int8"]
-    assert [recipe.observer_of(n) for n in ("head.out", "head.classifier", "blocks.0.up")] == ["min-max", "mse", "kl"]
+    assert [recipe.activation_scaling(n).observer for n in ("head.out", "head.classifier", "blocks.0.up")] == [
+        "min-max",
+        "mse",
+        "kl",
+    ]
 
 
 def test_the_spectrum_stays_float_unless_a_rule_says_otherwise() -> None:
@@ -32,8 +36,9 @@ def test_written_and_read_again(tmp_path: Path) -> None:
         Rule(r'^a\.b"\d+', "fp16", origin="-"),
         Rule("c", None, "kl", "-"),
         Rule("d", weight_scales="per-tensor", origin="-"),
+        Rule("e", activation_max=96, weight_max=31, origin="-"),
     )
-    recipe = Recipe("mine", "mse", rules, 'with "quotes" and \\', weight_observer="percentile")
+    recipe = Recipe("mine", "mse", rules, 'with "quotes" and \\', weight_observer="percentile", activation_max=80, weight_max=47)
     (tmp_path / "mine.toml").write_text(recipe.to_toml("why\nand how"))
     read = load_recipe(str(tmp_path / "mine.toml"))
     assert replace(read, rules=()) == replace(recipe, rules=())
@@ -53,6 +58,9 @@ def test_written_and_read_again(tmp_path: Path) -> None:
         ('[[layers]]\nmatch = "a"\nprecision = "fp16"\nbits = 4', "does not know bits"),
         ('weight_observer = "l2"', "weight observer 'l2' is none of kl, mse"),
         ('[[layers]]\nmatch = "a"\nweight_scales = "per-row"', "weight scales 'per-row' is none of per-channel, per-tensor"),
+        ("weight_max = 128", "weight max 128 is none of 1 to 127"),
+        ("activation_max = 0", "activation max 0 is none of 1 to 127"),
+        ('[[layers]]\nmatch = "a"\nweight_max = true', "weight max True is none of 1 to 127"),
         ("layers = 4", "layers are tables"),
     ],
 )

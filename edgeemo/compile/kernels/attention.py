@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
+from edgeemo.compile.kernels.builder import INT8_MAX, Builder, Expr, KernelTarget, kernel
 from edgeemo.compile.kernels.math import exp4
 
 LOWEST = -1e30
@@ -39,6 +39,7 @@ class AttentionShape:
     pooled: bool  # (batch, queries) float32 weights: the weighted mean over queries is the one row that comes out
     state_stride: int  # float32 words from one slot's states to the next
     quantize: bool = False
+    largest: int = INT8_MAX  # magnitude of what is quantized
 
     @property
     def name(self) -> str:
@@ -189,7 +190,7 @@ class _Emitter:
         step = 4 if self.inverse is not None and self.vectors % 4 == 0 else 1
         for v in range(0, self.vectors, step):
             values = [b.bind(b.load(y, 4 * (v + i)) * factor) for i in range(step)]
-            b.store(self.out, values[0] if self.inverse is None else b.to_int8(values), out_at + 4 * v, 4 * step)
+            b.store(self.out, values[0] if self.inverse is None else b.to_int8(values, spec.largest), out_at + 4 * v, 4 * step)
 
     def _write_rings(self) -> None:
         b = self.b

@@ -183,7 +183,7 @@ class _Emitter:
         for c in range(self.chunks):
             rows = [b.bind(b.cast(b.load(sums, c * LANES + 4 * v), "float32x4") * self.out_factor) for v in range(4)]
             if spec.quantize:
-                b.store(self.out, b.to_int8(rows), out_at + c * LANES, LANES)
+                b.store(self.out, b.to_int8(rows, spec.largest), out_at + c * LANES, LANES)
             else:
                 for v, row in enumerate(rows):
                     b.store(self.out, row, out_at + c * LANES + 4 * v)

@@ -17,6 +17,7 @@ from tvm.ir import PrimType
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+INT8_MAX = 127
 FENCE_HINT = 20  # CSDB: the one hint that LLVM's AArch64 scheduler does not move code across
 LINE = 64  # bytes that a cache brings in at once
 WIDTHS = {"int8": 1, "float16": 2, "float32": 4}
@@ -187,12 +188,12 @@ class Builder:
         a, b, c, d = (T.Shuffle([vector], [i]) for i in range(4))
         return T.max(T.max(a, c), T.max(b, d))
 
-    def to_int8(self, values: list[Expr]) -> Expr:
+    def to_int8(self, values: list[Expr], largest: int = INT8_MAX) -> Expr:
         """float32x4 vectors in quantized units, 1, 2 or 4 of them, to one int8 vector: round half to even, saturate, as ONNX
-        QuantizeLinear does."""
+        QuantizeLinear does, and as Clip behind it at +- ``largest`` where that is less than int8 holds."""
         lanes = 4 * len(values)
         if not self.neon:
-            result = [self._to_int8_portable(v) for v in values]
+            result = [self._to_int8_portable(v, largest) for v in values]
             return result[0] if lanes == 4 else self.bind(T.Shuffle(result, list(range(lanes))))
         # FCVTNS saturates at int32, SQXTN at int16 and int8: together they are the clamp.
         wide = [self.round_to_int32(v) for v in values]
@@ -202,11 +203,22 @@ class Builder:
         pairs = [self.bind(T.Shuffle(halves[i : i + 2], list(range(8)))) for i in range(0, len(halves), 2)]
         bytes_ = [self.bind(self.intrinsic("int8x8", "llvm.aarch64.neon.sqxtn.v8i8", v)) for v in pairs]
         if lanes == 16:
-            return self.bind(T.Shuffle(bytes_, list(range(16))))
+            return self.within(self.bind(T.Shuffle(bytes_, list(range(16)))), largest)
+        bytes_ = [self.within(v, largest) for v in bytes_]
         return bytes_[0] if lanes == 8 else self.bind(T.Shuffle(bytes_, [0, 1, 2, 3]))
 
-    def _to_int8_portable(self, value: Expr) -> Expr:
-        clamped = self.minimum(self.maximum(value, self.splat(-128.0)), self.splat(127.0))
+    def within(self, value: Expr, largest: int) -> Expr:
+        """Eight or sixteen int8 on NEON, clipped at +- ``largest``; as they are where int8 holds no more."""
+        if largest == INT8_MAX:
+            return value
+        lanes = int(str(value.ty.dtype).rpartition("x")[2])
+        low, high = (T.Broadcast(tvm.tirx.const(bound, "int8"), lanes) for bound in (-largest, largest))
+        least = self.intrinsic(f"int8x{lanes}", f"llvm.smax.v{lanes}i8", value, low)
+        return self.bind(self.intrinsic(f"int8x{lanes}", f"llvm.smin.v{lanes}i8", least, high))
+
+    def _to_int8_portable(self, value: Expr, largest: int) -> Expr:
+        least = -128.0 if largest == INT8_MAX else -float(largest)
+        clamped = self.minimum(self.maximum(value, self.splat(least)), self.splat(float(largest)))
         return self.bind(self.cast(self.round_to_int32(clamped), "int8x4"))
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
+from edgeemo.compile.kernels.builder import INT8_MAX, Builder, Expr, KernelTarget, kernel
 from edgeemo.compile.kernels.math import activated
 from edgeemo.compile.kernels.pack import CHANNELS_S8
 from edgeemo.compile.kernels.weave import Registers, at_once
@@ -44,6 +44,7 @@ class Depthwise:
     bias: bool = False
     activation: str = ""  # of kernels/math.py
     quantize: bool = False  # s8: int8 out
+    largest: int = INT8_MAX  # magnitude of what is quantized
     scaled: bool = False  # scale and bias already carry the output's scale
 
     @property
@@ -194,7 +195,7 @@ def _tile_s8(
         done = _finished(spec, b, values, inverse)
         place = b.bind(to + channel + x * spec.channels)
         if spec.quantize:
-            b.store(buffers["out"], b.to_int8(done), place, lanes)
+            b.store(buffers["out"], b.to_int8(done, spec.largest), place, lanes)
         else:
             for q, value in enumerate(done):
                 b.store(buffers["out"], value, place + 4 * q)

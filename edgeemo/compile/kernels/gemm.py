@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
+from edgeemo.compile.kernels.builder import INT8_MAX, Builder, Expr, KernelTarget, kernel
 from edgeemo.compile.kernels.math import STEPS, activated, constants
-from edgeemo.compile.kernels.micro import PARTS, ROWS, WEIGHT_BYTES, MicroKernels
-from edgeemo.compile.kernels.pack import COLUMNS_S8, K_S8, column_tiles, round_up
+from edgeemo.compile.kernels.micro import MicroKernels
+from edgeemo.compile.kernels.micro_s8 import PARTS, WEIGHT_BYTES, S8Neon, whole_rows
+from edgeemo.compile.kernels.pack import COLUMNS_S8, K_S8, PAIR_S8, column_tiles, round_up
 from edgeemo.compile.kernels.weave import Beside, Desk, Kept, Registers, Steps, at_once, narrowed
 
 SLOTS = 40  # of its desk
@@ -44,6 +45,8 @@ class Gemm:
     activation: str = ""  # of kernels/math.py
     residual: bool = False
     quantize: bool = False  # int8 out
+    largest: int = INT8_MAX  # magnitude of what is quantized
+    pairs: bool = False  # s8 on NEON: |a| + |w| <= 127 (kernels/micro_s8.py)
     scaled: bool = False  # scale and bias already carry the output's scale
     block: int = 0  # rows come in blocks of so many, ``block_stride`` apart (0: all rows are row_stride apart)
     block_stride: int = 0
@@ -51,7 +54,13 @@ class Gemm:
 
     @property
     def name(self) -> str:
-        after = ("bias" * self.bias, self.activation, "residual" * self.residual, "quantize" * self.quantize)
+        after = (
+            "pairs" * self.pairs,
+            "bias" * self.bias,
+            self.activation,
+            "residual" * self.residual,
+            "quantize" * self.quantize,
+        )
         tail = "".join(f"_{t}" for t in after if t)
         if self.kept:
             return f"gemm_{self.weights}_rows{self.rows}_k{self.tap_k}_n{self.n}_sparse{sum(self.kept)}{tail}"
@@ -91,8 +100,10 @@ class _Emitter:
 
     def __init__(self, spec: Gemm, b: Builder) -> None:
         self.spec, self.b, self.tile = spec, b, b.target.tiles[spec.weights]
+        self.whole = whole_rows(spec)  # rows of a tile, but for those of halves
         dtypes = {"a": "int8" if spec.weights == "s8" else "float32", "w": WEIGHT_DTYPES[spec.weights]}
         dtypes |= {"index": "int32"} if spec.kept else {}
+        dtypes |= {"offset": "int32"} if spec.pairs else {}
         dtypes |= {"scale": "float32"} if spec.weights == "s8" else {}
         dtypes |= {"bias": "float32"} if spec.bias else {}
         dtypes |= {"residual": "float32"} if spec.residual else {}
@@ -102,7 +113,7 @@ class _Emitter:
         self.a, self.w, self.out = (pointers[n] for n in ("a", "w", "out"))
         self.micro = MicroKernels(spec, b, self.a, self.w)
         self.index: Expr = pointers.get("index")
-        self.scale, self.bias, self.residual = (pointers.get(n) for n in ("scale", "bias", "residual"))
+        self.offset, self.scale, self.bias, self.residual = (pointers.get(n) for n in ("offset", "scale", "bias", "residual"))
         self.out_words = b.view("out", "int32") if spec.quantize else None
         inverse = pointers.get("out_inverse_scale")
         self.inverse = b.bind(T.Broadcast(inverse[0], 4)) if inverse is not None else None
@@ -113,15 +124,16 @@ class _Emitter:
             + (STEPS[spec.activation] + 1 if spec.activation in STEPS else 0)
             + 2 * (spec.residual or scales)
             + 3 * spec.quantize
+            + spec.pairs
         )
         # Epilogues among NEON's int8 products: of rows that begin at whole words of the output, which four results are stored as,
         # if there are products enough. The first chunk's have the sums of the tile before among them.
-        room = CROWDED * COLUMNS_S8 * (spec.taps * spec.tap_k // K_S8 - 1)
+        room = CROWDED * COLUMNS_S8 * (spec.taps * spec.tap_k // (PAIR_S8 if spec.pairs else K_S8) - 1)
         self.weaves = b.neon and spec.weights == "s8" and not (spec.quantize and spec.group_n % 4) and self.steps <= room
         if self.weaves:
             self.desk = Desk(b, constants(spec.activation, spec.quantize and not spec.residual), SLOTS)
             self.kept_inverse = None if self.inverse is None else self.desk.slots(1)
-            self.columns = self.desk.slots(1), self.desk.slots(1)  # scale and bias of the tile whose epilogue it is
+            self.columns = [self.desk.slots(1) for _ in range(3)]  # scale, bias and offset of the tile whose epilogue it is
 
     # -- loops -----------------------------------------------------------------------------------------------------------
     def body(self, batch: Expr) -> None:
@@ -132,7 +144,7 @@ class _Emitter:
             self._sparse(batch)
             return
         if self.weaves:
-            with T.If(batch * spec.rows >= ROWS if spec.flat else batch > 0), T.Then():
+            with T.If(batch * spec.rows >= self.whole if spec.flat else batch > 0), T.Then():
                 self.desk.lay()
                 if self.inverse is not None:
                     self.desk.keep(self.inverse, self.kept_inverse)
@@ -142,8 +154,11 @@ class _Emitter:
             if whole:
                 self._column_blocks(batch, group, whole, width, base)
             for start, rest in column_tiles(spec.group_n, width)[whole:]:
+                self.micro.columns(0)
                 for rows in self._row_tiles(batch):
-                    self._tile(self._bound(rows, group), group, start, rest, base + start * k)
+                    bound = self._bound(rows, group)
+                    neon = self.micro.s8_rows(bound) if spec.weights == "s8" else None
+                    self._tile(bound, neon, group, start, rest, base + start * k)
 
     def _sparse(self, batch: Expr) -> None:
         """Each column tile with the k it keeps, which an index names."""
@@ -178,16 +193,19 @@ class _Emitter:
         run = self.spec.taps * self.spec.tap_k * width
         pending = self._pending(batch, group)
         with T.serial(0, tiles // block) as outer:
+            self.micro.columns(outer)
             for rows in self._row_tiles(batch):
                 rows = self._bound(rows, group)
                 before = pending.get(len(rows))
-                emit = None if before is None else self.micro.s8_tiles(rows, base + outer * block * run, before.acc)
+                neon = self.micro.s8_rows(rows) if self.spec.weights == "s8" else None
+                if before is not None and neon is not None:
+                    neon.begin(base + outer * block * run, before.acc)
                 with T.serial(0, block) as inner:
                     tile = self.b.bind(outer * block + inner)
-                    if before is None or emit is None:
-                        self._tile(rows, group, tile * width, width, base + tile * run)
+                    if before is None or neon is None:
+                        self._tile(rows, neon, group, tile * width, width, base + tile * run)
                     else:
-                        emit(base + tile * run, self._beside(before))
+                        neon.tile(base + tile * run, self._beside(before))
                         self._place(before, rows[0][0], group, tile * width)
         for before in pending.values():
             with T.If(before.any), T.Then():
@@ -200,11 +218,11 @@ class _Emitter:
         if not self.weaves:
             return {}
         block = spec.block or spec.rows
-        whole = block // ROWS * ROWS
+        full = block // self.whole * self.whole
         if spec.flat:
-            first = {ROWS: (0, batch * spec.rows >= ROWS)}
+            first = {self.whole: (0, batch * spec.rows >= self.whole)}
         else:
-            first = {rows: (row, batch > 0) for rows, row in ((ROWS, 0), (block - whole, whole)) if 0 < rows <= block}
+            first = {rows: (row, batch > 0) for rows, row in ((self.whole, 0), (block - full, full)) if 0 < rows <= block}
         pending = {}
         for rows, (row, any_) in first.items():
             place, acc = b.scratch(2, "int32"), b.scratch(rows * 16, "int32")
@@ -224,20 +242,21 @@ class _Emitter:
         """Within loops over all rows, yields tiles of rows as (output row, first element of a)."""
         spec = self.spec
         # Tiles over several streams pay for halves, whose widening the rows share; bytes gain nothing by them but code.
-        if not spec.flat and (spec.rows % ROWS == 0 or spec.weights == "s8" or spec.block not in (0, spec.rows)):
+        if not spec.flat and (spec.rows % self.whole == 0 or spec.weights == "s8" or spec.block not in (0, spec.rows)):
             with T.serial(0, batch) as stream:
                 yield from self._stream_tiles(stream)
             return
         total = self.b.bind(batch * spec.rows)
-        size = self.tile[0]
+        size = self.tile[0] if spec.weights != "s8" else self.whole
         with T.serial(0, total // size) as tile:
             yield [self._row(tile * size + i) for i in range(size)]
         done = self.b.bind(total // size * size)
-        if size > ROWS:
-            with T.If(total - done >= ROWS), T.Then():
-                yield [self._row(done + i) for i in range(ROWS)]
-            done = self.b.bind(total // ROWS * ROWS)
-        for left in range(1, ROWS):  # a tile of its own for every remainder: row by row would cost three times as much
+        if size > self.whole:
+            with T.If(total - done >= self.whole), T.Then():
+                yield [self._row(done + i) for i in range(self.whole)]
+            done = self.b.bind(total // self.whole * self.whole)
+        # A tile of its own for every remainder: row by row would cost three times as much.
+        for left in range(1, self.whole) if spec.rows % self.whole else ():
             with T.If(total - done == left), T.Then():
                 yield [self._row(done + i) for i in range(left)]
 
@@ -262,19 +281,21 @@ class _Emitter:
 
     def _block_tiles(self, row: Expr, start: Expr, rows: int) -> Iterator[list[tuple[Expr, Expr]]]:
         first = 0
-        if rows // ROWS > UNROLLED_TILES:
+        if rows // self.whole > UNROLLED_TILES:
             row, start = self.b.bind(row), self.b.bind(start)
-            with T.serial(0, rows // ROWS) as tile:
-                yield self._rows_from(row + tile * ROWS, start + tile * (ROWS * self.spec.row_stride), 0, ROWS)
-            first = rows // ROWS * ROWS
-        yield from (self._rows_from(row, start, at, rows) for at in range(first, rows, ROWS))
+            with T.serial(0, rows // self.whole) as tile:
+                yield self._rows_from(row + tile * self.whole, start + tile * (self.whole * self.spec.row_stride), 0, self.whole)
+            first = rows // self.whole * self.whole
+        yield from (self._rows_from(row, start, at, rows) for at in range(first, rows, self.whole))
 
     def _rows_from(self, row: Expr, start: Expr, first: int, end: int) -> list[tuple[Expr, Expr]]:
-        return [(row + j, start + j * self.spec.row_stride) for j in range(first, min(first + ROWS, end))]
+        return [(row + j, start + j * self.spec.row_stride) for j in range(first, min(first + self.whole, end))]
 
-    def _tile(self, rows: list[tuple[Expr, Expr]], group: Expr, column: Expr, width: int, w_at: Expr) -> None:
+    def _tile(
+        self, rows: list[tuple[Expr, Expr]], neon: S8Neon | None, group: Expr, column: Expr, width: int, w_at: Expr
+    ) -> None:
         """One tile: ``rows`` are (output row, first element of a); ``column`` counts within the group."""
-        sums = self.micro.s8(rows, w_at) if self.spec.weights == "s8" else self.micro.floats(rows, width, w_at)
+        sums = self.micro.s8(rows, neon, w_at) if self.spec.weights == "s8" else self.micro.floats(rows, width, w_at)
         for j in range(width // 4):
             self._epilogue([s[j] for s in sums], [out for out, _ in rows], group, column + 4 * j)
 
@@ -293,7 +314,11 @@ class _Emitter:
         at, padded = (b.load(pending.place, i, 1) for i in range(2))
         scale = desk.keep(b.load(self.scale, padded), self.columns[0])
         bias = None if self.bias is None else desk.keep(b.load(self.bias, padded), self.columns[1])
+        if self.offset is not None:
+            desk.keep(T.reinterpret("float32x4", b.load(self.offset, padded)), self.columns[2])
         inverse = None if self.kept_inverse is None else desk.kept(self.kept_inverse)
+
+        spec = self.spec
 
         def of_row(row: Expr) -> Steps:
             place = b.bind(at + row * self.spec.n)
@@ -302,12 +327,16 @@ class _Emitter:
             yield None
             sums = b.pair_sums(*parts)
             sums = T.reinterpret("int32x4", (yield T.reinterpret("float32x4", sums)))
+            if self.offset is not None:
+                offset = T.reinterpret("int32x4", b.load(desk.memory, self.columns[2] * 4))
+                yield None
+                sums = b.bind(sums - offset)
             value = yield b.bind(b.cast(sums, "float32x4"))
             value = yield from self._finished(value, scale, bias, inverse, place, between)
             if self.out_words is None:
                 b.store(self.out, value, place)
             else:
-                word = yield from narrowed(b, (yield value))
+                word = yield from narrowed(b, (yield value), spec.largest)
                 b.store(self.out_words, word, b.bind(T.shift_right(place, T.int32(2))), 1)
             return value
 
@@ -332,6 +361,9 @@ class _Emitter:
         places = [b.bind(row * spec.n + group * spec.group_n + column) for row in rows]
         registers = Registers(b)
         fixed = tuple(None if v is None else registers.keep(v) for v in (scale, bias, self.inverse))
+        if self.offset is not None:
+            offset = b.load(self.offset, padded)
+            values = [b.bind(v - offset) for v in values]
         if scale is not None:
             values = [b.bind(b.cast(v, "float32x4")) for v in values]
         done = at_once(
@@ -340,12 +372,12 @@ class _Emitter:
         lanes = min(4, spec.group_n - column) if isinstance(column, int) else 4
         if spec.quantize and lanes == 4 and spec.group_n % 4 == 0:
             count = 1 if len(done) == 1 else 2 if len(done) == 2 else 4
-            words = b.words(b.to_int8((done * 4)[:count]))
+            words = b.words(b.to_int8((done * 4)[:count], spec.largest))
             for word, at in zip(words, places, strict=False):
                 b.store(self.out_words, word, b.bind(at // 4), 1)
             return
         for value, at in zip(done, places, strict=True):
-            value = b.to_int8([value]) if spec.quantize else value
+            value = b.to_int8([value], spec.largest) if spec.quantize else value
             if lanes == 4:
                 b.store(self.out, value, at)
             else:
@@ -384,7 +416,7 @@ class _Emitter:
 
 
 def build(spec: Gemm, target: KernelTarget):  # type: ignore[no-untyped-def]
-    """The kernel: (batch, a, w, [index], [scale], [bias], [residual], [out_inverse_scale], out)."""
+    """The kernel: (batch, a, w, [index], [offset], [scale], [bias], [residual], [out_inverse_scale], out)."""
     if spec.residual and spec.group_n % 4:
         raise ValueError("a residual is added in fours: the number of columns must be a multiple of 4")
     with kernel(spec.name, target) as (b, batch):

@@ -5,6 +5,7 @@ vectors of four. Type, instructions, rows x columns of a tile (the target's file
 
     s8_neon      SMULL + SMLAL2 + SADALP, 4 x 4: 16 sums in registers, 16 k of every row and column per turn
                  |a| <= 128 and |w| <= 127, so two products fit an int16 lane before SADALP widens them
+    s8_neon in pairs  ADD x 2, SMULL + SMLAL2 + SADALP, 4 x 4, 32 k per turn: where |a| + |w| <= 127
     s8_portable  the same sums from sign-extended int16 products, any vector unit
     f32          FMLA by element: 16 sums, the next k's weights loaded ahead
     f16          f32 with w loaded as half and widened (FCVTL): FP16 storage, FP32 arithmetic
@@ -18,140 +19,12 @@ from typing import TYPE_CHECKING
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Builder, Expr
+from edgeemo.compile.kernels.micro_s8 import S8Neon, S8Pairs, Terms, ask_ahead, give_pairs, is_straight
 from edgeemo.compile.kernels.pack import K_S8
-from edgeemo.compile.kernels.weave import NOTHING, Beside, Take, Weave
+from edgeemo.compile.kernels.weave import NOTHING, Take
 
 if TYPE_CHECKING:
     from edgeemo.compile.kernels.gemm import Gemm
-
-WEIGHT_BYTES = {"s8": 1, "f16": 2, "f32": 4}
-ROWS = 4  # of a whole int8 tile
-PARTS = 2  # a row's sums with lanes added in pairs
-# Chunks of 16 k in one iteration of whole tiles and of others: loops of few iterations end as the branch predictor expects. Whole
-# tiles of up to so many chunks need no loop: their first products begin the sums, and have the last tile's added across lanes
-# among them.
-UNROLL, UNROLL_LEFT, STRAIGHT = 8, 4, 24
-
-
-def ask_ahead(spec: Gemm, b: Builder, w: Expr, at: Expr, elements: int) -> None:
-    """For as many weights, the target's distance further on: perhaps the next layer's (WeightBlob leaves room)."""
-    b.ask_for(w, at + b.target.ahead_bytes // WEIGHT_BYTES[spec.weights], elements)
-
-
-def is_straight(spec: Gemm, rows: int) -> bool:
-    """Whether a NEON int8 tile of so many rows is computed without a loop; its sums then stay where they are until the next."""
-    return rows == ROWS and spec.taps * spec.tap_k <= STRAIGHT * K_S8
-
-
-def give_pairs(b: Builder, acc: Expr, rows: int, take: Take) -> None:
-    """A NEON tile's sums, ``acc`` with four int32x4 a row, with lanes added in pairs."""
-    for row in range(rows):
-        for part in range(PARTS):
-            take(row, part, pair(b, acc, row, part))
-
-
-def pair(b: Builder, acc: Expr, row: int, part: int) -> Expr:
-    return b.pair_sums(*(b.load(acc, (row * 4 + 2 * part + i) * 4) for i in range(2)))
-
-
-class S8Neon:
-    """A software pipeline: every load stands well before its first use, and fences keep LLVM's scheduler from moving it there.
-    The next chunk's first two columns of weights, which bring in its cache line, are loaded half a chunk ahead, a row's next 16 k
-    where its register falls free. So the multiplier never waits: 32 cycles for the 32 products of a chunk."""
-
-    def __init__(
-        self, spec: Gemm, b: Builder, a: Expr, w: Expr, rows: list[tuple[Expr, Expr]], w_at: Expr, acc: Expr | None = None
-    ) -> None:
-        """Loads what the first chunk of the tile with weights from ``w_at`` needs. ``acc``: int32, 16 a row, with the sums of the
-        tile before, which are added across lanes among the first products of the next."""
-        self.spec, self.b, self.a, self.w, self.rows = spec, b, a, w, rows
-        self.acc = b.scratch(len(rows) * 16, "int32") if acc is None else acc
-        self.held = b.scratch((2 + len(rows)) * 16, "int8")  # two columns of weights, then the rows
-        self.chunks = spec.tap_k // K_S8
-        self.straight = is_straight(spec, len(rows))
-        most = UNROLL if len(rows) == ROWS else UNROLL_LEFT
-        self.unroll = self.chunks if self.straight else max(u for u in range(1, most + 1) if self.chunks % u == 0)
-        # A nought that LLVM does not know: what is loaded again and again from one place would be kept in registers.
-        self.nought = b.scratch(1, "int32", volatile=True) if self.straight else None
-        if self.nought is not None:
-            b.store(self.nought, T.int32(0), 0, 1)
-        self._load(w_at, 0)
-
-    def _load(self, w_at: Expr, at: Expr) -> None:
-        for j in range(2):
-            self._hold(j, self.b.load(self.w, w_at + j * K_S8, 16))
-        for i, (_, row) in enumerate(self.rows):
-            self._hold(2 + i, self.b.load(self.a, row + at, 16))
-
-    def _hold(self, place: int, value: Expr) -> None:
-        self.b.store(self.held, value, place * 16, 16)
-
-    def _sum(self, row: int, column: int) -> Expr:
-        return self.b.load(self.acc, (row * 4 + column) * 4)
-
-    def _set(self, row: int, column: int, value: Expr) -> None:
-        self.b.store(self.acc, value, (row * 4 + column) * 4)
-
-    def _chunk(self, w_chunk: Expr, next_at: Expr, weave: Weave, first: bool = False) -> None:
-        """``next_at``: where, from a row's first element, the chunk after this one lies. ``first``: of the tile."""
-        b, rows = self.b, self.rows
-        a = [b.load(self.held, (2 + i) * 16, 16) for i in range(len(rows))]
-        w = [b.load(self.held, j * 16, 16) for j in range(2)]
-        w += [b.load(self.w, w_chunk + j * K_S8, 16) for j in (2, 3)]
-        ask_ahead(self.spec, b, self.w, w_chunk, 4 * K_S8)
-        b.fence()
-
-        def half(v: Expr, start: int) -> Expr:
-            return b.intrinsic("int8x8", "llvm.vector.extract.v8i8.v16i8", v, T.int64(start))
-
-        for j in range(4):
-            if j == 2:
-                for column in range(2):
-                    self._hold(column, b.load(self.w, w_chunk + (4 + column) * K_S8, 16))
-                b.fence()
-            for i, (_, at) in enumerate(rows):
-                low, high = (
-                    b.intrinsic("int16x8", "llvm.aarch64.neon.smull.v8i16", half(a[i], s), half(w[j], s)) for s in (0, 8)
-                )
-                wide = b.intrinsic("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", low + high)
-                if first and j < 2:
-                    weave.beside.take(i, j, pair(b, self.acc, i, j))
-                    b.fence()
-                self._set(i, j, b.opaque(wide) if first else wide + self._sum(i, j))
-                weave.after_product()
-                if j == 3:
-                    self._hold(2 + i, b.load(self.a, at + next_at, 16))
-                    b.fence()
-
-    def tile(self, w_at: Expr, beside: Beside) -> None:
-        """One tile's sums with ``beside`` among them. Where it is straight, they stay in ``acc`` until the next tile."""
-        spec, b, chunks = self.spec, self.b, self.chunks
-        weave = Weave(b, beside, len(self.rows))
-        if self.straight:
-            places = [tap * spec.tap_stride + chunk * K_S8 for tap in range(spec.taps) for chunk in range(chunks)]
-            for n in range(len(places)):
-                next_at = places[n + 1] if n + 1 < len(places) else b.load(self.nought, 0, 1)
-                self._chunk(w_at + n * 4 * K_S8, next_at, weave, first=n == 0)
-                if n == 0:
-                    weave.start()
-                    weave.begin(range(len(self.rows)), (len(places) - 1) * len(self.rows) * 4)
-            weave.finish()
-            return
-        for i in range(len(self.rows) * 4):
-            b.store(self.acc, b.zeros("int32", 4), i * 4)
-        weave.start()
-        turns, products = chunks // self.unroll, self.unroll * 4 * len(self.rows)
-        for tap in range(spec.taps):
-            self._load(w_at + tap * chunks * 4 * K_S8, tap * spec.tap_stride)
-            for begin, end, rows in weave.shares(tap, spec.taps, turns):
-                with T.serial(0, end - begin) as turn:
-                    weave.begin([b.bind(turn * len(rows) + row) for row in rows], products)
-                    for inner in range(self.unroll):
-                        chunk = (turn + begin) * self.unroll + inner
-                        next_at = tap * spec.tap_stride + (chunk + 1) * K_S8
-                        self._chunk(w_at + (tap * chunks + chunk) * 4 * K_S8, next_at, weave)
-                    weave.finish()
-        give_pairs(b, self.acc, len(self.rows), beside.take)
 
 
 class MicroKernels:
@@ -159,21 +32,30 @@ class MicroKernels:
 
     def __init__(self, spec: Gemm, b: Builder, a: Expr, w: Expr) -> None:
         self.spec, self.b, self.a, self.w = spec, b, a, w
+        self.terms = Terms(b) if spec.pairs else None
 
-    def s8(self, rows: list[tuple[Expr, Expr]], w_at: Expr) -> list[list[Expr]]:
-        """One int8 tile by itself."""
+    def columns(self, number: Expr) -> None:
+        """All rows pass by anew for columns of a block of this number."""
+        if self.terms is not None:
+            self.terms.begin(number)
+
+    def s8_rows(self, rows: list[tuple[Expr, Expr]]) -> S8Neon | None:
+        """What the int8 tiles of these rows have in common, on NEON."""
         if not self.b.neon:
+            return None
+        if self.terms is not None:
+            return S8Pairs(self.spec, self.b, self.a, self.w, rows, self.terms)
+        return S8Neon(self.spec, self.b, self.a, self.w, rows)
+
+    def s8(self, rows: list[tuple[Expr, Expr]], neon: S8Neon | None, w_at: Expr) -> list[list[Expr]]:
+        """One int8 tile by itself."""
+        if neon is None:
             return self._s8_portable(rows, w_at)
         parts: list[Expr] = []
-        alone = S8Neon(self.spec, self.b, self.a, self.w, rows, w_at)
-        alone.tile(w_at, NOTHING)
-        give_pairs(self.b, alone.acc, len(rows), lambda row, part, sums: parts.append(sums))
+        neon.begin(w_at)
+        neon.tile(w_at, NOTHING)
+        give_pairs(self.b, neon.acc, len(rows), lambda row, part, sums: parts.append(sums))
         return [[self.b.pair_sums(*parts[i : i + 2])] for i in range(0, len(parts), 2)]
-
-    def s8_tiles(self, rows: list[tuple[Expr, Expr]], w_at: Expr, acc: Expr) -> Callable[[Expr, Beside], None]:
-        """For int8 tiles of the same rows one after another, the first one's weights from ``w_at``; ``acc`` as S8Neon's. Emits a
-        tile of (first element of its weights, what is done meanwhile)."""
-        return S8Neon(self.spec, self.b, self.a, self.w, rows, w_at, acc).tile
 
     def last_sums(self, rows: int, acc: Expr, take: Take) -> None:
         """Of the last tile, where the next one would have taken them."""

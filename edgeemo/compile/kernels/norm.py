@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import Expr, KernelTarget, kernel
+from edgeemo.compile.kernels.builder import INT8_MAX, Expr, KernelTarget, kernel
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class LayerNorm:
     width: int  # multiple of 4
     epsilon: float
     quantize: bool = False
+    largest: int = INT8_MAX  # magnitude of what is quantized
 
     @property
     def name(self) -> str:
@@ -24,6 +25,7 @@ class LayerNorm:
 @dataclass(frozen=True)
 class Quantize:
     size: int  # elements per stream
+    largest: int = INT8_MAX  # magnitude of what is quantized
 
     @property
     def name(self) -> str:
@@ -78,7 +80,7 @@ def build_layer_norm(spec: LayerNorm, target: KernelTarget):  # type: ignore[no-
                 done = [one(v * lanes + i) for i in range(lanes)]
                 if spec.quantize:  # gamma and beta already carry the output's scale
                     for i in range(0, lanes, 4):  # vectors of four at most become bytes together
-                        b.store(out, b.to_int8(done[i : i + 4]), at + (v * lanes + i) * 4, min(lanes, 4) * 4)
+                        b.store(out, b.to_int8(done[i : i + 4], spec.largest), at + (v * lanes + i) * 4, min(lanes, 4) * 4)
                 else:
                     for i, y in enumerate(done):
                         b.store(out, y, at + (v * lanes + i) * 4)
@@ -94,10 +96,10 @@ def build_quantize(spec: Quantize, target: KernelTarget):  # type: ignore[no-unt
         width = 16 if spec.size % 16 == 0 else 4
         with T.serial(0, total // width) as v:
             parts = [b.bind(b.load(x, v * width + i) * scale) for i in range(0, width, 4)]
-            b.store(out, b.to_int8(parts), v * width, width)
+            b.store(out, b.to_int8(parts, spec.largest), v * width, width)
         if spec.size % 4:
             with T.serial(0, total % 4) as i:
                 at = b.bind(total // 4 * 4 + i)
-                value = b.bind(b.to_int8([b.bind(T.Broadcast(b.load(x, at, 1), 4) * scale)]))
+                value = b.bind(b.to_int8([b.bind(T.Broadcast(b.load(x, at, 1), 4) * scale)], spec.largest))
                 b.store(out, T.Shuffle([value], [0]), at, 1)
     return b.result

@@ -8,6 +8,8 @@ import numpy as np
 
 COLUMNS_S8 = 4
 K_S8 = 16
+PAIR_S8 = 32
+SUM_S8 = 127
 CHANNELS_S8 = 8  # of the least vector of a depthwise kernel
 
 
@@ -23,26 +25,46 @@ def convolution_fits(kind: str, groups: int, tap_k: int, dilations: Sequence[int
     return len(dilations) == 2 and groups == 1 and dilations[1] == 1
 
 
+def reduction_run(kind: str, groups: int, tap_k: int, window: Sequence[int]) -> int:
+    """How many elements of the reduction lie side by side in what such a kernel reads: ``window`` of a convolution, by dimension,
+    whose rows it may take whole (passes/convolution.py). () of a matrix product."""
+    whole = len(window) == 2 or (len(window) == 1 and kind == "s8" and tap_k % K_S8 and groups == 1)
+    return round_up(tap_k * (window[-1] if whole else 1), K_S8 if kind == "s8" else 1)
+
+
 def depthwise_fits(kind: str, groups: int, shape: Sequence[int]) -> bool:
     """Whether a depthwise kernel takes a convolution with weights of ``shape`` (channels, 1, window)."""
     least = {"f32": 2, "s8": CHANNELS_S8}.get(kind)
     return least is not None and shape[0] == groups >= least and shape[1] == 1 and len(shape) in (3, 4)
 
 
-def pack_s8(w: np.ndarray) -> np.ndarray:
-    """w (groups, taps, tap_k, group_n) int8 to (groups, n/4, taps * tap_k/16, 4, 16), columns padded with zeros.
+def pack_s8(w: np.ndarray, run: int = K_S8) -> np.ndarray:
+    """w (groups, taps, tap_k, group_n) int8 to (groups, n/4, taps * tap_k/run, 4, run), columns padded with zeros.
 
-    Raises ValueError where the kernel could not be exact: tap_k not a multiple of 16, or a weight of -128.
+    Raises ValueError where the kernel could not be exact: tap_k not a multiple of ``run``, or a weight of -128.
     """
     groups, taps, tap_k, n = w.shape
-    if tap_k % K_S8:
-        raise ValueError(f"int8 kernel needs a reduction length in multiples of {K_S8}, got {tap_k}")
+    if tap_k % run:
+        raise ValueError(f"int8 kernel needs a reduction length in multiples of {run}, got {tap_k}")
     if w.min(initial=0) < -127:
         raise ValueError("int8 weights must lie in [-127, 127]")
     padded = np.zeros((groups, taps, tap_k, round_up(n, COLUMNS_S8)), dtype=np.int8)
     padded[..., :n] = w
-    tiles = padded.reshape(groups, taps, tap_k // K_S8, K_S8, -1, COLUMNS_S8)
+    tiles = padded.reshape(groups, taps, tap_k // run, run, -1, COLUMNS_S8)
     return np.ascontiguousarray(tiles.transpose(0, 4, 1, 2, 5, 3))
+
+
+def pack_s8_pairs(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For products in pairs (kernels/micro_s8.py): w packed by runs of 32 k, and sum w0 w1 of every packed column (int32)."""
+    packed = pack_s8(w, PAIR_S8)
+    halves = packed.astype(np.int32)
+    terms = (halves[..., :K_S8] * halves[..., K_S8:]).sum(axis=(2, 3, 5), dtype=np.int32)
+    return packed, terms.ravel()
+
+
+def pairs_fit(w: np.ndarray, largest: int) -> bool:
+    """Whether the sum of any weight, w (groups, taps, tap_k, group_n), and any activation of up to ``largest`` is an int8."""
+    return w.shape[2] % PAIR_S8 == 0 and largest + int(np.abs(w.astype(np.int16)).max(initial=0)) <= SUM_S8
 
 
 def column_tiles(n: int, width: int) -> list[tuple[int, int]]:

@@ -88,13 +88,14 @@ class Desk(Registers):
         return lambda: self.b.load(self.memory, slot * 4, lanes)
 
 
-def narrowed(b: Builder, value: Expr) -> Steps:
-    """float32x4 in quantized units to four int8 in an int32, as Builder.to_int8 rounds."""
+def narrowed(b: Builder, value: Expr, largest: int) -> Steps:
+    """float32x4 in quantized units to four int8 in an int32, as Builder.to_int8 rounds and clips."""
     wide = yield T.reinterpret("float32x4", b.round_to_int32(value))
     half = b.intrinsic("int16x4", "llvm.aarch64.neon.sqxtn.v4i16", T.reinterpret("int32x4", wide))
     half = b.bind(T.reinterpret("int16x4", (yield T.reinterpret("float32x2", half))))
     both = b.bind(T.Shuffle([half, half], list(range(8))))
-    return T.Shuffle([T.reinterpret("int32x2", b.intrinsic("int8x8", "llvm.aarch64.neon.sqxtn.v8i8", both))], [0])
+    bytes_ = b.within(b.intrinsic("int8x8", "llvm.aarch64.neon.sqxtn.v8i8", both), largest)
+    return T.Shuffle([T.reinterpret("int32x2", bytes_)], [0])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tvm import relax
 
 from edgeemo.compile.kernels import gemm, pack
 from edgeemo.compile.passes.graph import Expr, Graph, Var, new_var, rows_per_stream, static_shape
-from edgeemo.compile.passes.weights import Product, padded_to_kernel, quantized_data, read_weights, zero_point_offset
+from edgeemo.compile.passes.weights import ANY_INT8, Product, padded_to_kernel, quantized_data, read_weights, zero_point_offset
 
 CONVOLUTIONS = ("relax.nn.conv1d", "relax.nn.conv2d")
 LAST = {3: [0, 2, 1], 4: [0, 2, 3, 1]}  # channels first to last, by the number of dimensions
@@ -61,12 +61,13 @@ def product(graph: Graph, root: Var, transposed: Transposed) -> Product | None:
     if not pack.convolution_fits(kind, groups, weight.shape[1], dilations):
         return None
     last: Expr | None = transposed[data] if known(data, transposed) else None
-    a_scale, zero = 1.0, 0
+    a_scale, zero, largest = 1.0, 0, ANY_INT8
     if kind == "s8":
         quantized = quantized_data(graph, data if last is None else last)
         if quantized is None:
             return None
         value, a_scale, zero = quantized
+        largest = max(graph.largest.get(value, ANY_INT8), abs(zero))
         data, last = (value, None) if last is None else (data, value)
     before: Bindings = []
     if last is None:
@@ -77,7 +78,7 @@ def product(graph: Graph, root: Var, transposed: Transposed) -> Product | None:
     over = _one_dimension if len(shape) == 3 else _two_dimensions
     spec, last, ordered = over(graph, last, weight, kind, window, before)
     offset = None if column_scale is None else zero_point_offset(ordered, zero, column_scale)
-    return Product(spec, last, ordered, column_scale, True, before, offset)
+    return Product(spec, last, ordered, column_scale, True, before, offset, largest)
 
 
 def _one_dimension(
@@ -152,6 +153,13 @@ def channels_last(graph: Graph, value: Expr, before: Bindings) -> Expr:
         graph.value[var] = relax.op.quantize(source, *graph.args(value)[1:], axis=-1, out_dtype="int8")
         before.append((var, graph.value[var]))
         return var
+    if value in graph.largest and graph.is_op(value, "clip"):
+        source = channels_last(graph, graph.args(value)[0], before)
+        var = new_var("clipped", list(source.ty.shape), "int8")
+        graph.value[var] = relax.op.clip(source, *graph.args(value)[1:])
+        graph.largest[var] = graph.largest[value]
+        before.append((var, graph.value[var]))
+        return var
     shape = list(value.ty.shape)
     var = new_var("channels_last", [shape[i] for i in LAST[rank]], value.ty.dtype)
     graph.value[var] = relax.op.permute_dims(value, LAST[rank])
@@ -163,6 +171,8 @@ def channels_first(graph: Graph, root: Var, transposed: Transposed, before: Bind
     """``root``, which is channels-first, as the transpose of ``last``."""
     graph.rebind(root, relax.op.permute_dims(last, FIRST[len(last.ty.shape)]), [*before, (last, graph.value[last])])
     transposed[root] = last
+    if root in graph.largest:
+        graph.largest[last] = graph.largest[root]
 
 
 def like_last(root: Var) -> Var:

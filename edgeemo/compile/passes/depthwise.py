@@ -74,6 +74,7 @@ def run(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> 
         bias=after.bias is not None,
         activation=after.activation,
         quantize=after.inverse is not None,
+        largest=after.largest,
         scaled=after.scalable,
     )
     ordered = np.ascontiguousarray(weight.reshape(channels, -1).T).astype(np.int8 if int8 else np.float32)

@@ -1,6 +1,6 @@
 """What follows a product with constant weights and is computed with it, as long as each value has one user:
 
-times and plus what is known (per column) -> activation -> + residual -> quantize.
+times and plus what is known (per column) -> activation -> + residual -> quantize -> clip.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import relax
 
+from edgeemo.compile.kernels.builder import INT8_MAX
 from edgeemo.compile.passes import activation, convolution
+from edgeemo.compile.passes.clip import narrowed
 from edgeemo.compile.passes.graph import Expr, Graph, Var, call_kernel, static_shape
 from edgeemo.compile.passes.weights import constant_bias
 
@@ -27,6 +29,7 @@ class Epilogue:
     activation: str = ""
     residual: Expr | None = None
     inverse: np.ndarray | None = None
+    largest: int = INT8_MAX  # magnitude of what is quantized
 
     def add_bias(self, offset: np.ndarray | None) -> None:
         if offset is not None:
@@ -100,7 +103,8 @@ def follow(graph: Graph, root: Var, n: int, conv: bool, int8: bool, takes: Colle
                 scale = np.broadcast_to(scale.reshape(-1), (n,))
             elif scale.size != n or done.activation not in ("", "relu") or done.residual is not None or not int8:
                 break
-            done.inverse, done.end = 1.0 / scale.astype(np.float64), user
+            done.inverse, done.end = 1.0 / scale.astype(np.float64), narrowed(graph, user)
+            done.largest = graph.largest.get(done.end, INT8_MAX)
             break
         else:
             break

@@ -21,6 +21,8 @@ import numpy as np
 from tvm import relax
 
 from edgeemo.compile.kernels import attention, attention_s8
+from edgeemo.compile.kernels.builder import INT8_MAX
+from edgeemo.compile.passes.clip import narrowed
 from edgeemo.compile.passes.graph import (
     Expr,
     Graph,
@@ -90,6 +92,7 @@ def _emit(graph: Graph, table: KernelTable, states: StatePlan, m: _Match) -> Non
         "q_at": m.q.column, "k_at": m.k.column, "v_at": m.v.column,
         "cached_queries": m.q.state is not None, "mask": m.mask is not None, "distance": m.distance is not None,
         "pooled": m.pool is not None, "state_stride": states.stride, "quantize": quantize,
+        "largest": graph.largest.get(m.root, INT8_MAX),
     }  # fmt: skip
     if m.int8:
         assert m.q.scale is not None and m.k.scale is not None and m.v.scale is not None
@@ -170,7 +173,7 @@ def _match(graph: Graph, states: StatePlan, softmax: Var) -> _Match | None:
         out_scale = graph.scalar(graph.args(user)[1])
         if out_scale is None:
             return None
-        root = user
+        root = narrowed(graph, user)
     return _Match(root, q, k, v, heads, width, past, scale, *sorted_biases, pool, out_scale)
 
 

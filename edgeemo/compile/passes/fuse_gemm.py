@@ -18,6 +18,7 @@ from edgeemo.compile.kernels.math import ACTIVATIONS
 from edgeemo.compile.passes import convolution, depthwise, epilogue
 from edgeemo.compile.passes.graph import Expr, Graph, KernelTable, Var, rows_per_stream, static_shape
 from edgeemo.compile.passes.weights import (
+    ANY_INT8,
     Product,
     padded_to_kernel,
     quantized_data,
@@ -61,13 +62,14 @@ def _matmul(graph: Graph, root: Var) -> Product | None:
         return None
     kind, weight, scale = found
     k, n = weight.shape
-    a_scale, zero = 1.0, 0
+    a_scale, zero, largest = 1.0, 0, ANY_INT8
     before: list[tuple[Var, Expr]] = []
     if kind == "s8":
         quantized = quantized_data(graph, data)
         if quantized is None:
             return None
         data, a_scale, zero = quantized
+        largest = graph.largest.get(data, ANY_INT8)
         data, weight = padded_to_kernel(graph, data, weight, 0, before)
         k = len(weight)
     rows = rows_per_stream(data)
@@ -81,7 +83,7 @@ def _matmul(graph: Graph, root: Var) -> Product | None:
     column_scale = None if scale is None else np.broadcast_to(scale * a_scale, (n,))
     ordered = weight.reshape(1, 1, k, n)
     offset = None if column_scale is None else zero_point_offset(ordered, zero, column_scale)
-    return Product(spec, data, ordered, column_scale, False, before, offset)
+    return Product(spec, data, ordered, column_scale, False, before, offset, largest)
 
 
 def _transposed_columns(graph: Graph, value: Expr) -> int:
@@ -107,6 +109,8 @@ def _emit(graph: Graph, table: KernelTable, root: Var, product: Product, transpo
         activation=after.activation,
         residual=after.residual is not None,
         quantize=after.inverse is not None,
+        largest=after.largest,
+        pairs=table.target.neon and spec.weights == "s8" and pack.pairs_fit(product.weight, product.largest),
     )
     if after.scalable and product.scale is not None:
         product.scale, spec = after.scaled(product.scale), replace(spec, scaled=True)
@@ -118,9 +122,14 @@ def _emit(graph: Graph, table: KernelTable, root: Var, product: Product, transpo
         spec = replace(spec, kept=counts)
     else:
         packed = pack.pack_s8(weight) if spec.weights == "s8" else pack.pack_float(weight, columns)
+    offset = None
+    if spec.pairs:
+        packed, offset = pack.pack_s8_pairs(weight)
     args: list[Expr] = [product.data, relax.const(packed.reshape(-1))]
     if sparse is not None:
         args.append(relax.const(index))
+    if offset is not None:
+        args.append(relax.const(offset))
     if product.scale is not None:
         args.append(relax.const(pack.pad_columns(product.scale, spec.groups)))
     if after.bias is not None:

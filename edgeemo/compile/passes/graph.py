@@ -49,6 +49,7 @@ class Graph:
         for used in relax.analysis.free_vars(self.func.body.body):
             self.users.setdefault(used, []).append(None)  # the function's own result
         self.changed: dict[Var, list[tuple[Var, Expr]]] = {}
+        self.largest: dict[Var, int] = {}  # magnitude of int8 values that something clips: kept when what made them is replaced
 
     # -- constants -------------------------------------------------------------------------------------------------------
     def constant(self, value: Expr) -> np.ndarray | None:

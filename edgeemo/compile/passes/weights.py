@@ -10,6 +10,8 @@ from tvm import relax
 from edgeemo.compile.kernels import gemm, pack
 from edgeemo.compile.passes.graph import Expr, Graph, Var, new_var
 
+ANY_INT8 = 128  # largest magnitude
+
 
 @dataclass
 class Product:
@@ -22,6 +24,7 @@ class Product:
     conv: bool
     before: list[tuple[Var, Expr]]
     offset: np.ndarray | None = None  # per column, where the data's zero is not 0: what it adds to every sum
+    largest: int = ANY_INT8  # magnitude of int8 data
 
     def multiply(self, factor: np.ndarray) -> None:
         """Every result by its column's ``factor``."""
