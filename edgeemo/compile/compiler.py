@@ -19,6 +19,7 @@ from edgeemo_runtime.artifact import SCHEMA
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo import __version__
+from edgeemo.compile.around import DECIDE, INTAKE
 from edgeemo.compile.importer import Imported, import_onnx
 from edgeemo.compile.kernels.attention import Attention
 from edgeemo.compile.kernels.attention_s8 import AttentionInt8
@@ -147,6 +148,7 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
             ],
             "outputs": [output(n) for n in imported.outputs],
         },
+        "around": None if contract is None else {"intake": INTAKE, "decide": DECIDE},
         "states": {
             n: {"offset_words": imported.states.offset[n] // 4, "shape": list(s)} for n, s in imported.states.shapes.items()
         },

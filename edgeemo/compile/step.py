@@ -18,6 +18,7 @@ from tvm import ir, relax, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from edgeemo.compile import around
 from edgeemo.compile.kernels import state as state_kernels
 from edgeemo.compile.marks import hints_of_call
 from edgeemo.compile.passes.graph import Graph, KernelTable
@@ -54,7 +55,10 @@ def _bytes_per_stream(var: Var) -> int:
 
 
 class _Builder:
-    def __init__(self, mod: tvm.IRModule, table: KernelTable, states: StatePlan, inputs: list[str], outputs: list[str]) -> None:
+    def __init__(
+        self, mod: tvm.IRModule, table: KernelTable, states: StatePlan, inputs: list[str], outputs: list[str], streams: bool
+    ) -> None:
+        self.streams = streams
         self.graph, self.table, self.states = Graph(mod), table, states
         self.inputs, self.output_names = inputs, outputs
         self.weights, self.arena = WeightBlob(table.target.ahead_bytes), Arena()
@@ -186,6 +190,8 @@ class _Builder:
         symbols = {name: ir.GlobalVar(name) for name in functions}
         mod = tvm.IRModule({symbols[n]: f for n, f in functions.items()})
         mod[STEP] = self._step_function(symbols)
+        if self.streams:
+            mod[around.INTAKE], mod[around.DECIDE] = around.intake(), around.decide()
         return Step(mod, self.weights.finish(), self.arena.peak, [name for name, _ in self.calls])
 
     def _step_function(self, symbols: dict[str, ir.GlobalVar]) -> tirx.PrimFunc:
@@ -273,11 +279,14 @@ def _take_pointers(func: tirx.PrimFunc, name: str) -> tuple[tirx.PrimFunc, list[
     return made, [_type_bytes(b.ty) for b in allocations]
 
 
-def build_step(mod: tvm.IRModule, table: KernelTable, states: StatePlan, inputs: list[str], outputs: list[str]) -> Step:
-    """Plans memory for a lowered module and emits its step function and kernels.
+def build_step(
+    mod: tvm.IRModule, table: KernelTable, states: StatePlan, inputs: list[str], outputs: list[str], streams: bool
+) -> Step:
+    """Plans memory for a lowered module and emits its step function and kernels; where calls are streamed through it, also what
+    is done around them (around.py).
 
     ``inputs`` are main's parameters that are neither states nor slots, ``outputs`` the first results; both in calling order.
     """
-    builder = _Builder(mod, table, states, inputs, outputs)
+    builder = _Builder(mod, table, states, inputs, outputs, streams)
     builder.plan()
     return builder.emit()

@@ -42,10 +42,21 @@ class Artifact:
 
     def load_step(self) -> Any:
         """The compiled step as a callable of tvm_ffi tensors. Raises EdgeEmoError if the library does not load."""
+        return self._load(self.manifest["step"]["function"])
+
+    def load_around(self) -> tuple[Any, Any] | None:
+        """What the library has for around the network (around.py), in calling order; None in one without."""
+        names = self.manifest.get("around")
+        return None if names is None else (self._load(names["intake"]), self._load(names["decide"]))
+
+    def _load(self, function: str) -> Any:
         key = self.manifest["files"][LIBRARY]
-        if key not in _steps:
-            _steps[key] = self._open_library()
-        return _steps[key]
+        if key not in _libraries:
+            _libraries[key] = self._open_library()
+        try:
+            return _libraries[key][function]
+        except AttributeError as error:
+            raise EdgeEmoError(f"{self.path}: its library has no function {function}; compile it again") from error
 
     def _open_library(self) -> Any:
         import tvm_ffi
@@ -55,14 +66,14 @@ class Artifact:
             library = Path(folder, LIBRARY)
             library.write_bytes(self.library)
             try:
-                return tvm_ffi.load_module(str(library))[self.manifest["step"]["function"]]
+                return tvm_ffi.load_module(str(library))
             except (RuntimeError, AttributeError, OSError) as error:
                 raise EdgeEmoError(f"{self.path}: its library does not load here ({str(error).splitlines()[0]})") from error
 
 
 # By the library's hash. A library that was opened stays in the process (0.2 MB), so a model that comes back, as after a rollback,
 # is not opened again. Its code writes to nothing but what it is given: engines may share it.
-_steps: dict[str, Any] = {}
+_libraries: dict[str, Any] = {}
 
 
 def read_manifest(path: Path, read: Callable[[str], bytes]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeemo_runtime.errors import EdgeEmoError, check_range
+from edgeemo_runtime.model import aligned_zeros
 
 GAPS = ("fill", "reset")
 OFFSET_MEMORY = 0.1  # weight of the newest step in the running mean
@@ -40,7 +41,7 @@ class Conditioner:
 
     def __init__(self, slots: int, samples_per_step: int, rules: AudioRules) -> None:
         self.rules = rules
-        self._mean = np.zeros(slots, dtype=np.float32)
+        self.mean = aligned_zeros((slots,), np.float32)
         self._silent = np.zeros(slots, dtype=np.int64)
         self._average = np.full(samples_per_step, 1.0 / samples_per_step, dtype=np.float32)
         self._threshold = np.float32(10 ** (rules.silence_dbfs / 10))  # of the mean square
@@ -51,10 +52,10 @@ class Conditioner:
         Speech with an offset of 0.05: the running mean is 0.005, 0.0095, 0.0136 after three steps; from the third on it is beyond
         0.01 and taken out.
         """
-        mean = self._mean[slots]
+        mean = self.mean[slots]
         if learn:
             mean += np.float32(OFFSET_MEMORY) * (audio.dot(self._average) - mean)
-            self._mean[slots] = mean
+            self.mean[slots] = mean
         shifted = np.abs(mean) > self.rules.largest_offset
         if np.count_nonzero(shifted):
             audio[shifted] -= mean[shifted, None]
@@ -68,5 +69,5 @@ class Conditioner:
         return self._silent[slots] > self.rules.hangover_steps
 
     def clear(self, slot: int) -> None:
-        self._mean[slot] = 0
+        self.mean[slot] = 0
         self._silent[slot] = 0

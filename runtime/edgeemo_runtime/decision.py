@@ -10,11 +10,15 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from edgeemo_runtime.errors import EdgeEmoError, check_range
+from edgeemo_runtime.model import aligned_zeros
 
 NEUTRAL = "neutral"
 REASONS = ("", "low confidence", "jumping", "low confidence and jumping")  # of a handoff, by bits: 1 low, 2 jumping
 
 STREAK = len(REASONS)
+# Of a slot: steps so far; the answer of the step before, settled or not, and for how many steps in a row; the label said, and the
+# step in which it was first; STREAK times the bad steps in a row, and why, by REASONS' bits; whether the call was handed off.
+MEMORY = ("steps", "answer", "in_row", "label", "since", "streak", "handed_off")
 
 
 @dataclass(frozen=True)
@@ -80,19 +84,17 @@ class Decisions:
         if rules.confidence and NEUTRAL not in labels:
             raise EdgeEmoError(f"the confidence rule answers neutral, which is none of {', '.join(labels)}; switch it off")
         self.rules, self.step_s = rules, step_s
-        self._neutral = labels.index(NEUTRAL) if NEUTRAL in labels else -1
+        self.neutral = labels.index(NEUTRAL) if NEUTRAL in labels else -1
         self._nothing = len(labels)  # stands in the window where no step was yet
-        self.smoothed = np.zeros((slots, len(labels)), dtype=np.float32)
-        self._window = np.full((slots, rules.window_steps), self._nothing, dtype=np.int64)
-        self._seen = np.zeros((slots, len(labels) + 1), dtype=np.int64)  # how often each label stands in the window
-        self._steps = np.zeros(slots, dtype=np.int64)
-        self._answer = np.full(slots, -1, dtype=np.int64)  # of the step before, settled or not
-        self._in_row = np.zeros(slots, dtype=np.int64)
-        self._label = np.full(slots, -1, dtype=np.int64)
-        self._since = np.zeros(slots, dtype=np.int64)  # step in which the label was first said
-        self._streak = np.zeros(slots, dtype=np.int64)  # STREAK times the bad steps in a row, and why, by REASONS' bits
+        self.smoothed = aligned_zeros((slots, len(labels)), np.float32)
+        self.window = aligned_zeros((slots, rules.window_steps), np.int64)
+        self.seen = aligned_zeros((slots, len(labels) + 1), np.int64)  # how often each label stands in the window
+        self.memory = aligned_zeros((slots, len(MEMORY)), np.int64)
+        columns = (self.memory[:, i] for i in range(len(MEMORY)))
+        self._steps, self._answer, self._in_row, self._label, self._since, self._streak, self._handed_off = columns
         self._none = np.zeros(slots, dtype=np.int64)
-        self._handed_off = np.zeros(slots, dtype=bool)
+        for slot in range(slots):
+            self.clear(slot)
 
     def __call__(self, slots: np.ndarray, probabilities: np.ndarray) -> Decided:
         """A step of each of ``slots`` (n,), all different; ``probabilities`` (n, labels)."""
@@ -133,11 +135,11 @@ class Decisions:
         """
         top = smoothed.argmax(axis=1)
         in_window = np.minimum(steps, self.rules.window_steps)
-        doubted = (in_window - self._seen[slots, top]) >= np.maximum(self.rules.disagreement * in_window, 1e-9)
+        doubted = (in_window - self.seen[slots, top]) >= np.maximum(self.rules.disagreement * in_window, 1e-9)
         place = steps % self.rules.window_steps
-        self._seen[slots, self._window[slots, place]] -= 1
-        self._seen[slots, top] += 1
-        self._window[slots, place] = top
+        self.seen[slots, self.window[slots, place]] -= 1
+        self.seen[slots, top] += 1
+        self.window[slots, place] = top
         if not np.count_nonzero(doubted):
             return smoothed, top
         rows = np.flatnonzero(doubted)  # the others are left alone to the bit, whoever is in the batch
@@ -155,7 +157,7 @@ class Decisions:
         Angry 0.5, sad 0.3, rest 0.2 with 0.55: neutral, and the step is a low one. Angry 0.56: angry.
         """
         low = np.maximum.reduce(probabilities, axis=1) < self.rules.least_confidence
-        return (np.where(low, self._neutral, top), low) if self.rules.confidence else (top, low)
+        return (np.where(low, self.neutral, top), low) if self.rules.confidence else (top, low)
 
     def _settle(self, slots: np.ndarray, begun: np.ndarray, answer: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Another label is said once it has been the answer of ``settle_steps`` steps in a row; until then the old one stands.
@@ -191,21 +193,13 @@ class Decisions:
         self._streak[slots] = code
         reached = code >= STREAK * self.rules.handoff_steps
         if np.count_nonzero(reached):
-            reached &= ~self._handed_off[slots]
-            self._handed_off[slots[reached]] = True
+            reached &= self._handed_off[slots] == 0
+            self._handed_off[slots[reached]] = 1
             return np.where(reached, code % STREAK, 0)
         return self._none[: len(slots)]
 
     def clear(self, slot: int) -> None:
-        for array in (
-            self.smoothed,
-            self._seen,
-            self._steps,
-            self._in_row,
-            self._since,
-            self._streak,
-            self._handed_off,
-        ):
+        for array in (self.smoothed, self.seen, self.memory):
             array[slot] = 0
-        self._window[slot] = self._nothing
+        self.window[slot] = self._nothing
         self._answer[slot] = self._label[slot] = -1

@@ -46,10 +46,12 @@ class Model:
         self.states = aligned_zeros((slots, step["state_words"]), np.float32)
         self._arena = aligned_zeros((batch * max(ALIGNMENT, step["arena_bytes_per_stream"]),), np.uint8)
         self.audio = aligned_zeros((batch, self.samples_per_step), np.float32)
-        self._slots = aligned_zeros((batch,), np.int32)
-        self._out = aligned_zeros((batch, len(self.labels)), np.float32)
+        self.batch_slots = aligned_zeros((batch,), np.int32)
+        self.answers = aligned_zeros((batch, len(self.labels)), np.float32)
         self._fixed = [self._tensor(a) for a in (self.states, self.artifact.weights, self._arena)]
         self._calls: dict[int, Callable[[], Any]] = {}
+        self.around = self.artifact.load_around()
+        self.around_calls: dict[int, tuple[Callable[[], Any], Callable[[], Any]]] = {}  # by batch size (around.py)
 
     def run(self, slots: np.ndarray) -> np.ndarray:
         """One step of ``slots`` (n,), at most 16, on the audio that the caller put into ``audio[:n]``.
@@ -57,14 +59,14 @@ class Model:
         Returns probabilities float32 (n, labels), a view that the next call writes over.
         """
         self.bound(slots)()
-        return self._out[: len(slots)]
+        return self.answers[: len(slots)]
 
     def bound(self, slots: np.ndarray) -> Callable[[], Any]:
         """The compiled step on ``slots``, ready to be called: what benchmarks measure without the Python around it."""
         n = len(slots)
-        self._slots[:n] = slots
+        self.batch_slots[:n] = slots
         if n not in self._calls:  # made once per batch size: wrapping an array costs more than calling
-            views = [self._tensor(a[:n]) for a in (self._slots, self.audio, self._out)]
+            views = [self._tensor(a[:n]) for a in (self.batch_slots, self.audio, self.answers)]
             self._calls[n] = functools.partial(self._step, *views[:2], *self._fixed, views[2])
         return self._calls[n]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgeemo_runtime.model import aligned_zeros
+
 
 class AudioRings:
     """One ring per slot: audio waiting for its step, and behind it the last ``history`` samples already taken.
@@ -16,28 +18,28 @@ class AudioRings:
         """``backlog``: whole steps that may wait in a ring; it never grows."""
         self.step, self.history, self.backlog = step, history, backlog
         steps = backlog + 1 + -(-history // step)
-        self._samples = np.zeros((slots, steps * step), dtype=np.float32)
-        self._written = np.zeros(slots, dtype=np.int64)
-        self._taken = np.zeros(slots, dtype=np.int64)
+        self.samples = aligned_zeros((slots, steps * step), np.float32)
+        self.written_samples = aligned_zeros((slots,), np.int64)
+        self.taken_samples = aligned_zeros((slots,), np.int64)
 
     @property
     def capacity(self) -> int:
-        return self._samples.shape[1]
+        return self.samples.shape[1]
 
     def waiting(self, slot: int) -> int:
         """Samples pushed and not taken."""
-        return int(self._written[slot] - self._taken[slot])
+        return int(self.written_samples[slot] - self.taken_samples[slot])
 
     def waiting_steps(self, slots: np.ndarray) -> np.ndarray:
         """Whole steps waiting in each of ``slots``."""
-        return (self._written[slots] - self._taken[slots]) // self.step
+        return (self.written_samples[slots] - self.taken_samples[slots]) // self.step
 
     def written(self, slot: int) -> int:
-        return int(self._written[slot])
+        return int(self.written_samples[slot])
 
     def taken(self, slots: np.ndarray) -> np.ndarray:
         """Samples taken or dropped so far, of each of ``slots``."""
-        return self._taken[slots]
+        return self.taken_samples[slots]
 
     def room(self, slot: int) -> int:
         """Samples that may be pushed before the backlog is full."""
@@ -45,32 +47,32 @@ class AudioRings:
 
     def push(self, slot: int, samples: np.ndarray) -> None:
         """Appends float32 samples, at most ``room`` of them."""
-        at = int(self._written[slot]) % self.capacity
+        at = int(self.written_samples[slot]) % self.capacity
         first = min(len(samples), self.capacity - at)
-        self._samples[slot, at : at + first] = samples[:first]
-        self._samples[slot, : len(samples) - first] = samples[first:]
-        self._written[slot] += len(samples)
+        self.samples[slot, at : at + first] = samples[:first]
+        self.samples[slot, : len(samples) - first] = samples[first:]
+        self.written_samples[slot] += len(samples)
 
     def ready(self) -> np.ndarray:
         """Slots with at least one whole step waiting, ascending."""
-        return np.flatnonzero(self._written - self._taken >= self.step)
+        return np.flatnonzero(self.written_samples - self.taken_samples >= self.step)
 
     def take(self, slots: np.ndarray, out: np.ndarray) -> None:
         """Moves the next step of each slot into ``out`` (len(slots), step)."""
-        steps = self._samples.reshape(len(self._samples), -1, self.step)
-        out[:] = steps[slots, self._taken[slots] // self.step % steps.shape[1]]
-        self._taken[slots] += self.step
+        steps = self.samples.reshape(len(self.samples), -1, self.step)
+        out[:] = steps[slots, self.taken_samples[slots] // self.step % steps.shape[1]]
+        self.taken_samples[slots] += self.step
 
     def drop(self, slot: int, steps: int) -> None:
         """Passes over the oldest waiting steps."""
-        self._taken[slot] += steps * self.step
+        self.taken_samples[slot] += steps * self.step
 
     def recent(self, slot: int) -> np.ndarray:
         """Up to ``history`` of the samples taken last, in order."""
-        taken = int(self._taken[slot])
+        taken = int(self.taken_samples[slot])
         at = np.arange(max(0, taken - self.history), taken) % self.capacity
-        return self._samples[slot, at]
+        return self.samples[slot, at]
 
     def clear(self, slot: int) -> None:
-        self._samples[slot] = 0
-        self._written[slot] = self._taken[slot] = 0
+        self.samples[slot] = 0
+        self.written_samples[slot] = self.taken_samples[slot] = 0

@@ -55,9 +55,9 @@ def test_a_slot_forgets_its_last_call(artifact: Path) -> None:
     answers(engine, [speech(100, 17)], 1280)
     assert not engine.model.states.any()
     assert not engine._decisions.smoothed.any()
-    assert (engine._decisions._window == len(engine.labels)).all()
-    assert not engine._decisions._seen.any()
-    assert not engine._rings._samples.any()
+    assert (engine._decisions.window == len(engine.labels)).all()
+    assert not engine._decisions.seen.any()
+    assert not engine._rings.samples.any()
     np.testing.assert_array_equal(answers(engine, [speech(0, STEPS)], 1280)[0], fresh)
 
 

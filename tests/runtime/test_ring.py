@@ -48,7 +48,7 @@ class RingsLikeLists(RuleBasedStateMachine):
     def clear(self, slot: int) -> None:
         self.rings.clear(slot)
         self.pushed[slot], self.taken[slot] = [], 0
-        assert not self.rings._samples[slot].any()
+        assert not self.rings.samples[slot].any()
 
     @invariant()
     def history_is_what_was_taken_last(self) -> None:
