@@ -1,6 +1,8 @@
 """From probabilities per step to what a caller's emotion is said to be: smoothing, consistency, confidence, handoff.
 
 All streams at once, one row per slot. Each rule can be switched off by itself; a worked example is in each rule's docstring.
+An artifact brings the same rules compiled (around.py), which serve a board as a rule: a change here is one there, and the tests
+hold both to the same answers.
 """
 
 from __future__ import annotations

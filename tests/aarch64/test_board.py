@@ -13,6 +13,7 @@ from edgeemo.compile.compiler import compile_onnx
 from edgeemo.compile.link import link_shared
 from edgeemo.compile.targets import load_target
 from edgeemo.evaluate.evaluate import ArtifactModel, OnnxModel
+from edgeemo.quantize import DEFAULT_RECIPE
 from edgeemo.quantize.recipe import load_recipe
 from tests.aarch64 import board
 from tests.conftest import speech
@@ -47,10 +48,10 @@ def test_board_equals_host_and_onnx_runtime(
             assert got.mean(axis=0).argmax() == expected.mean(axis=0).argmax()
 
 
-@pytest.mark.parametrize("kind", ["float", "int8"])
+@pytest.mark.parametrize("kind", ["float", "int8-min-max", DEFAULT_RECIPE])
 def test_images_on_the_board_are_as_on_the_host(kind: str, tmp_path: Path) -> None:
     """Convolutions over two dimensions, a depthwise one among them, through edgeemo-run feed."""
-    model = residual_block() if kind == "float" else quantized(residual_block(), tmp_path, load_recipe("int8-min-max"))
+    model = residual_block() if kind == "float" else quantized(residual_block(), tmp_path, load_recipe(kind))
     _, function = compiled(model, tmp_path)
     (tmp_path / "m.edgeemo").write_bytes(compile_onnx(tmp_path / "m.onnx", load_target("aarch64-neon")).archive)
     feed = made_up(model, 3, 9)
@@ -113,6 +114,37 @@ def test_models_are_installed_rolled_back_tried_and_swapped_on_the_board(
     arguments = [tmp_path / "models", board_artifact, other, tmp_path / "calls.npy"]
     done = board.script(tmp_path / "operate.py", *map(str, arguments))
     assert done.stdout.decode().strip() == "operated", done.stderr.decode()
+
+
+BOTH_WAYS = """
+import sys
+import numpy as np
+from edgeemo_runtime import PRESETS, Engine
+calls = np.load(sys.argv[2])
+def answers(compiled):
+    engine = Engine(sys.argv[1], len(calls), PRESETS["call-centre"], clock=lambda: 0.0)
+    serves = engine._around.serves
+    assert serves(engine.model, np.arange(len(calls)))
+    engine._around.serves = lambda model, slots: compiled and serves(model, slots)
+    streams = [engine.open() for _ in calls]
+    for step in range(calls.shape[1]):
+        for stream, call in zip(streams, calls):
+            stream.push(call[step])
+        found = engine.step()
+        yield [found.probabilities, found.smoothed, found.label, found.handoff, found.start_s, found.end_s]
+for step, (ours, theirs) in enumerate(zip(answers(True), answers(False), strict=True)):
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b, str(step))
+print("the same")
+"""
+
+
+def test_compiled_rules_on_the_board_are_those_of_numpy(board_artifact: Path, tmp_path: Path) -> None:
+    calls = np.stack([speech(clip, STEPS).reshape(STEPS, -1) for clip in (0, 100, 140)]).astype(np.float32)
+    np.save(tmp_path / "calls.npy", calls)
+    (tmp_path / "both.py").write_text(BOTH_WAYS)
+    done = board.script(tmp_path / "both.py", str(board_artifact), str(tmp_path / "calls.npy"))
+    assert done.stdout.decode().strip() == "the same", done.stderr.decode()
 
 
 def test_nothing_but_declared_dependencies_is_there() -> None:
