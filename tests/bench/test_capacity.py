@@ -32,9 +32,11 @@ def test_the_plan_of_the_committed_costs() -> None:
     done = CliRunner().invoke(main, ["bench", "--plan", "--target", "aarch64-neon", "--streams", "80", "--json"])
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
+    rows = json.loads(Path(document["costs"]).read_text())["modelled"]["int8"]
+    busy_throughout = max(r["streams_per_core"] for r in rows)  # in the largest batches, whenever they come
     for phases in ("phases_at_random", "phases_spread"):
         assert document[phases]["fits"]
-        assert 80 <= document[phases]["most_streams"] <= 160
+        assert 80 <= document[phases]["most_streams"] < busy_throughout
     assert document["phases_spread"]["most_streams"] > document["phases_at_random"]["most_streams"]
 
 
