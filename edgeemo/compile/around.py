@@ -1,11 +1,12 @@
 """What is done around the network for a batch of calls, as two more functions of an artifact: so that a board need not go through
 numpy for it, whose code the weights push out of the cache with every step.
 
-    intake(slots, taken, written, rings, mean, begun_at, largest_offset -> audio, start)
-    decide(slots, answers, rules, smoothed, window, seen, memory, ... -> numbers, flags, shares, times)
+    intake(slots, taken, rings, mean, begun_at, limits, audio, start)
+    decide(slots, answers, rules, smoothed, window, seen, memory, ids, taken, written, ready_since, start,
+           numbers, flags, shares, times)
 
 They are what the runtime's AudioRings.take, Conditioner and Decisions do, on the same arrays, and tests hold them to it. Nothing
-of a model is in them: sizes come with the arrays (B rows of the batch, S slots).
+of a model is in them: sizes come with the arrays. What lies in which column, edgeemo_runtime/around.py says.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def intake() -> tirx.PrimFunc:
         rings = b.buffer("rings", "float32", "slots", "capacity")
         mean = b.buffer("mean", "float32", "slots")
         begun_at = b.buffer("begun_at", "int64", "slots")
-        limits = b.buffer("limits", "float64", 2)  # the largest offset, and samples a second
+        limits = b.buffer("limits", "float64", 2)  # the largest offset that is let be, and samples a second
         audio = b.buffer("audio", "float32", "batch", "step")
         start = b.buffer("start", "float64", "batch")
         T.func_attr({"tirx.noalias": True})
@@ -82,13 +83,19 @@ def intake() -> tirx.PrimFunc:
                 part = T.Bind(rings[slot, T.Ramp(at + v * LANES, 1, LANES)])
                 T.buffer_store(audio, part, [i, T.Ramp(v * LANES, 1, LANES)])
                 T.buffer_store(sums, sums[T.Ramp(0, 1, LANES)] + part, [T.Ramp(0, 1, LANES)])
+            with T.serial(vectors * LANES, step) as rest:
+                T.buffer_store(audio, rings[slot, at + rest], [i, rest])
+                T.buffer_store(sums, sums[0] + rings[slot, at + rest], [0])
             total = T.Bind((sums[0] + sums[1]) + (sums[2] + sums[3]))
             average = T.Bind(total / T.Cast("float32", step))
             learned = T.Bind(mean[slot] + _rounded(T.float32(OFFSET_MEMORY) * (average - mean[slot])))
             T.buffer_store(mean, learned, [slot])
-            with T.If(T.Cast("float64", tirx.abs(learned)) > limits[0]), T.Then(), T.serial(0, vectors) as v:
-                ramp = T.Ramp(v * LANES, 1, LANES)
-                T.buffer_store(audio, audio[i, ramp] - T.Broadcast(learned, LANES), [i, ramp])
+            with T.If(T.Cast("float64", tirx.abs(learned)) > limits[0]), T.Then():
+                with T.serial(0, vectors) as v:
+                    ramp = T.Ramp(v * LANES, 1, LANES)
+                    T.buffer_store(audio, audio[i, ramp] - T.Broadcast(learned, LANES), [i, ramp])
+                with T.serial(vectors * LANES, step) as rest:
+                    T.buffer_store(audio, audio[i, rest] - learned, [i, rest])
             T.buffer_store(start, T.Cast("float64", begun_at[slot] + position) / limits[1], [i])
             T.buffer_store(taken, position + step, [slot])
     return builder.get()

@@ -79,7 +79,11 @@ def test_int8_product_is_exact(case: Case) -> None:
     np.testing.assert_array_equal(got.reshape(expected.shape), expected)
 
 
-@pytest.mark.parametrize("case", [c for c in BOARD_CASES if c.tap_k % pack.PAIR_S8 == 0], ids=str)
+# Beside those with enough channels: more tiles of rows than have their terms kept, over two blocks of columns; rows in threes.
+PAIR_CASES = [*(c for c in BOARD_CASES if c.tap_k % pack.PAIR_S8 == 0), Case(20, 1, 64, 512), Case(3, 1, 1024, 32)]
+
+
+@pytest.mark.parametrize("case", PAIR_CASES, ids=str)
 @pytest.mark.parametrize("largest", [80, 64])
 def test_int8_product_in_pairs_is_exact(case: Case, largest: int) -> None:
     """With half the multiplications, to the ends of what an activation and a weight may be together."""
