@@ -97,6 +97,19 @@ def test_the_artifact_clips_as_onnx_runtime_does(k: int, tmp_path: Path) -> None
     np.testing.assert_allclose(function.run(feed)["y"], wanted, atol=2e-4 * np.abs(wanted).max())
 
 
+def test_a_clip_of_minus_128_alone_is_kept(tmp_path: Path) -> None:
+    """As symmetric quantizers write it: all of int8 but its least value."""
+    made = quantized(two_layers(64), tmp_path, REDUCED)
+    for constant in made.graph.initializer:
+        if constant.name in ("int8_-80", "int8_80"):
+            value = np.int8(np.sign(numpy_helper.to_array(constant)) * 127)
+            constant.CopyFrom(numpy_helper.from_array(value, constant.name))
+    _, function = compiled(made, tmp_path)
+    feed = {name: 9 * value for name, value in made_up(made, 5, 9).items()}
+    wanted = run(made, feed)["y"]
+    np.testing.assert_allclose(function.run(feed)["y"], wanted, atol=2e-4 * np.abs(wanted).max())
+
+
 @given(st.integers(1, 127), arrays(np.float32, 9, elements=st.floats(-300, 300, width=32)))
 def test_fake_quantize_clips_there(largest: int, values: np.ndarray) -> None:
     levels = fake_quantize(values, 1.0, largest)

@@ -12,6 +12,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from edgeemo.compile.kernels.builder import INT8_MAX
 from edgeemo.compile.passes.graph import Expr, Graph, Var
 
 SIDES = {"maximum": relax.op.maximum, "minimum": relax.op.minimum}
@@ -33,8 +34,9 @@ def run(graph: Graph) -> None:
 
 
 def _narrow(graph: Graph, root: Var, name: str, data: Expr, high: float | None) -> None:
-    """The second of the two loops behind a quantize whose values nothing else uses."""
-    if name != "minimum" or _loops(graph, data) != "maximum" or high is None:
+    """The second of the two loops behind a quantize whose values nothing else uses. At 127 it stays: kernels take that for no
+    clip, and the least of int8 is beyond it."""
+    if name != "minimum" or _loops(graph, data) != "maximum" or high is None or not 0 < high < INT8_MAX:
         return
     quantized, low = graph.value[data].args[1].fields
     users = graph.only_user(quantized), graph.only_user(data)
