@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from edgeemo.compile.kernels.pack import SUM_S8
+from edgeemo.compile.kernels.pack import INT8_MAX
 from edgeemo.compile.targets import BoardTarget
 from edgeemo.quantize.layers import Layer, gains_by_range
 from edgeemo.quantize.quantizer import Plan, plan
@@ -46,7 +46,7 @@ class Part:
 
     def _in_pairs(self, layer: Layer, recipe: Recipe) -> bool:
         largest = recipe.activation_scaling(layer.name).largest + recipe.weight_scaling(layer.name).largest
-        return largest <= SUM_S8 and gains_by_range(layer.node, layer.weight)
+        return largest <= INT8_MAX and gains_by_range(layer.node, layer.weight)
 
 
 def find_parts(planned: Plan) -> list[Part]:

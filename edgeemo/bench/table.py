@@ -35,7 +35,7 @@ from edgeemo.quantize.quantizer import quantize_model
 from edgeemo.quantize.recipe import load_recipe
 
 TARGETS = ("host", "aarch64-neon")
-RECIPES = {"whisper-tiny-cls": "int8-mse"}  # nearer to float than the default (docs/quantization.md)
+RECIPES = {"whisper-tiny-cls": "int8-mse"}  # nearer to float than the default (docs/models.md)
 ORDER = ("mfcc-bilstm", "whisper-tiny-cls", "cosyvoice-tiny")
 
 

@@ -14,16 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from edgeemo_runtime.around import FLAGS, MEMORY, NUMBERS, RULES, TIMES
+from edgeemo_runtime.around import FLAGS, NUMBERS, RULES, TIMES
 from edgeemo_runtime.conditioning import OFFSET_MEMORY
-from edgeemo_runtime.decision import STREAK
+from edgeemo_runtime.decision import LEAST_DOUBT, MEMORY, STREAK
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 Expr = Any
 INTAKE, DECIDE = "intake", "decide"
-LEAST_DOUBT = 1e-9  # as in Decisions: where no step was yet, nothing is doubted
 LARGEST_FLOAT = 3.4e38
 LANES = 4  # of the sum of a step's samples
 
@@ -48,10 +47,6 @@ class _Body:
     def when(self, condition: Expr, do: Callable[[], None]) -> None:
         with T.If(condition), T.Then():
             do()
-
-
-def _select(condition: Expr, yes: Expr, no: Expr) -> Expr:
-    return tirx.Select(condition, yes, no)
 
 
 def _rounded(product: Expr) -> Expr:
@@ -158,9 +153,9 @@ def decide() -> tirx.PrimFunc:
             begun = T.Bind(steps > 0)
             alpha = T.Bind(T.Cast("float32", rule("alpha")))
             with T.serial(0, labels) as label:
-                p = T.Bind(_select(sound, answers[i, label], T.float32(1) / T.Cast("float32", labels)))
+                p = T.Bind(tirx.Select(sound, answers[i, label], T.float32(1) / T.Cast("float32", labels)))
                 moved = smoothed[slot, label] + _rounded(alpha * (p - smoothed[slot, label]))
-                s = T.Bind(_select(tirx.And(begun, alpha < T.float32(1)), moved, p))
+                s = T.Bind(tirx.Select(tirx.And(begun, alpha < T.float32(1)), moved, p))
                 T.buffer_store(smoothed, s, [slot, label])
                 for row, value in enumerate((p, s, s)):
                     T.buffer_store(shares, value, [i, row, label])
@@ -192,12 +187,12 @@ def decide() -> tirx.PrimFunc:
 
             b.when(on("consistency"), weigh)
             low = T.Bind(share[0] < T.Cast("float32", rule("least_confidence")))
-            answer = T.Bind(_select(tirx.And(on("confidence"), low), T.Cast("int64", rule("neutral")), top[0]))
+            answer = T.Bind(tirx.Select(tirx.And(on("confidence"), low), T.Cast("int64", rule("neutral")), top[0]))
             before, said = T.Bind(kept("answer")), T.Bind(kept("label"))
             same = T.Bind(T.Cast("int64", answer == before))
             in_row = T.Bind(kept("in_row") * same + 1)
             settled = tirx.Or(T.Cast("float64", in_row) >= rule("settle_steps"), tirx.Not(begun))
-            label = T.Bind(_select(tirx.Or(tirx.Not(on("settle")), settled), answer, said))
+            label = T.Bind(tirx.Select(tirx.Or(tirx.Not(on("settle")), settled), answer, said))
             changed = T.Bind(tirx.And(begun, label != said))
             soon = T.Cast("float64", steps - kept("since")) * rule("step_s") < rule("jump_s")
             jumped = T.Bind(tirx.And(changed, soon))
@@ -205,14 +200,14 @@ def decide() -> tirx.PrimFunc:
             # STREAK times the bad steps in a row, and why.
             streak = kept("streak")
             why = tirx.bitwise_or(streak + STREAK, bits)
-            code = T.Bind(_select(tirx.And(on("handoff"), bits > 0), why, T.int64(0)))
+            code = T.Bind(tirx.Select(tirx.And(on("handoff"), bits > 0), why, T.int64(0)))
             reached = T.Cast("float64", code) >= rule("handoff_steps") * T.float64(STREAK)
             handed = T.Bind(tirx.And(tirx.And(reached, code > 0), kept("handed_off") == 0))
-            handoff = T.Bind(_select(handed, tirx.truncmod(code, STREAK), T.int64(0)))
+            handoff = T.Bind(tirx.Select(handed, tirx.truncmod(code, STREAK), T.int64(0)))
             for name, value in {
                 "in_row": in_row, "streak": code, "answer": answer, "label": label, "steps": steps + 1,
-                "since": _select(changed, steps, kept("since")),
-                "handed_off": _select(handed, T.int64(1), kept("handed_off")),
+                "since": tirx.Select(changed, steps, kept("since")),
+                "handed_off": tirx.Select(handed, T.int64(1), kept("handed_off")),
             }.items():  # fmt: skip
                 keep(name, value)
             waiting = written[slot] - taken[slot] >= T.Cast("int64", rule("step"))

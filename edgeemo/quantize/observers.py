@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from edgeemo_runtime.errors import EdgeEmoError
 
+from edgeemo.compile.kernels.pack import INT8_MAX
 from edgeemo.quantize.kl import BINS
 from edgeemo.quantize.thresholds import THRESHOLDS
 
-INT8_MAX = 127
 SMALLEST_SCALE = 1e-8  # of a tensor that is always zero: any positive scale is right, an infinite one is not
 
 

@@ -82,8 +82,9 @@ def stream_contract(planned: Plan) -> StreamContract:
 def apply(planned: Plan, calibration: Calibration) -> onnx.ModelProto:
     """The quantized model. Same plan and ranges give the same bytes."""
     used = [layer.input for layer in planned.layers if layer.precision == "int8"] + [t.input for t in planned.tokens]
-    pairs = {t: (calibration.ranges[t].scale(how), how.largest) for t, how in planned.scalings.items() if t in set(used)}
-    quantized = rewrite(planned.model, planned.layers, planned.tokens, pairs)
+    scalings = {tensor: planned.scalings[tensor] for tensor in used}
+    activations = {tensor: (calibration.ranges[tensor].scale(how), how.largest) for tensor, how in scalings.items()}
+    quantized = rewrite(planned.model, planned.layers, planned.tokens, activations)
     onnx.helper.set_model_props(quantized, {p.key: p.value for p in planned.model.metadata_props})
     return quantized
 

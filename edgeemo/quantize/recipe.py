@@ -24,7 +24,8 @@ from typing import Any
 
 from edgeemo_runtime.errors import EdgeEmoError
 
-from edgeemo.quantize.observers import INT8_MAX, ActivationScaling
+from edgeemo.compile.kernels.pack import INT8_MAX
+from edgeemo.quantize.observers import ActivationScaling
 from edgeemo.quantize.thresholds import THRESHOLDS
 from edgeemo.quantize.weights import GRANULARITIES, WeightScaling
 
@@ -42,7 +43,7 @@ CHOICES: dict[str, Sequence[str] | range] = {
 
 def check_choice(key: str, value: object, origin: str) -> None:
     allowed = CHOICES[key]
-    if isinstance(value, bool) or value not in allowed:
+    if type(value) is not (int if isinstance(allowed, range) else str) or value not in allowed:
         known = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else ", ".join(allowed)
         raise EdgeEmoError(f"{origin}: {key.replace('_', ' ')} {value!r} is none of {known}")
 

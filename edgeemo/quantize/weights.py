@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgeemo.compile.kernels.pack import INT8_MAX
 from edgeemo.quantize.kl import BINS as TENSOR_BINS
-from edgeemo.quantize.observers import INT8_MAX, SMALLEST_SCALE, Observer
+from edgeemo.quantize.observers import SMALLEST_SCALE, Observer
 
 GRANULARITIES = ("per-channel", "per-tensor")
 CHANNEL_BINS = 512  # a channel has hundreds of values, not a tensor's tens of thousands

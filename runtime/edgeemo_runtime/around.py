@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeemo_runtime.decision import MEMORY, Decided, Decisions
+from edgeemo_runtime.decision import Decided, Decisions
 from edgeemo_runtime.model import LARGEST_BATCH, Model, aligned_zeros
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ NUMBERS = ("stream", "label", "handoff", "odd")  # odd, by bits: 1 another step 
 FLAGS = ("low", "jumped", "changed")
 TIMES = ("start_s", "end_s", "since")
 WAITING, BAD = 1, 2
-__all__ = ["BAD", "FLAGS", "MEMORY", "NUMBERS", "RULES", "TIMES", "WAITING", "Around"]
 
 
 class Around:

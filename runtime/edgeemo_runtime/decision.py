@@ -18,6 +18,7 @@ NEUTRAL = "neutral"
 REASONS = ("", "low confidence", "jumping", "low confidence and jumping")  # of a handoff, by bits: 1 low, 2 jumping
 
 STREAK = len(REASONS)
+LEAST_DOUBT = 1e-9  # where no step was yet, nothing is doubted
 # Of a slot: steps so far; the answer of the step before, settled or not, and for how many steps in a row; the label said, and the
 # step in which it was first; STREAK times the bad steps in a row, and why, by REASONS' bits; whether the call was handed off.
 MEMORY = ("steps", "answer", "in_row", "label", "since", "streak", "handed_off")
@@ -137,7 +138,7 @@ class Decisions:
         """
         top = smoothed.argmax(axis=1)
         in_window = np.minimum(steps, self.rules.window_steps)
-        doubted = (in_window - self.seen[slots, top]) >= np.maximum(self.rules.disagreement * in_window, 1e-9)
+        doubted = (in_window - self.seen[slots, top]) >= np.maximum(self.rules.disagreement * in_window, LEAST_DOUBT)
         place = steps % self.rules.window_steps
         self.seen[slots, self.window[slots, place]] -= 1
         self.seen[slots, top] += 1

@@ -59,6 +59,7 @@ def test_written_and_read_again(tmp_path: Path) -> None:
         ('weight_observer = "l2"', "weight observer 'l2' is none of kl, mse"),
         ('[[layers]]\nmatch = "a"\nweight_scales = "per-row"', "weight scales 'per-row' is none of per-channel, per-tensor"),
         ("weight_max = 128", "weight max 128 is none of 1 to 127"),
+        ("activation_max = 80.0", "activation max 80.0 is none of 1 to 127"),
         ("activation_max = 0", "activation max 0 is none of 1 to 127"),
         ('[[layers]]\nmatch = "a"\nweight_max = true', "weight max True is none of 1 to 127"),
         ("layers = 4", "layers are tables"),

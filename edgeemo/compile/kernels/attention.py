@@ -12,8 +12,9 @@ from typing import ClassVar
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import INT8_MAX, Builder, Expr, KernelTarget, kernel
+from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
 from edgeemo.compile.kernels.math import exp4
+from edgeemo.compile.kernels.pack import INT8_MAX
 
 LOWEST = -1e30
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import INT8_MAX, Builder, Expr, KernelTarget, kernel
+from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
 from edgeemo.compile.kernels.math import activated
-from edgeemo.compile.kernels.pack import CHANNELS_S8
+from edgeemo.compile.kernels.pack import CHANNELS_S8, INT8_MAX
 from edgeemo.compile.kernels.weave import Registers, at_once
 
 COLUMNS = {"f32": 8, "s8": 4}

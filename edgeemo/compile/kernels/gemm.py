@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import INT8_MAX, Builder, Expr, KernelTarget, kernel
+from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
 from edgeemo.compile.kernels.math import STEPS, activated, constants
 from edgeemo.compile.kernels.micro import MicroKernels
 from edgeemo.compile.kernels.micro_s8 import PARTS, WEIGHT_BYTES, S8Neon, whole_rows
-from edgeemo.compile.kernels.pack import COLUMNS_S8, K_S8, PAIR_S8, column_tiles, round_up
+from edgeemo.compile.kernels.pack import COLUMNS_S8, INT8_MAX, K_S8, PAIR_S8, column_tiles, round_up
 from edgeemo.compile.kernels.weave import Beside, Desk, Kept, Registers, Steps, at_once, narrowed
 
 SLOTS = 40  # of its desk
@@ -157,7 +157,7 @@ class _Emitter:
                 self.micro.columns(0)
                 for rows in self._row_tiles(batch):
                     bound = self._bound(rows, group)
-                    neon = self.micro.s8_rows(bound) if spec.weights == "s8" else None
+                    neon = self.micro.s8_rows(bound)
                     self._tile(bound, neon, group, start, rest, base + start * k)
 
     def _sparse(self, batch: Expr) -> None:
@@ -197,7 +197,7 @@ class _Emitter:
             for rows in self._row_tiles(batch):
                 rows = self._bound(rows, group)
                 before = pending.get(len(rows))
-                neon = self.micro.s8_rows(rows) if self.spec.weights == "s8" else None
+                neon = self.micro.s8_rows(rows)
                 if before is not None and neon is not None:
                     neon.begin(base + outer * block * run, before.acc)
                 with T.serial(0, block) as inner:

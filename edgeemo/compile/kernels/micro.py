@@ -5,7 +5,7 @@ vectors of four. Type, instructions, rows x columns of a tile (the target's file
 
     s8_neon      SMULL + SMLAL2 + SADALP, 4 x 4: 16 sums in registers, 16 k of every row and column per turn
                  |a| <= 128 and |w| <= 127, so two products fit an int16 lane before SADALP widens them
-    s8_neon in pairs  ADD x 2, SMULL + SMLAL2 + SADALP, 4 x 4, 32 k per turn: where |a| + |w| <= 127
+    s8_neon in pairs  ADD x 2, SMULL + SMLAL2 + SADALP, 4 x 4 or 3 x 4, 32 k per turn: where |a| + |w| <= 127
     s8_portable  the same sums from sign-extended int16 products, any vector unit
     f32          FMLA by element: 16 sums, the next k's weights loaded ahead
     f16          f32 with w loaded as half and widened (FCVTL): FP16 storage, FP32 arithmetic
@@ -41,7 +41,7 @@ class MicroKernels:
 
     def s8_rows(self, rows: list[tuple[Expr, Expr]]) -> S8Neon | None:
         """What the int8 tiles of these rows have in common, on NEON."""
-        if not self.b.neon:
+        if not self.b.neon or self.spec.weights != "s8":
             return None
         if self.terms is not None:
             return S8Pairs(self.spec, self.b, self.a, self.w, rows, self.terms)

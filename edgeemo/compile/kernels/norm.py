@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import INT8_MAX, Expr, KernelTarget, kernel
+from edgeemo.compile.kernels.builder import Expr, KernelTarget, kernel
+from edgeemo.compile.kernels.pack import INT8_MAX
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 COLUMNS_S8 = 4
 K_S8 = 16
 PAIR_S8 = 32
-SUM_S8 = 127
+INT8_MAX = 127
 CHANNELS_S8 = 8  # of the least vector of a depthwise kernel
 
 
@@ -64,7 +64,7 @@ def pack_s8_pairs(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def pairs_fit(w: np.ndarray, largest: int) -> bool:
     """Whether the sum of any weight, w (groups, taps, tap_k, group_n), and any activation of up to ``largest`` is an int8."""
-    return w.shape[2] % PAIR_S8 == 0 and largest + int(np.abs(w.astype(np.int16)).max(initial=0)) <= SUM_S8
+    return w.shape[2] % PAIR_S8 == 0 and largest + int(np.abs(w.astype(np.int16)).max(initial=0)) <= INT8_MAX
 
 
 def column_tiles(n: int, width: int) -> list[tuple[int, int]]:

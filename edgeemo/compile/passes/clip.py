@@ -12,7 +12,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from edgeemo.compile.kernels.builder import INT8_MAX
+from edgeemo.compile.kernels.pack import INT8_MAX
 from edgeemo.compile.passes.graph import Expr, Graph, Var
 
 SIDES = {"maximum": relax.op.maximum, "minimum": relax.op.minimum}

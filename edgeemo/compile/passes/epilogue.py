@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import relax
 
-from edgeemo.compile.kernels.builder import INT8_MAX
+from edgeemo.compile.kernels.pack import INT8_MAX
 from edgeemo.compile.passes import activation, convolution
 from edgeemo.compile.passes.clip import narrowed
 from edgeemo.compile.passes.graph import Expr, Graph, Var, call_kernel, static_shape

@@ -21,7 +21,7 @@ import numpy as np
 from tvm import relax
 
 from edgeemo.compile.kernels import attention, attention_s8
-from edgeemo.compile.kernels.builder import INT8_MAX
+from edgeemo.compile.kernels.pack import INT8_MAX
 from edgeemo.compile.passes.clip import narrowed
 from edgeemo.compile.passes.graph import (
     Expr,

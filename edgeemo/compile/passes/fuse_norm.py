@@ -8,7 +8,7 @@ import numpy as np
 from tvm import relax
 
 from edgeemo.compile.kernels import norm
-from edgeemo.compile.kernels.builder import INT8_MAX
+from edgeemo.compile.kernels.pack import INT8_MAX
 from edgeemo.compile.passes.clip import narrowed
 from edgeemo.compile.passes.graph import Expr, Graph, KernelTable, Var, call_kernel, rows_per_stream, static_shape
 
