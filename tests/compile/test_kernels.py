@@ -171,6 +171,21 @@ def test_half_product_of_any_number_of_rows(batch: int) -> None:
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 5])
+def test_half_product_requantizes_every_row(batch: int) -> None:
+    """Its tiles have eight rows, words of four results are made of four."""
+    rng = np.random.default_rng(11)
+    case = Case(3, 1, 32, 24)
+    spec, a, w, _ = inputs(case, batch, rng, integer=False)
+    w16 = w.astype(np.float16)
+    exact = a.reshape(batch, case.rows, -1).astype(np.float64) @ w16.reshape(case.tap_k, case.n).astype(np.float64)
+    step = np.float32(np.abs(exact).max() / 100)
+    out = np.full((batch, case.rows, case.n), -99, dtype=np.int8)
+    arrays = [a, pack.pack_float(w16, HOST.tiles["f16"][1]), np.array([1 / step], np.float32), out]
+    call(gemm.build(replace(spec, weights="f16", quantize=True), HOST), batch, arrays)
+    assert np.abs(out - exact / step).max() < 0.51  # half a step, and the sums' order
+
+
 def test_epilogue_does_bias_gelu_residual_and_requantizes_like_onnx() -> None:
     from math import erf
 

@@ -371,10 +371,12 @@ class _Emitter:
         )
         lanes = min(4, spec.group_n - column) if isinstance(column, int) else 4
         if spec.quantize and lanes == 4 and spec.group_n % 4 == 0:
-            count = 1 if len(done) == 1 else 2 if len(done) == 2 else 4
-            words = b.words(b.to_int8((done * 4)[:count], spec.largest))
-            for word, at in zip(words, places, strict=False):
-                b.store(self.out_words, word, b.bind(at // 4), 1)
+            for first in range(0, len(done), 4):  # tiles of halves have eight rows
+                part = done[first : first + 4]
+                count = 1 if len(part) == 1 else 2 if len(part) == 2 else 4
+                words = b.words(b.to_int8((part * 4)[:count], spec.largest))
+                for word, at in zip(words, places[first : first + 4], strict=False):
+                    b.store(self.out_words, word, b.bind(at // 4), 1)
             return
         for value, at in zip(done, places, strict=True):
             value = b.to_int8([value], spec.largest) if spec.quantize else value
