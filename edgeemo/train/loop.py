@@ -62,15 +62,16 @@ def fit(
     average: float,
     score: Callable[[StreamingModel], float],
     out: Path,
+    least: float = -1.0,
 ) -> dict[str, object]:
     """``groups``: AdamW's, each with its peak learning rate; ``losses``: an epoch of ``batches`` losses of ``model``; ``score``:
-    of the averaged weights on dev, the best of which are written to ``out``. Returns the scores."""
+    of the averaged weights on dev, the best of which are written to ``out`` if above ``least``. Returns the scores."""
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [g["lr"] for g in groups], total_steps=batches * epochs, pct_start=0.08, cycle_momentum=False
     )
     averaged = copy.deepcopy(model)
-    best, scores = -1.0, []
+    best, scores = least, []
     for epoch in range(epochs):
         model.train()
         began, total = time.monotonic(), 0.0
