@@ -57,7 +57,11 @@ class WhisperTinyCls(WindowedModel):
         return torch.cat([self.pooled(states, heard) for states in self.encoder.encode(mel.transpose(1, 2))], dim=1)
 
     def summary(self, mel: Tensor, heard: Tensor) -> Tensor:
-        return self.body((self.pooled_layers(mel, heard) - self.mean) * self.gain)
+        return self.summarised(self.pooled_layers(mel, heard))
+
+    def summarised(self, pooled: Tensor) -> Tensor:
+        """Pooled layers (N, 2 * layers * width) to what the classifier sees (N, summary)."""
+        return self.body((pooled - self.mean) * self.gain)
 
     def set_statistics(self, pooled: Tensor) -> None:
         """Standardises pooled layers (n, 2 * layers * width) as these are."""

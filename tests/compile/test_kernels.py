@@ -156,8 +156,9 @@ def test_float_product(case: Case, half: bool) -> None:
     assert np.abs(out - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
 
 
+@pytest.mark.parametrize("quantize", [False, True])
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 5])
-def test_half_product_of_any_number_of_rows(batch: int) -> None:
+def test_half_product_of_any_number_of_rows(batch: int, quantize: bool) -> None:
     """Tiles of 8, 4 and fewer rows, over the streams of a convolution with three rows each; only the sums' order is ours."""
     rng = np.random.default_rng(9)
     case = Case(3, 3, 16, 24)
@@ -165,25 +166,14 @@ def test_half_product_of_any_number_of_rows(batch: int) -> None:
     w16 = w.astype(np.float16)
     windows = np.stack([a[:, tap : tap + case.rows] for tap in range(case.taps)], axis=2)
     expected = np.einsum("brtk,tkn->brn", windows.astype(np.float64), w16[0].astype(np.float64))
-    out = np.zeros((batch, case.rows, case.n), dtype=np.float32)
-    packed = pack.pack_float(w16, HOST.tiles["f16"][1])
-    call(gemm.build(replace(spec, weights="f16"), HOST), batch, [a, packed, out])
-    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("batch", [1, 2, 3, 4, 5])
-def test_half_product_requantizes_every_row(batch: int) -> None:
-    """Its tiles have eight rows, words of four results are made of four."""
-    rng = np.random.default_rng(11)
-    case = Case(3, 1, 32, 24)
-    spec, a, w, _ = inputs(case, batch, rng, integer=False)
-    w16 = w.astype(np.float16)
-    exact = a.reshape(batch, case.rows, -1).astype(np.float64) @ w16.reshape(case.tap_k, case.n).astype(np.float64)
-    step = np.float32(np.abs(exact).max() / 100)
-    out = np.full((batch, case.rows, case.n), -99, dtype=np.int8)
-    arrays = [a, pack.pack_float(w16, HOST.tiles["f16"][1]), np.array([1 / step], np.float32), out]
-    call(gemm.build(replace(spec, weights="f16", quantize=True), HOST), batch, arrays)
-    assert np.abs(out - exact / step).max() < 0.51  # half a step, and the sums' order
+    step = np.abs(expected).max() / 100
+    out = np.full((batch, case.rows, case.n), -99, dtype=np.int8 if quantize else np.float32)
+    arrays = [a, pack.pack_float(w16, HOST.tiles["f16"][1]), *([np.array([1 / step], np.float32)] * quantize), out]
+    call(gemm.build(replace(spec, weights="f16", quantize=quantize), HOST), batch, arrays)
+    if quantize:
+        assert np.abs(out - expected / step).max() < 0.51  # half a step, and the sums' order
+    else:
+        np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_epilogue_does_bias_gelu_residual_and_requantizes_like_onnx() -> None:
