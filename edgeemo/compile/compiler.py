@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import onnx
 import tvm
-from edgeemo_runtime.artifact import SCHEMA
+from edgeemo_runtime.abi import COLUMNS
 from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.manifest import SCHEMA
 
 from edgeemo import __version__
 from edgeemo.compile.around import DECIDE, INTAKE
@@ -148,7 +149,7 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
             ],
             "outputs": [output(n) for n in imported.outputs],
         },
-        "around": None if contract is None else {"intake": INTAKE, "decide": DECIDE},
+        "around": None if contract is None else {"intake": INTAKE, "decide": DECIDE, "columns": COLUMNS},
         "states": {
             n: {"offset_words": imported.states.offset[n] // 4, "shape": list(s)} for n, s in imported.states.shapes.items()
         },
