@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
 	@echo "== environment in $(VENV)/ (the first time: a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	@$(PIP) -e "runtime[files,ops]" -e ".[dev]"
+	@$(PIP) -e "runtime[files,trust,ops]" -e ".[dev]"
 	@touch $@
 
 run: install
@@ -59,7 +59,7 @@ soak: run build/emotion-float-host.edgeemo
 A72COST ?= $(wildcard ../shared/tools/a72cost)
 bench: run build/emotion-float-host.edgeemo build/emotion-float-aarch64-neon.edgeemo
 	$(if $(A72COST),$(A72COST)/setup >/dev/null)
-	$(BIN)/edgeemo bench --float build/emotion-float-host.edgeemo --plot build/bench.png --out build/bench.json \
+	$(BIN)/edgeemo bench --float build/emotion-float-host.edgeemo --plot build/bench.png --out build/bench.json --force \
 	  $(if $(A72COST),--a72cost $(A72COST) --board-float build/emotion-float-aarch64-neon.edgeemo)
 
 build/emotion-float-%.edgeemo: run
@@ -84,7 +84,7 @@ PEERS_PIP := $(PEERS)/bin/pip install --quiet --disable-pip-version-check
 bench-peers: run build/emotion-float-host.edgeemo build/emotion-float-aarch64-neon.edgeemo $(PEERS)/.installed
 	$(if $(A72COST),$(A72COST)/setup onnxruntime flatbuffers protobuf ai-edge-litert >/dev/null)
 	$(PEERS)/bin/python -m edgeemo.bench.litert 8 $(PEERS) 2>/dev/null
-	$(BIN)/edgeemo bench-peers --streams 8 --litert $(PEERS) --out build/bench-peers.json $(if $(A72COST),--a72cost $(A72COST))
+	$(BIN)/edgeemo bench-peers --streams 8 --litert $(PEERS) --out build/bench-peers.json --force $(if $(A72COST),--a72cost $(A72COST))
 
 # LiteRT's converter pins other versions than TVM, so it has an environment of its own; only its files leave that.
 $(PEERS)/.installed: pyproject.toml

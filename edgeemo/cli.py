@@ -13,16 +13,20 @@ from edgeemo.adapt import cli as adapt_cli
 from edgeemo.analyze import cli as analyze_cli
 from edgeemo.bench import cli as bench_cli
 from edgeemo.compile import cli as compile_cli
-from edgeemo.console import BUILD, FLOAT_MODEL, INT8_MODEL, output_options, print_json, show_table, user_errors
+from edgeemo.console import BUILD, FLOAT_MODEL, INT8_MODEL, DebuggableGroup, output_options, print_json, show_table, user_errors
 from edgeemo.evaluate import cli as evaluate_cli
 from edgeemo.files import check_output, write_file
 from edgeemo.quantize import cli as quantize_cli
+from edgeemo.sign import cli as sign_cli
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(cls=DebuggableGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__)
 def main() -> None:
-    """From a torch speech-emotion model to an INT8 artifact for an ARM board: export, quantize, compile, eval."""
+    """From a torch speech-emotion model to an INT8 artifact for an ARM board: export, quantize, compile, eval.
+
+    Every verb takes --help, and --debug, which shows where an internal error comes from.
+    """
 
 
 @main.command()
@@ -192,5 +196,7 @@ for verb in (
     evaluate_cli.eval_calls,
     bench_cli.bench,
     bench_cli.bench_peers,
+    sign_cli.keygen,
+    sign_cli.sign,
 ):
     main.add_command(verb)

@@ -93,7 +93,7 @@ def _build(step: Step, target: BoardTarget, dump: Dump) -> bytes:
         objects, library = Path(folder, "step.o"), Path(folder, "step.so")
         module = tvm.tirx.build(step.mod, target=target.tvm_target())
         if target.kernels.neon:
-            assembly = mark_calls(module.inspect_source("asm"), step.calls)
+            assembly = mark_calls(module.inspect_source("asm"), step.calls, target.kernels.prefetch)
             dump("4_step.s", lambda: assembly)
             assemble(assembly, objects, target)
         else:

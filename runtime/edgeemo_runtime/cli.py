@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not _run(arguments, parser):
             sys.exit(1)
     except EdgeEmoError as error:
-        print(f"edgeemo-run: {error}", file=sys.stderr)
+        print(f"edgeemo-run: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()

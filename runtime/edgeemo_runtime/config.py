@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from edgeemo_runtime.canary import CanaryRules
 from edgeemo_runtime.conditioning import AudioRules
 from edgeemo_runtime.decision import PRESETS, DecisionRules
+from edgeemo_runtime.documents import read_toml
 from edgeemo_runtime.engine import BACKLOG_HOPS, MAX_BACKLOG_HOPS, MAX_STREAMS, OVERLOADS
-from edgeemo_runtime.errors import EdgeEmoError, check_range, first_line, printable
+from edgeemo_runtime.errors import EdgeEmoError, check_range, printable
 from edgeemo_runtime.fleet import CARRY
 
 
@@ -79,14 +79,7 @@ class Config:
 
 def load_config(path: Path) -> Config:
     """Raises EdgeEmoError naming the file, section and key that is wrong."""
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise EdgeEmoError(f"{path}: has {path.stat().st_size} bytes; a config is a page of TOML")
-        document = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise EdgeEmoError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise EdgeEmoError(f"{path}: is not TOML ({first_line(error)})") from error
+    document = read_toml(path)
     sections = {f.name: f.default_factory for f in fields(Config)}
     for name in document:
         if name not in sections:
@@ -127,4 +120,3 @@ def _section(default: Any, values: dict[str, Any], name: str) -> Any:
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", tuple: "a list of strings"}
 LARGEST_NUMBER = 1 << 53
-MAX_CONFIG_BYTES = 1 << 20

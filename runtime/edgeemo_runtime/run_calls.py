@@ -33,7 +33,7 @@ LEGS = {"left": "caller", "right": "agent"}  # of a recording with both in one f
 
 
 def warn(sentence: str) -> None:
-    print(f"edgeemo-run: warning: {sentence}", file=sys.stderr, flush=True)
+    print(f"edgeemo-run: warning: {printable(sentence)}", file=sys.stderr, flush=True)
 
 
 class _Summary:
@@ -238,7 +238,7 @@ def run(arguments: Namespace) -> bool:
     def failed(call: Call, error: EdgeEmoError) -> None:
         nonlocal all_read
         all_read = False
-        print(f"edgeemo-run: {error}", file=sys.stderr, flush=True)
+        print(f"edgeemo-run: {printable(str(error))}", file=sys.stderr, flush=True)
 
     if arguments.audio == ["-"]:
         results = _run_stdin(engine, arguments, config, models, trust)

@@ -19,6 +19,7 @@ from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.pack import INT8_MAX
 
+PREFETCHES = ("load", "prfm")  # a load to the zero register; ARM's own, which does not hold up what follows it
 FENCE_HINT = 20  # CSDB: the one hint that LLVM's AArch64 scheduler does not move code across
 LINE = 64  # bytes that a cache brings in at once
 WIDTHS = {"int8": 1, "float16": 2, "float32": 4}
@@ -34,6 +35,7 @@ class KernelTarget:
     tiles: dict[str, tuple[int, int]]  # rows x columns of a matrix product's tile by weight type: s8, f16, f32
     block_bytes: int  # weights that stay in L1 while rows pass by
     ahead_bytes: int  # how long before its use a line of weights is asked for; 0: the core's prefetcher sees to it
+    prefetch: str = "load"  # by which instruction, of PREFETCHES
 
 
 class Builder:
@@ -74,7 +76,8 @@ class Builder:
 
     def ask_for(self, buffer: Expr, index: Expr, elements: int) -> None:
         """Asks for the cache lines that so many elements fill, well before their use: a core's prefetcher stops at the end of a
-        page. Prefetches to LLVM, loads to nowhere in the assembly (compile/marks.py), so that there must be memory."""
+        page. Prefetches to LLVM; where the target says so they are loads to nowhere in the assembly (compile/marks.py),
+        so there must be memory."""
         if self.target.ahead_bytes:
             size = WIDTHS[buffer.dtype]
             for line in range(elements * size // LINE):
