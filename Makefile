@@ -5,7 +5,8 @@
 # make bench-calibration  time and memory of calibration against the number of clips (half an hour)
 # make test  environment if missing, lint, all tests
 # make explore  the property tests on new examples (those of `make test` are the same at every run)
-# The rest: lint, fmt, qemu and browser (what the aarch64 tests and one of a page need; root, apt), dist, calibration, clean
+# The rest: lint, fmt, qemu, browser and counterparts (what the aarch64 tests, one of a page and those of signatures need; root,
+# apt), dist, calibration, clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +17,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 PROPERTIES := $(shell grep -rl '^from hypothesis' tests)
-.PHONY: run test explore soak bench bench-calibration bench-peers reproduce-table lint fmt qemu browser dist calibration clean install
+.PHONY: counterparts run test explore soak bench bench-calibration bench-peers reproduce-table lint fmt qemu browser dist calibration clean install
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
@@ -74,6 +75,10 @@ reproduce-table: install
 
 bench-calibration: run
 	$(BIN)/python -m edgeemo.bench.calibration
+
+# Other people's programs that tests talk to; needs root.
+counterparts:
+	command -v minisign >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends minisign >/dev/null; }
 
 # Chromium, in which a test looks at the page of `edgeemo analyze`; needs root.
 browser:

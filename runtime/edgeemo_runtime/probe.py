@@ -7,6 +7,7 @@ milliseconds.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import resource
 import select
@@ -20,6 +21,7 @@ from edgeemo_runtime.members import Members
 from edgeemo_runtime.trust import ANYONE, Trust
 
 LIMIT_S = 20.0
+SOUND = "sound"  # what the child says where nothing is wrong: code that ends it early cannot
 MAX_REASON = 2000  # bytes of what the child says
 
 
@@ -46,12 +48,12 @@ class Probe:
         with open(self._reader, "rb", closefd=False) as file:
             reason = file.read(MAX_REASON).decode(errors="replace")
         code = self._reap()
+        if reason == SOUND and not code:
+            return unchecked(self.members)
         if code < 0:
             name = signal.Signals(-code).name
             raise EdgeEmoError(f"{self.members.path}: its code crashed when it was tried ({name}); compile it again")
-        if code or reason:
-            raise EdgeEmoError(reason or f"{self.members.path}: its code ended the process that tried it (exit code {code})")
-        return unchecked(self.members)
+        raise EdgeEmoError(reason or f"{self.members.path}: its code ended the process that tried it (exit code {code})")
 
     def wait(self) -> Artifact:
         """As poll, but waits for the child."""
@@ -93,19 +95,21 @@ def exercise(artifact: Artifact) -> None:
 
 
 def _run_child(members: Members, trust: Trust, writer: int, limit_s: float) -> NoReturn:
-    """What the child does. It writes what is wrong, or nothing, and never returns to what its parent was doing."""
+    """What the child does. It writes what is wrong, or SOUND, and never returns to what its parent was doing."""
     code = 1
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (int(limit_s) + 1, int(limit_s) + 1))
+        faulthandler.disable()
         os.nice(19)
         nothing = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):  # what foreign code prints when it dies is no message of ours
             os.dup2(nothing, standard)
         try:
             exercise(check_members(members, trust))
+            os.write(writer, SOUND.encode())
             code = 0
         except EdgeEmoError as error:
             os.write(writer, str(error).encode()[:MAX_REASON])
