@@ -1,6 +1,8 @@
 # make run   environment, install, export -> quantize -> compile -> classify sample clips
 # make bench cost per stream against batch size, INT8 against float, share per kernel
 # make soak  1000 model swaps under 80 calls
+# make fuzz  a million damaged files, packets and settings: each is read, or refused in a line
+# make storm 80 calls among broken models, dripping clients, signals and a full disk
 # make bench-peers  ONNX Runtime and LiteRT beside us (an environment of its own in build/peers: 1.5 GB)
 # make bench-calibration  time and memory of calibration against the number of clips (half an hour)
 # make test  environment if missing, lint, all tests
@@ -17,7 +19,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 PROPERTIES := $(shell grep -rl '^from hypothesis' tests)
-.PHONY: counterparts run test explore soak bench bench-calibration bench-peers reproduce-table lint fmt qemu browser dist calibration clean install
+.PHONY: counterparts run test explore fuzz storm soak bench bench-calibration bench-peers reproduce-table lint fmt qemu browser dist calibration clean install
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
@@ -52,6 +54,13 @@ test: lint
 
 explore: install
 	$(BIN)/pytest --hypothesis-profile=explore $(PROPERTIES)
+
+fuzz: run
+	$(BIN)/python -m tests.fuzz.run --out build/fuzz.json
+
+# A live process among broken models, good ones, a dripping client, signals and a full disk: nothing of it reaches a call.
+storm: run build/emotion-float-host.edgeemo
+	$(BIN)/python -m tests.runtime.storm build/emotion-host.edgeemo build/emotion-float-host.edgeemo
 
 soak: run build/emotion-float-host.edgeemo
 	$(BIN)/python -m tests.runtime.soak build/emotion-host.edgeemo build/emotion-float-host.edgeemo 1000 80

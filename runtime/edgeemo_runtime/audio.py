@@ -6,6 +6,7 @@ Memory is that of a block whatever the length of a call, and what a header promi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import numpy as np
 
 from edgeemo_runtime import g711
 from edgeemo_runtime.errors import EdgeEmoError, first_line, printable
+from edgeemo_runtime.pipe_file import PipeFile
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".aiff", ".au")
 # Files without a header, and how they are encoded; a rate where the name says it (Asterisk's do), else --rate.
@@ -28,6 +30,7 @@ ENCODINGS = {"s16": 2, "mulaw": 1, "alaw": 1}  # bytes a sample
 CHANNELS = ("mix", "left", "right", "both")
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 MAX_CHANNELS = 32
+PROMISING = ("WAV", "WAVEX", "RF64", "AU")  # formats whose header says how much there is, before it is known
 BLOCK_S = 0.16  # of a file or stream read at once
 FULL_SCALE, SCALED_SCALE = 1.0, 8.0  # of float samples: beyond the first they are clipped, beyond the second in another unit
 CANCELLED = 0.05  # of the channels' power: less is left of their mean where they are of opposite phase
@@ -106,10 +109,21 @@ def open_sound(source: Path | Any, name: str) -> Any:
         def seekable(self) -> bool:
             return False
 
+        owned: int | None = None  # a file that was opened for it
+
+        def close(self) -> None:
+            super().close()
+            if self.owned is not None:
+                os.close(self.owned)
+                self.owned = None
+
     if isinstance(source, Path) and not source.is_file():
         raise EdgeEmoError(f"{name}: no such file")
     try:
         sound = Sequential(str(source) if isinstance(source, Path) else source)
+        if isinstance(source, Path) and sound.frames == 0 and sound.format in PROMISING:
+            sound.close()
+            sound = _promised(Sequential, source)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, OSError, ValueError) as error:
         raise EdgeEmoError(
             f"{name}: not an audio file that libsndfile reads ({first_line(error).rsplit(': ', 1)[-1]})"
@@ -121,6 +135,18 @@ def open_sound(source: Path | Any, name: str) -> Any:
     except BaseException:
         sound.close()
         raise
+    return sound
+
+
+def _promised(kind: Any, path: Path) -> Any:
+    """A sound of a file whose header promises nothing, read to the file's end."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        sound = kind(PipeFile(handle))
+    except BaseException:
+        os.close(handle)
+        raise
+    sound.owned = handle
     return sound
 
 

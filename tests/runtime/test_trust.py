@@ -41,9 +41,7 @@ def test_an_older_one_takes_no_newer_one_s_place_but_by_rollback(
     first = store.install(signed(host_artifacts["int8"], tmp_path / "a", key, 10), models, trust=trust)
     second = store.install(signed(host_artifacts["float"], tmp_path / "b", key, 11), models, trust=trust)
     older = signed(host_artifacts["fp16"], tmp_path / "c", key, 9)
-    with pytest.raises(
-        EdgeEmoError, match=f"was signed with sequence 9, before {second} \\(11\\); `edgeemo-run rollback`"
-    ):
+    with pytest.raises(EdgeEmoError, match=f"was signed with sequence 9, before {second} \\(11\\); `edgeemo-run rollback`"):
         store.install(older, models, trust=trust)
     assert store.linked(models, store.CURRENT) == second
     assert store.rollback(models, trust) == first
