@@ -26,11 +26,10 @@ import numpy as np
 from edgeemo_runtime.abi import BAD, WAITING
 from edgeemo_runtime.around import Around
 from edgeemo_runtime.artifact import Artifact
-from edgeemo_runtime.audio import check_samples
 from edgeemo_runtime.conditioning import AudioRules, Conditioner
 from edgeemo_runtime.counters import BUDGET_S, StreamCounters
 from edgeemo_runtime.decision import DecisionRules, Decisions
-from edgeemo_runtime.errors import EdgeEmoError, first_line, printable
+from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.fleet import Fleet, intensities
 from edgeemo_runtime.memory import aligned_zeros
 from edgeemo_runtime.model import LARGEST_BATCH, Model, misfit
@@ -38,98 +37,11 @@ from edgeemo_runtime.results import StepResults
 from edgeemo_runtime.ring import AudioRings
 from edgeemo_runtime.schedule import PHASES, quietest_lead
 from edgeemo_runtime.source_clock import Placement, SourceClock
+from edgeemo_runtime.stream import OverloadError, Stream
 
 OVERLOADS = ("refuse", "drop-oldest")
 BACKLOG_HOPS = 4
 MAX_STREAMS, MAX_BACKLOG_HOPS = 10_000, 1_000
-MAX_TIME_S = 1e15
-
-
-class OverloadError(EdgeEmoError):
-    """No room: for another stream, or for more audio of one that is not being stepped."""
-
-
-class Stream:
-    """One call. Made by Engine.open; ``id`` is unique over the engine's life, its slot is not."""
-
-    def __init__(self, engine: Engine, slot: int, id_: int) -> None:
-        self._engine, self._slot, self.id = engine, slot, id_
-        self._open = True
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise EdgeEmoError(f"stream {self.id} is closed; open another")
-
-    def push(self, samples: np.ndarray, at: int | None = None, came: float | None = None) -> None:
-        """Adds audio: float32 in [-1, 1] (what is beyond is clipped) or int16, mono, any length up to the backlog, at the
-        engine's rate.
-
-        ``at`` is the first sample's number in the source's own count: an RTP timestamp as it stands in the packet, of any integer
-        type, or a longer count. It may begin anywhere, wrap at 2^32, and begin anew (source_clock.py): what was sent twice is
-        left out, what comes late is put in its place while that is waiting, what is missing filled or the stream begun anew,
-        as AudioRules says, and all of it counted. Without it all audio is taken as it comes.
-
-        ``came``: when the last sample came, on the engine's clock, if that was not now; latencies count from it.
-
-        Raises EdgeEmoError for a closed stream, another shape or dtype, samples that are not finite, or an ``at`` or ``came``
-        that is no number; OverloadError for more than the backlog holds, where the engine refuses instead of dropping.
-        """
-        self._check_open()
-        samples = _as_array(samples, self.id)
-        if came is not None and not (isinstance(came, float | int | np.number) and -MAX_TIME_S <= came <= MAX_TIME_S):
-            raise EdgeEmoError(f"stream {self.id}: came is a time on the engine's clock, not {printable(repr(came)[:60])}")
-        if samples.size:
-            if not np.abs(samples).max() <= 1.0:
-                check_samples(samples, f"stream {self.id}")
-                samples = samples.clip(-1.0, 1.0)
-            self._engine._push(self._slot, samples, at, came)
-
-    def finish(self) -> None:
-        """No more audio: fills what is left up to a whole step with silence, so that the next step() answers for it."""
-        self._check_open()
-        size = self._engine.samples_per_step
-        if rest := self._engine._rings.waiting(self._slot) % size:
-            self._engine._push(self._slot, np.zeros(size - rest, dtype=np.float32), None, None)
-
-    def room(self) -> int:
-        """Samples that may be pushed before the backlog is full."""
-        self._check_open()
-        return self._engine._rings.room(self._slot)
-
-    def waiting(self) -> int:
-        """Samples pushed that no step has taken."""
-        self._check_open()
-        return self._engine._rings.waiting(self._slot)
-
-    def recent(self) -> np.ndarray:
-        """The last samples the network has seen, at most the ring of 51 frames (680 ms), float32."""
-        self._check_open()
-        return self._engine._rings.recent(self._slot)
-
-    def close(self) -> None:
-        """Frees the slot; its state, ring and smoothing are cleared before anyone else gets it."""
-        if self._open:
-            self._engine._release(self._slot)
-            self._open = False
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _as_array(samples: object, stream: int) -> np.ndarray:
-    """Samples as float32 (n,). Raises EdgeEmoError for another shape or dtype."""
-    try:
-        array = np.asarray(samples)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise EdgeEmoError(f"stream {stream}: push takes an array of samples ({first_line(error)})") from error
-    if array.dtype == np.int16:
-        array = array.astype(np.float32) / 32768.0
-    if array.ndim != 1 or array.dtype != np.float32:
-        raise EdgeEmoError(f"push takes float32 or int16 samples of one channel, not {array.dtype} of shape {array.shape}")
-    return array
 
 
 class Engine:
@@ -169,10 +81,10 @@ class Engine:
         self.counters = StreamCounters()
         self.audio_rules = audio
         try:
-            self._rings = AudioRings(max_streams, self.samples_per_step, model.ring_samples, backlog_hops)
+            self.rings = AudioRings(max_streams, self.samples_per_step, model.ring_samples, backlog_hops)
         except MemoryError as error:
             raise EdgeEmoError(f"rings of {backlog_hops} hops for {max_streams} streams do not fit this machine") from error
-        self._source_clock = SourceClock(max_streams, self._rings, audio, self.sample_rate, self.counters)
+        self._source_clock = SourceClock(max_streams, self.rings, audio, self.sample_rate, self.counters)
         self._decisions = Decisions(max_streams, self.labels, rules, self.step_s)
         self._conditioner = Conditioner(max_streams, self.samples_per_step, audio)
         self.spread_phases = spread_phases
@@ -182,7 +94,7 @@ class Engine:
         self._ids = aligned_zeros((max_streams,), np.int64)
         self._ids[:] = -1
         kept = (self._source_clock.begun_at, self._ids, self._ready_since)
-        self._around = Around(self._rings, self._conditioner, self._decisions, *kept, self.sample_rate)
+        self._around = Around(self.rings, self._conditioner, self._decisions, *kept, self.sample_rate)
         self._free = list(range(max_streams - 1, -1, -1))
         self._next_id = 0
         self._thread = threading.get_ident()
@@ -214,7 +126,7 @@ class Engine:
 
     def ready(self) -> tuple[np.ndarray, np.ndarray]:
         """Slots with a whole step waiting, and since when (engine clock); longest waiting first."""
-        slots = self._rings.ready()
+        slots = self.rings.ready()
         since = self._ready_since[slots]
         order = np.argsort(since, kind="stable")
         return slots[order], since[order]
@@ -223,14 +135,14 @@ class Engine:
         """Runs one step of each of ``slots`` (as ready() gives them; default: all that are), batched. Call again until it returns
         none."""
         self._check_thread()
-        ready = self._rings.ready() if slots is None else slots
+        ready = self.rings.ready() if slots is None else slots
         self.fleet.carry_some(self._replay)
         if self._source_clock.breaks:
             self._pass_breaks(ready)
         split = self.fleet.split(ready)
         if len(split) == 1 and not self.audio_rules.skip_silence and self._around.serves(split[0][0], ready):
             return self._step_of(split[0][0], ready)
-        start_s = (self._source_clock.begun_at[ready] + self._rings.taken(ready)) / self.sample_rate
+        start_s = (self._source_clock.begun_at[ready] + self.rings.taken(ready)) / self.sample_rate
         if len(split) == 1:
             versions = [split[0][0].version] * len(ready)
             probabilities = self._run_all(split[0][0], ready)
@@ -242,7 +154,7 @@ class Engine:
         for model, rows in split:
             self.fleet.counters_of(model).note(decided.rows(rows), waited_s[rows])
         # A step that is still waiting has been since its last sample came; that is not kept, so it counts from now.
-        waiting = self._rings.waiting_steps(ready)
+        waiting = self.rings.waiting_steps(ready)
         self._ready_since[ready] = np.where(waiting > 0, done, np.inf) if np.count_nonzero(waiting) else np.inf
         return StepResults(
             self._ids[ready],
@@ -297,7 +209,7 @@ class Engine:
         """One batch: conditioned audio through the network, but for streams whose silence is skipped."""
         n = len(slots)
         audio = model.audio[:n]
-        self._rings.take(slots, audio)
+        self.rings.take(slots, audio)
         self._conditioner(slots, audio)
         quiet = self._conditioner.skipped(slots, audio)
         counters = self.fleet.counters_of(model)
@@ -357,7 +269,7 @@ class Engine:
         """Builds the states of ``slots`` in ``model`` from the audio in their rings: whole steps, oldest first."""
         size = self.samples_per_step
         model.clear(slots)
-        rings = [self._rings.recent(slot) for slot in slots]
+        rings = [self.rings.recent(slot) for slot in slots]
         for back in range(max(len(r) // size for r in rings), 0, -1):
             rows = np.array([i for i, r in enumerate(rings) if len(r) >= back * size])
             for i, row in enumerate(rows):
@@ -375,29 +287,30 @@ class Engine:
         lead = quietest_lead(np.bincount(self._phase[self._phase >= 0], minlength=PHASES), phase)
         self._phase[slot] = (int(phase * PHASES) - lead) % PHASES
         samples = lead * self.samples_per_step // PHASES
-        self._rings.push(slot, np.zeros(samples, dtype=np.float32))
+        self.rings.push(slot, np.zeros(samples, dtype=np.float32))
         self._source_clock.lead_in(slot, samples)
 
     # -- slots and audio -------------------------------------------------------------------------------------------------
-    def _push(self, slot: int, samples: np.ndarray, at: object | None, came: float | None) -> None:
+    def push(self, slot: int, samples: np.ndarray, at: object | None, came: float | None) -> None:
+        """Stream.push, once its arguments are sound."""
         self._check_thread()
         placement = Placement(samples) if at is None else self._source_clock.place(slot, samples, at)
-        if placement.length > self._rings.room(slot):
+        if placement.length > self.rings.room(slot):
             self._make_room(slot, placement)
         self._source_clock.push(slot, placement, at)
-        if self._ready_since[slot] == np.inf and self._rings.waiting(slot) >= self.samples_per_step:
+        if self._ready_since[slot] == np.inf and self.rings.waiting(slot) >= self.samples_per_step:
             self._ready_since[slot] = self.clock() if came is None else came
 
     def _make_room(self, slot: int, placement: Placement) -> None:
-        size, room = self.samples_per_step, self._rings.room(slot)
+        size, room = self.samples_per_step, self.rings.room(slot)
         if self.overload == "refuse":
             raise OverloadError(
                 f"stream {self._ids[slot]}: {placement.length} samples do not fit, {room} do; step() oftener, push less at once, "
                 'or make the engine with overload="drop-oldest"'
             )
         excess = -(-(placement.length - room) // size)
-        waiting = min(excess, self._rings.waiting(slot) // size)
-        self._rings.drop(slot, waiting)
+        waiting = min(excess, self.rings.waiting(slot) // size)
+        self.rings.drop(slot, waiting)
         self.counters.dropped_hops += excess
         if excess > waiting:  # what is pushed is alone too long
             ahead = (excess - waiting) * size
@@ -410,7 +323,7 @@ class Engine:
         for slot in [s for s in self._source_clock.breaks if s in slots]:
             if self._source_clock.reached(slot):
                 self._forget_call(slot)
-                self._rings.begin(slot)
+                self.rings.begin(slot)
 
     def _forget_call(self, slot: int) -> None:
         """What was learned from a slot's audio."""
@@ -421,11 +334,12 @@ class Engine:
     def _forget(self, slot: int) -> None:
         """Everything a slot knows of its audio."""
         self._forget_call(slot)
-        self._rings.clear(slot)
+        self.rings.clear(slot)
         self._source_clock.clear(slot)
         self._ready_since[slot] = np.inf
 
-    def _release(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
+        """Stream.close: the slot is anybody's again."""
         self._check_thread()
         self._forget(slot)
         self.fleet.release(slot)

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgeemo_runtime.audio import ArrayAudio, Audio
-from edgeemo_runtime.engine import Engine, OverloadError, Stream
+from edgeemo_runtime.engine import Engine
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.results import StepResults
 from edgeemo_runtime.schedule import Scheduler
+from edgeemo_runtime.stream import OverloadError, Stream
 
 POLL_S = 0.02  # between two looks at everything else
 

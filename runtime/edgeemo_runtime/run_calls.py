@@ -17,7 +17,7 @@ from edgeemo_runtime.audio import Audio, open_call
 from edgeemo_runtime.commands import trust_of
 from edgeemo_runtime.config import Config, load_config
 from edgeemo_runtime.decision import PRESETS
-from edgeemo_runtime.engine import Engine, Stream
+from edgeemo_runtime.engine import Engine
 from edgeemo_runtime.errors import EdgeEmoError, printable
 from edgeemo_runtime.lines import LineWriter, log
 from edgeemo_runtime.live import Call, LiveLoop
@@ -27,6 +27,7 @@ from edgeemo_runtime.probe import probed
 from edgeemo_runtime.results import Result
 from edgeemo_runtime.schedule import Scheduler
 from edgeemo_runtime.stdin_audio import pipe_blocks
+from edgeemo_runtime.stream import Stream
 from edgeemo_runtime.trust import Trust
 
 LEGS = {"left": "caller", "right": "agent"}  # of a recording with both in one file

@@ -55,7 +55,7 @@ def target(inputs: int) -> Callable[[Callable[[random.Random], None]], Callable[
 
 @cache
 def folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="edgeemo-fuzz-"))
+    return Path(tempfile.mkdtemp(prefix="edgeemo-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
 
 
 def file_of(data: bytes, suffix: str = "") -> Path:
@@ -74,22 +74,22 @@ def real() -> Artifact:
 SMALL = pack(b'{"schema": 1}', b"lib" * 20, bytes(range(200)))
 
 
-@target(150_000)
+@target(250_000)
 def archive(rng: random.Random) -> None:
     read_members(file_of(damaged(SMALL, rng)))
 
 
-@target(250_000)
+@target(120_000)
 def manifest(rng: random.Random) -> None:
     parse_manifest(Path("a.edgeemo"), json.dumps(damaged_document(real().manifest, rng)).encode())
 
 
-@target(60_000)
+@target(80_000)
 def manifest_text(rng: random.Random) -> None:
     parse_manifest(Path("a.edgeemo"), damaged(json.dumps(real().manifest).encode(), rng))
 
 
-@target(12_000)
+@target(6_000)
 def loaded(rng: random.Random) -> None:
     """Manifest values that may pass, with the real code behind them: three steps."""
     whole = real()
@@ -131,7 +131,7 @@ def read_all(audio: Any, most: int = 1 << 20) -> None:
         heard += count
 
 
-@target(200_000)
+@target(300_000)
 def audio_file(rng: random.Random) -> None:
     suffix, data = rng.choice(sounds())
     channel = rng.choice(("mix", "mix", "left", "right"))
@@ -144,7 +144,7 @@ def audio_raw(rng: random.Random) -> None:
     read_all(open_call(file_of(rng.randbytes(rng.randrange(3000)), suffix), 8000, rng.choice((1000, 8000, 44_100, 768_000))))
 
 
-@target(60_000)
+@target(80_000)
 def stdin(rng: random.Random) -> None:
     data = damaged(rng.choice(sounds())[1], rng)[:60_000]  # what a pipe holds
     reader, writer = os.pipe()
@@ -190,7 +190,7 @@ trust = ["a.pub"]
 """
 
 
-@target(100_000)
+@target(120_000)
 def config(rng: random.Random) -> None:
     load_config(file_of(damaged_text(CONFIG, rng).encode(errors="surrogatepass"), ".toml"))
 
@@ -208,7 +208,7 @@ def config_engine(rng: random.Random) -> None:
         engine.step()
 
 
-@target(40_000)
+@target(60_000)
 def recipe(rng: random.Random) -> None:
     from edgeemo.quantize.recipe import load_recipe
 
@@ -258,7 +258,7 @@ def status(rng: random.Random) -> None:
         raise EdgeEmoError(str(type(error))) from error  # as top does
 
 
-@target(60_000)
+@target(80_000)
 def keys(rng: random.Random) -> None:
     from edgeemo.sign.keys import SecretKey, parse_secret_key, public_text, secret_text, signature_text
 
@@ -293,7 +293,7 @@ ODD_COUNTS: list[Any] = [None, 0, 1, -1, 2**31, 2**32, 2**32 - 1, 2**63, -(2**63
 ODD_TIMES: list[Any] = [None, 0, 1.5, -1e300, float("nan"), float("inf"), "1", [1], np.float32(3), 10**400, True]
 
 
-@target(100_000)
+@target(25_000)
 def push(rng: random.Random) -> None:
     """Any samples, timestamps and times: pushed, or refused; and a good push afterwards is heard."""
     engine = engine_of(rng.choice(("refuse", "drop-oldest")))
@@ -314,7 +314,7 @@ def push(rng: random.Random) -> None:
             raise AssertionError("what is pushed after odd packets is not heard")
 
 
-@target(3_000)
+@target(1_000)
 def engine(rng: random.Random) -> None:
     """Calls that come and go in any order answer as each does alone."""
     together = Engine(real(), 3)

@@ -58,7 +58,8 @@ def broken(kind: int, parts: dict[str, bytes], rng: random.Random) -> dict[str, 
     if kind < len(changes):
         return {**parts, "manifest.json": json.dumps({**manifest, **changes[kind]}).encode()}
     others: list[dict[str, bytes]] = [
-        {"manifest.json": b"[" * 100_000}, {"manifest.json": b""}, {"weights.bin": parts["weights.bin"][:-64]}, {"weights.bin": b""},
+        {"manifest.json": b"[" * 100_000}, {"manifest.json": b""}, {"weights.bin": parts["weights.bin"][:-64]},
+        {"weights.bin": b""},
         {"step.so": b"hello"}, {"step.so": damaged(parts["step.so"], rng)}, {"weights.bin": damaged(parts["weights.bin"], rng)},
         {"manifest.json": json.dumps(damaged_document(manifest, rng)).encode()},
         {"manifest.json": damaged(parts["manifest.json"], rng)},

@@ -197,7 +197,7 @@ def test_status_and_top(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert not list(tmp_path.glob(".*"))
     top.top(status, once=True)
     assert engine.model.version in capsys.readouterr().out
-    with pytest.raises(EdgeEmoError, match="cannot be read"):
+    with pytest.raises(EdgeEmoError, match="no such file"):
         top.read_status(tmp_path / "no.json")
 
 
