@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgeemo_runtime.artifact import Artifact
 from edgeemo_runtime.members import Reading, reading_members
-from edgeemo_runtime.probe import Probe
+from edgeemo_runtime.probe import GENTLE, Probe
 from edgeemo_runtime.trust import Trust
 
 ADVANCE_S = 0.001
@@ -34,7 +34,7 @@ class Arrival:
             while time.perf_counter() < ends:
                 next(self._reading)
         except StopIteration as whole:
-            self._probe, self._reading = Probe(whole.value, self._trust), None
+            self._probe, self._reading = Probe(whole.value, self._trust, nice=GENTLE), None
         return None
 
     def close(self) -> None:
