@@ -43,13 +43,13 @@ def read_feed(path: Path, model: onnx.ModelProto) -> Feed:
     return feed
 
 
-def made_up(model: onnx.ModelProto, batch: int, seed: int = 0) -> Feed:
-    """Normal numbers, and small whole ones for inputs of whole numbers."""
+def made_up(model: onnx.ModelProto, batch: int, seed: int = 0, whole: int = 10) -> Feed:
+    """Normal numbers, and small ones (below ``whole``) for inputs of whole numbers."""
     rng = np.random.default_rng(seed)
     feed = {}
     for info in inputs_of(model):
         shape = tuple(d if isinstance(d, int) else batch for d in dims(info))
         kind = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
-        values = rng.standard_normal(shape) if kind.kind == "f" else rng.integers(0, 10, shape)
+        values = rng.standard_normal(shape) if kind.kind == "f" else rng.integers(0, whole, shape)
         feed[info.name] = values.astype(kind)
     return feed

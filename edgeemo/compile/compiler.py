@@ -36,6 +36,7 @@ from edgeemo.compile.step import Step
 from edgeemo.compile.targets import BoardTarget
 from edgeemo.compile.verify import verify_library
 from edgeemo.export.load import load_onnx
+from edgeemo.isolated import isolated
 from edgeemo.quantize.report import KEY as QUANTIZATION
 
 
@@ -50,7 +51,15 @@ class Compiled:
 
 
 def compile_onnx(path: str | Path, target: BoardTarget, dump_folder: Path | None = None) -> Compiled:
-    """Raises EdgeEmoError naming the file, node or operator that does not compile."""
+    """The artifact of a model file for a board, made in a child process (isolated.py); check.py compares it with the model.
+
+    Raises EdgeEmoError naming the file, node or operator that does not compile.
+    """
+    return isolated(f"{path}: compiling for {target.name}", compile_here, path, target, dump_folder)
+
+
+def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None = None, checked: bool = False) -> Compiled:
+    """``compile_onnx`` in this process. ``checked``: what the manifest says of it."""
     model = load_onnx(str(path))
     imported = import_onnx(model, str(path))
     dump = _dumper(dump_folder)
@@ -61,6 +70,7 @@ def compile_onnx(path: str | Path, target: BoardTarget, dump_folder: Path | None
         raise EdgeEmoError(f"{path}: {error}{left_products(model, table)}") from error
     library = _build(step, target, dump)
     manifest = _manifest(Path(path), model, imported, step, target)
+    manifest["checked"] = checked  # against ONNX Runtime
     specs = [table.specs[c] for c in step.calls if c in table.specs]
     manifest["int8_macs_per_step"] = sum(s.macs for s in specs if isinstance(s, Gemm) and s.weights == "s8")
     manifest["macs_per_step"] = sum(
