@@ -37,24 +37,26 @@ class Job(Generic[T]):
         self._process = context.Process(target=_work, args=(end, what, self._folder.name, function, args), daemon=True)
         self._process.start()
         end.close()
+        self._received: tuple[bool, Any, str | None] | None = None
 
     def result(self) -> T:
         """Waits. Raises what the function raised if that is an EdgeEmoError, and an EdgeEmoError for anything else: another type
         of error, or a crash."""
         try:
-            fine, value, trace = self._answer.recv()
+            self._received = self._received or self._answer.recv()
         except EOFError:
             self._process.join()
             raise EdgeEmoError(
                 f"{self._what}: native code crashed ({self._how_it_ended()}); if neither memory nor disk is full, report it"
             ) from None
+        fine, value, trace = self._received
         if not fine:
             raise EdgeEmoError(value) from (RuntimeError(trace) if trace else None)
         return value
 
     def _how_it_ended(self) -> str:
         code = self._process.exitcode or 0
-        said = Path(self._folder.name, SAID).read_text(errors="replace").strip().splitlines()
+        said = [s for s in Path(self._folder.name, SAID).read_text(errors="replace").splitlines() if "ERROR" in s]
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return f"{how}: {said[-1][:200]}" if said else how
 

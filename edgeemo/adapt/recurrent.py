@@ -14,7 +14,7 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import helper, numpy_helper
 
-from edgeemo.adapt.fold import dims
+from edgeemo.adapt.graph import dims
 
 DEFAULTS = {"LSTM": [b"Sigmoid", b"Tanh", b"Tanh"], "GRU": [b"Sigmoid", b"Tanh"]}
 LONGEST = 256  # steps: beyond that a graph of single steps is no way to compile a recurrence

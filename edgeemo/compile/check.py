@@ -20,13 +20,14 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.function import Function
 from edgeemo_runtime.model import Model
 
-from edgeemo.adapt.feeds import Feed, made_up, read_feed
-from edgeemo.adapt.fold import dims
+from edgeemo.adapt.feeds import Feed, read_feed, runnable
+from edgeemo.compare import difference
+from edgeemo.compile.bisect import first_bad_node
 from edgeemo.compile.compiler import Compiled, compile_here
 from edgeemo.compile.targets import BoardTarget, load_target
 from edgeemo.console import progress_bar
 from edgeemo.evaluate.onnx_stream import OnnxStream, open_session
-from edgeemo.export.contract import KEY, StreamContract, read_contract
+from edgeemo.export.contract import StreamContract, read_contract
 from edgeemo.export.load import load_onnx
 from edgeemo.isolated import Job, isolated
 from edgeemo.quantize.sources import find_feeds
@@ -88,10 +89,19 @@ def check_artifact(path: Path, archive: bytes, feeds: Path | None = None) -> Non
             if problem := _differs(found, wanted, wanted, _is_int8(model)):
                 raise EdgeEmoError(f"{path}: compiled, {problem}; report it; --no-check compiles it all the same")
             return
-        for feed in [read_feed(file, model) for file in find_feeds(feeds)[:FEEDS]] if feeds else [_runnable_feed(model, path)]:
+        for feed in _feeds(model, path, feeds):
             if problem := _problem(model, artifact, feed):
                 where = _first_wrong(model, feed, Path(folder))
                 raise EdgeEmoError(f"{path}: compiled, {problem}{where}; report it; --no-check compiles it all the same")
+
+
+def _feeds(model: onnx.ModelProto, path: Path, folder: Path | None) -> list[Feed]:
+    if folder is not None:
+        return [read_feed(file, model) for file in find_feeds(folder)[:FEEDS]]
+    try:
+        return [runnable(model, ITEMS, str(path))]
+    except EdgeEmoError as error:
+        raise EdgeEmoError(f"{error}; --feeds names a folder of real ones, --no-check does without") from error
 
 
 def _problem(model: onnx.ModelProto, artifact: Path, feed: Feed) -> str:
@@ -119,26 +129,10 @@ def _differs(found: Outputs, wanted: Outputs, nearby: Outputs, int8: bool) -> st
         got = found[name]
         if got.shape != reference.shape:
             return f"output {name} is {got.shape} where ONNX Runtime gives {reference.shape}"
-        with np.errstate(all="ignore"):
-            off, allowed = _difference(got, reference, int8), CLOSE if not int8 else NOISE
-            if off > allowed and not off <= AMPLIFIED * _difference(nearby[name], reference, int8):
-                return f"output {name} differs from ONNX Runtime's by {off:.2g} of its {'norm' if int8 else 'largest'}"
+        off, allowed = difference(got, reference, norms=int8), NOISE if int8 else CLOSE
+        if off > allowed and not off <= AMPLIFIED * difference(nearby[name], reference, norms=int8):
+            return f"output {name} differs from ONNX Runtime's by {off:.2g} of its {'norm' if int8 else 'largest'}"
     return ""
-
-
-def _difference(got: np.ndarray, reference: np.ndarray, int8: bool) -> float:
-    """Over the reference's largest magnitude (INT8: norms). Infinite where one is finite and the other is not."""
-    a, b = got.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    a, b = a[~same], b[~same]
-    if not a.size:
-        return 0.0
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return float("inf")
-    whole = reference.astype(np.float64)[np.isfinite(reference)]
-    if int8:
-        return float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(whole)), 1e-6)
-    return float(np.abs(a - b).max()) / max(float(np.abs(whole).max(initial=0)), 1e-6)
 
 
 def _is_int8(model: onnx.ModelProto) -> bool:
@@ -147,23 +141,6 @@ def _is_int8(model: onnx.ModelProto) -> bool:
 
 def _run(model: onnx.ModelProto, feed: Feed) -> Outputs:
     return dict(zip([o.name for o in model.graph.output], open_session(model).run(None, feed), strict=True))
-
-
-def _runnable_feed(model: onnx.ModelProto, path: Path) -> Feed:
-    """Made-up inputs that ONNX Runtime takes: indices of whole numbers may be of a short table."""
-    error: Exception | None = None
-    for below in (10, 2, 1):
-        feed = made_up(model, ITEMS, whole=below)
-        try:
-            _run(model, feed)
-        except Exception as refused:  # ONNX Runtime raises types of its own
-            error = refused
-        else:
-            return feed
-    said = str(error).splitlines()[0][:200]
-    raise EdgeEmoError(
-        f"{path}: made-up inputs do not run in ONNX Runtime ({said}); --feeds names a folder of real ones, or --no-check"
-    )
 
 
 def _nearby(feed: Feed) -> Feed:
@@ -195,45 +172,15 @@ def _stream_outputs(model: onnx.ModelProto, contract: StreamContract, artifact: 
 
 
 def _first_wrong(model: onnx.ModelProto, feed: Feed, folder: Path) -> str:
-    """Halves the graph until one tensor is left that is wrong where what it is made of is right."""
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    known = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.output)}
-    nodes = [n for n in model.graph.node if n.output and n.output[0] in known and _can_be_output(known[n.output[0]])]
-    right, wrong = -1, len(nodes)
-    while wrong - right > 1:
-        middle = (right + wrong) // 2
-        right, wrong = (right, middle) if _is_wrong(model, known[nodes[middle].output[0]], feed, folder) else (middle, wrong)
-    if wrong == len(nodes):
-        return ""
-    node = nodes[wrong]
-    return f"; the first wrong tensor is {node.output[0]}, of node {node.name or node.output[0]} ({node.op_type})"
+    file, artifact = folder / "part.onnx", folder / "part.edgeemo"
 
+    def wrong(part: onnx.ModelProto) -> bool:
+        onnx.save(part, file)
+        try:
+            artifact.write_bytes(compile_here(file, load_target("host")).archive)
+            return bool(_problem(part, artifact, feed))
+        except EdgeEmoError:
+            return False  # by itself it does not compile: what is behind it will be named
 
-def _can_be_output(value: onnx.ValueInfoProto) -> bool:
-    shape, kind = dims(value), value.type.tensor_type.elem_type
-    whole = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
-    return bool(shape) and isinstance(shape[0], str) and all(isinstance(d, int) for d in shape[1:]) and kind not in whole
-
-
-def _is_wrong(model: onnx.ModelProto, value: onnx.ValueInfoProto, feed: Feed, folder: Path) -> bool:
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
-    kept: list[onnx.NodeProto] = []
-    wanted = {value.name}
-    for node in reversed(part.graph.node):
-        if wanted & set(node.output):
-            kept.insert(0, node)
-            wanted |= set(node.input)
-    kept = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
-    del part.graph.node[:], part.graph.output[:]
-    part.graph.node.extend(kept)
-    part.graph.output.append(value)
-    onnx.helper.set_model_props(part, {p.key: p.value for p in part.metadata_props if p.key != KEY})
-    file = folder / "part.onnx"
-    onnx.save(part, file)
-    artifact = file.with_suffix(".edgeemo")
-    try:
-        artifact.write_bytes(compile_here(file, load_target("host")).archive)
-        return bool(_problem(part, artifact, feed))
-    except EdgeEmoError:
-        return False  # by itself it does not compile: what is behind it will be named
+    found = first_bad_node(model, wrong)
+    return f"; the first wrong one is {found}" if found else ""

@@ -20,6 +20,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo import __version__
 from edgeemo.compile.around import DECIDE, INTAKE
+from edgeemo.compile.bisect import first_bad_node
 from edgeemo.compile.importer import Imported, import_onnx
 from edgeemo.compile.kernels.attention import Attention
 from edgeemo.compile.kernels.attention_s8 import AttentionInt8
@@ -29,6 +30,7 @@ from edgeemo.compile.kernels.gemm import Gemm
 from edgeemo.compile.link import assemble, link_shared
 from edgeemo.compile.lower import Dump, lower
 from edgeemo.compile.marks import mark_calls
+from edgeemo.compile.onnx_graph import WAY_OUT
 from edgeemo.compile.package import pack_artifact
 from edgeemo.compile.passes.graph import KernelTable
 from edgeemo.compile.products import left_products
@@ -66,9 +68,12 @@ def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None
     table = KernelTable(target.kernels)
     try:
         step, left = lower(imported, table, dump)
-    except EdgeEmoError as error:
-        raise EdgeEmoError(f"{path}: {error}{left_products(model, table)}") from error
-    library = _build(step, target, dump)
+        library = _build(step, target, dump)
+    except Exception as error:  # TVM raises its own types for what it does not lower
+        last = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        said = last if isinstance(error, EdgeEmoError) else f"not lowered ({last[:200]})"
+        where = first_bad_node(model, lambda part: not _compiles(part, target))
+        raise EdgeEmoError(f"{path}: {where and f'{where}: '}{said}{left_products(model, table)}; {WAY_OUT}") from error
     manifest = _manifest(Path(path), model, imported, step, target)
     manifest["checked"] = checked  # against ONNX Runtime
     specs = [table.specs[c] for c in step.calls if c in table.specs]
@@ -80,6 +85,14 @@ def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None
     for name in step.calls:
         counts[name] = counts.get(name, 0) + 1
     return Compiled(pack_artifact(manifest, library, step.weights), manifest, counts, left)
+
+
+def _compiles(model: onnx.ModelProto, target: BoardTarget) -> bool:
+    try:
+        _build(lower(import_onnx(model, ""), KernelTable(target.kernels), _dumper(None))[0], target, _dumper(None))
+    except Exception:  # whatever it is that ended the whole
+        return False
+    return True
 
 
 def _dumper(folder: Path | None) -> Dump:
@@ -153,8 +166,8 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
             "state_words": imported.states.stride,
             "arena_bytes_per_stream": step.arena_bytes_per_stream,
             "inputs": [
-                {"name": n, "shape": [int(d) for d in params[n].ty.shape.values[1:]], "dtype": str(params[n].ty.dtype)}
-                for n in imported.inputs
+                {"name": n, "shape": [int(d) for d in params[p].ty.shape.values[1:]], "dtype": str(params[p].ty.dtype)}
+                for n, p in imported.inputs.items()
             ],
             "outputs": [output(n) for n in imported.outputs],
         },

@@ -21,7 +21,7 @@ from tvm.script.ir_builder import tirx as T
 from edgeemo.compile import around
 from edgeemo.compile.kernels import state as state_kernels
 from edgeemo.compile.marks import hints_of_call
-from edgeemo.compile.passes.graph import Graph, KernelTable
+from edgeemo.compile.passes.graph import Graph, KernelTable, static_shape
 from edgeemo.compile.plan import Arena, StatePlan, WeightBlob
 
 STEP = "step"
@@ -172,7 +172,7 @@ class _Builder:
             tensor = self._place(var)
             if name in self.output_names:
                 if tensor.place != "output" or tensor.offset != index:
-                    raise ValueError(f"output {name} is not computed by the step")
+                    self._copy_to_output(var, tensor, index)
                 continue
             spec = state_kernels.StateCopy(states.words(name), states.stride, True)
             kernel = self.table.add(spec, state_kernels.build_copy)
@@ -180,6 +180,14 @@ class _Builder:
         if states.period > 1:
             tick = self.table.add(state_kernels.Tick(states.period, states.stride), state_kernels.build_tick)
             self.calls.append((tick, [Tensor("slots"), Tensor("state", 0)]))
+
+    def _copy_to_output(self, var: Expr, tensor: Tensor, index: int) -> None:
+        """Of what has its place already: an input, a part of a split, a view of another output, a constant."""
+        constant = tensor.place == "weights"
+        elements = int(np.prod([d or 1 for d in static_shape(var)[1:]], initial=1))
+        spec = state_kernels.OutputCopy(elements, str(var.ty.dtype), constant)
+        kernel = self.table.add(spec, state_kernels.build_output_copy)
+        self.calls.append((kernel, [tensor, Tensor("output", index)]))
 
     # -- emitting --------------------------------------------------------------------------------------------------------
     def emit(self) -> Step:
