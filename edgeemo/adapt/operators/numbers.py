@@ -124,7 +124,7 @@ def dropout(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     """Nothing at inference: the mask is all true."""
     training = context.constant(node, 2)
     if context.has(node, 2) and (training is None or training.any()):
-        raise context.refusal(node, "is in training mode, which draws random numbers; export the model for inference")
+        raise context.refusal(node, "is in training mode, which draws random numbers; export it for inference")
     if len(node.output) > 1 and node.output[1]:
         never = make.op("And", make.op("Equal", node.input[0], node.input[0]), make.constant(np.zeros((), bool), bool))
         make.op("Not", never, output=node.output[1])
@@ -133,6 +133,6 @@ def dropout(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
 
 
 LOWERINGS = {
-    "Pow": power, "Mod": modulo, "IsInf": is_infinite, "IsNaN": is_nan, "BitShift": bit_shift, "CastLike": cast_like, "Dropout": dropout,
-    "LpNormalization": lp_normalization,
+    "Pow": power, "Mod": modulo, "IsInf": is_infinite, "IsNaN": is_nan, "BitShift": bit_shift, "CastLike": cast_like,
+    "Dropout": dropout, "LpNormalization": lp_normalization,
 }  # fmt: skip
