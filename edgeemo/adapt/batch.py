@@ -130,7 +130,7 @@ def _free_outputs(small: onnx.ModelProto, large: onnx.ModelProto, types: Types, 
         a, b = dims(info), dims(other)
         differ = [i for i in range(len(a)) if len(a) == len(b) and a[i] != b[i]]
         make = Maker(small, f"{info.name}.any_batch")
-        if len(a) == len(b) and not differ and info.name in constants:
+        if len(a) == len(b) and not differ and info.name in constants and all(isinstance(d, int) for d in a):
             shape: Shape = a if a[:1] == (1,) else (1, *a)
             like = next(x for i in inputs_of(small) if (x := _batched(i.name, types)) is not None)
             part = make.reshape(_renamed(small, nodes, info.name), [int(d) for d in shape])

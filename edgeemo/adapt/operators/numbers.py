@@ -47,9 +47,11 @@ def _whole_power(base: str, exponent: int, make: Maker, output: str) -> None:
 
 def modulo(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     """The remainder with the dividend's sign (``fmod``): a - trunc(a / b) b."""
-    if not attributes(node).get("fmod", 0):
-        return False
     dtype, (a, b) = context.dtype(node.input[0]), node.input
+    if not attributes(node).get("fmod", 0):
+        if dtype.kind == "f":
+            raise context.refusal(node, "of floats with the divisor's sign; fmod=1 is what is there for floats")
+        return False
     if dtype.kind in "u":
         make.op("Mod", a, b, output=node.output[0])
         return True
@@ -80,16 +82,11 @@ def is_infinite(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     return True
 
 
-def is_nan(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
-    make.op("Not", make.op("Equal", node.input[0], node.input[0]), output=node.output[0])
-    return True
-
-
 def bit_shift(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     """Products or quotients with powers of two: unsigned, and shifts of all bits and more give zero."""
     dtype, kind = context.dtype(node.input[0]), context.kind(node.input[0])
     if dtype.kind != "u":
-        return False
+        raise context.refusal(node, "of signed numbers; cast to unsigned ones first")
     bits = dtype.itemsize * 8
     table = make.constant(np.array([1 << i for i in range(bits)], dtype=dtype), dtype)
     shift = make.op("Cast", node.input[1], to=onnx.TensorProto.INT64)
@@ -99,6 +96,36 @@ def bit_shift(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     moved = make.op("Cast", make.op("Mul" if attributes(node)["direction"] == b"LEFT" else "Div", a, b), to=kind)
     fits = make.op("Less", shift, make.constant(np.asarray(bits)))
     make.op("Where", fits, moved, make.constant(np.zeros((), dtype)), output=node.output[0])
+    return True
+
+
+def mish(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
+    """x tanh(log(1 + e^x)) = x n / (n + 2) with n = e^x (e^x + 2): exact for small results, too."""
+    dtype = context.dtype(node.input[0])
+    most, two = make.constant(np.asarray(20, dtype), dtype), make.constant(np.asarray(2, dtype), dtype)  # beyond 20 it is x
+    power = make.op("Exp", make.op("Min", node.input[0], most))
+    n = make.op("Mul", power, make.op("Add", power, two))
+    make.op("Mul", node.input[0], make.op("Div", n, make.op("Add", n, two)), output=node.output[0])
+    return True
+
+
+def layer_normalization(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
+    """With its mean and deviation as outputs: those by themselves."""
+    wanted = list(node.output[1:])
+    rank = len(context.shape(node.input[0]))
+    if not any(wanted) or not rank:
+        return False
+    options = attributes(node)
+    axes = make.constant(range(options.get("axis", -1) % rank, rank), np.int64)
+    mean = make.op("ReduceMean", node.input[0], axes, keepdims=1)
+    if wanted[0]:
+        make.op("Identity", mean, output=wanted[0])
+    if len(wanted) > 1 and wanted[1]:
+        off = make.op("Sub", node.input[0], mean)
+        variance = make.op("ReduceMean", make.op("Mul", off, off), axes, keepdims=1)
+        epsilon = make.constant(np.asarray(options.get("epsilon", 1e-5), context.dtype(node.input[0])))
+        make.op("Reciprocal", make.op("Sqrt", make.op("Add", variance, epsilon)), output=wanted[1])
+    make.op("LayerNormalization", *node.input, output=node.output[0], **options)
     return True
 
 
@@ -133,6 +160,6 @@ def dropout(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
 
 
 LOWERINGS = {
-    "Pow": power, "Mod": modulo, "IsInf": is_infinite, "IsNaN": is_nan, "BitShift": bit_shift, "CastLike": cast_like,
-    "Dropout": dropout, "LpNormalization": lp_normalization,
+    "Pow": power, "Mod": modulo, "IsInf": is_infinite, "BitShift": bit_shift, "CastLike": cast_like,
+    "Dropout": dropout, "Mish": mish, "LayerNormalization": layer_normalization, "LpNormalization": lp_normalization,
 }  # fmt: skip

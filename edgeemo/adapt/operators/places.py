@@ -8,7 +8,6 @@ import onnx
 from edgeemo.adapt.graph import Maker, attributes
 from edgeemo.adapt.operators.context import Context, static
 
-EVERYTHING = 10**6  # an end beyond it, of a slice of the batch, is the end: exporters write 10^9 or 2^31 for it
 LARGEST_RANK_TABLE = 1 << 18  # comparisons of one row's values with each other
 
 
@@ -28,7 +27,7 @@ def gather(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
 
 
 def slice_(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
-    """Without axes of which it takes everything: of the batch TVM makes a size of its own of that, min(2^31, batch)."""
+    """Without axes of which it takes everything: of the batch TVM would make a size of its own of that, min(2^31, batch)."""
     given = [context.constant(node, at) for at in range(1, len(node.input))]
     shape = context.shape(node.input[0])
     if any(g is None for g in given) or not shape:
@@ -36,7 +35,10 @@ def slice_(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     starts, ends, *more = [np.atleast_1d(g) for g in given if g is not None]
     axes = more[0] if more else np.arange(len(starts))
     steps = more[1] if len(more) > 1 else np.ones(len(starts), dtype=np.int64)
-    kept = [i for i in range(len(starts)) if (starts[i], steps[i]) != (0, 1) or not _all_of(int(ends[i]), shape[int(axes[i])])]
+    whole = [_takes_all(int(starts[i]), int(ends[i]), int(steps[i]), shape[int(axes[i])]) for i in range(len(starts))]
+    kept = [i for i, all_of_it in enumerate(whole) if not all_of_it]
+    if any(isinstance(shape[int(axes[i])], str) for i in kept):
+        raise context.refusal(node, "leaves out items of the batch")
     if len(kept) == len(starts):
         return False
     if not kept:
@@ -47,8 +49,9 @@ def slice_(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     return True
 
 
-def _all_of(end: int, size: int | str) -> bool:
-    return end >= (size if isinstance(size, int) else EVERYTHING)
+def _takes_all(start: int, end: int, step: int, size: int | str) -> bool:
+    """Of the batch: all that there is for one item."""
+    return (start, step) == (0, 1) and end >= (size if isinstance(size, int) else 1)
 
 
 def squeeze(node: onnx.NodeProto, context: Context, make: Maker) -> bool:

@@ -159,8 +159,7 @@ def atan(x: Expr) -> Expr:
     y = _select(beyond, _f(1.0) / size, size)
     near = y * _polynomial(ATAN_COEFFICIENTS, y * y)
     found = _select(beyond, _f(math.pi / 2) - near, near)
-    found = _select(x < _like(0.0, x), _f(0.0) - found, found)
-    return _select(tirx.NE(x, x), x, found)
+    return _select(x < _like(0.0, x), _f(0.0) - found, found)
 
 
 def asin(x: Expr) -> Expr:
