@@ -12,7 +12,8 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo.adapt.constants import fold_constants
 from edgeemo.adapt.feeds import Feed, runnable
 from edgeemo.adapt.fold import fix, fold, refuse_foreign, upgrade
-from edgeemo.adapt.graph import BATCH, Shape, dims, inputs_of
+from edgeemo.adapt.functions import expand_functions
+from edgeemo.adapt.graph import BATCH, Shape, dims, inputs_of, set_dims
 from edgeemo.adapt.qoperators import QOPERATORS, without_qoperators
 from edgeemo.adapt.recurrent import unroll
 from edgeemo.adapt.rows import keep_rows
@@ -64,16 +65,31 @@ def _adapt(data: bytes, source: str, shapes: dict[str, Shape], values: dict[str,
     fixed = fix(given, source, shapes, values)
     refuse_foreign(given, source, QOPERATORS)
     upgraded = upgrade(given, source)
-    plain = without_qoperators(upgraded, source)
-    folded = fold(for_any_batch(plain, fixed), source, fixed)
+    plain = without_qoperators(expand_functions(upgraded, source), source)
+    reference = given if plain is upgraded else plain
+    try:
+        adapted, feed, worst = _for_any_batch(plain, reference, fixed, source)
+    except EdgeEmoError as refused:  # a file that was written for one item?
+        single = for_any_batch(plain, fixed)
+        try:
+            adapted, feed, worst = _for_any_batch(single, reference, fixed, source)
+        except EdgeEmoError:
+            raise refused from None
+    noise = None if plain is upgraded else _noise(given, plain, feed, fixed, source)
+    return adapted.SerializeToString(), worst, noise
+
+
+def _for_any_batch(
+    model: onnx.ModelProto, reference: onnx.ModelProto, shapes: dict[str, Shape], source: str
+) -> tuple[onnx.ModelProto, Feed, float]:
+    """The adapted model, inputs that were made up for it, and how far it is from ``reference`` on these."""
+    folded = fold(model, source, shapes)
     adapted = fold_constants(simplify(keep_rows(unroll(folded, source)), source))
     _name_nodes(adapted)
     onnx.checker.check_model(adapted)
     adapted = onnx.shape_inference.infer_shapes(adapted, data_prop=True)
     feed = runnable(adapted, STREAMS, source)
-    noise = None if plain is upgraded else _noise(given, plain, feed, fixed, source)
-    worst = _difference(given if noise is None else plain, adapted, feed, fixed, source)
-    return adapted.SerializeToString(), worst, noise
+    return adapted, feed, _difference(reference, adapted, feed, shapes, source)
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
@@ -89,6 +105,8 @@ def _name_nodes(model: onnx.ModelProto) -> None:
 
 def _difference(given: onnx.ModelProto, adapted: onnx.ModelProto, feed: Feed, shapes: dict[str, Shape], source: str) -> float:
     together = run(adapted, feed)
+    for info in adapted.graph.output:  # what inference said of it may be wrong
+        set_dims(info, (BATCH, *together[info.name].shape[1:]))
     worst = 0.0
     for stream, alone in enumerate(_one_by_one(given, feed, shapes, source)):
         for name, wanted in alone.items():

@@ -19,9 +19,25 @@ from edgeemo_runtime.errors import EdgeEmoError
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from edgeemo.adapt.batch import LARGE, SMALL, free_the_batch
-from edgeemo.adapt.graph import BATCH, Shape, dims, inputs_of, set_dims
+from edgeemo.adapt.constants import fold_constants
+from edgeemo.adapt.graph import (
+    BATCH,
+    Maker,
+    Shape,
+    constants_of,
+    dims,
+    inputs_of,
+    known_types,
+    label,
+    replace_nodes,
+    set_dims,
+)  # fmt: skip
+from edgeemo.adapt.loops import has_loops, unroll_loops
+from edgeemo.adapt.operators.context import Context
+from edgeemo.adapt.operators.places import shape_of
 
 OPSET = 20
+NESTED = 4  # loops within loops
 KINDS = {getattr(TensorProto, name) for name in (
     "FLOAT", "DOUBLE", "FLOAT16", "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"
 )}  # of inputs  # fmt: skip
@@ -98,6 +114,7 @@ def upgrade(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
 
 
 def _folded(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], batch: int) -> onnx.ModelProto:
+    """By ONNX Runtime, for ``batch`` items, with inferred shapes; loops are unrolled as their number of turns becomes known."""
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
     for info in inputs_of(sized):
@@ -105,6 +122,32 @@ def _folded(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], batch
     for info in sized.graph.output:
         info.type.tensor_type.ClearField("shape")
     del sized.graph.value_info[:]
+    folded = _without_shapes(_optimized(sized, source, batch))
+    for _ in range(NESTED):
+        if not has_loops(folded):
+            break
+        folded = _without_shapes(_optimized(unroll_loops(folded, source), source, batch))
+    if branch := next((n for n in folded.graph.node if n.op_type in ("If", "Loop", "Scan")), None):
+        raise EdgeEmoError(f"{source}: node {label(branch)}: {branch.op_type} depends on the data; --set may fix it")
+    return onnx.shape_inference.infer_shapes(folded, data_prop=True)
+
+
+def _without_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Shapes that ONNX Runtime did not see are known when those before them are constants."""
+    while any(n.op_type in ("Shape", "Size") for n in model.graph.node):
+        context, nodes = Context(known_types(model), constants_of(model), ""), list[onnx.NodeProto]()
+        for node in model.graph.node:
+            make = Maker(model, label(node))
+            known = node.op_type in ("Shape", "Size") and shape_of(node, context, make)
+            nodes += make.nodes if known else [node]
+        if [n.op_type for n in nodes] == [n.op_type for n in model.graph.node]:
+            break
+        replace_nodes(model, nodes)
+        model = fold_constants(model)
+    return model
+
+
+def _optimized(sized: onnx.ModelProto, source: str, batch: int) -> onnx.ModelProto:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
@@ -118,14 +161,10 @@ def _folded(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], batch
             said = str(error).replace("\n", " ")[:300]
             raise EdgeEmoError(f"{source}: ONNX Runtime does not run it with {batch} streams ({said})") from error
         folded = onnx.load(options.optimized_model_filepath)
-    if branch := next((n for n in folded.graph.node if n.op_type in ("If", "Loop", "Scan")), None):
-        raise EdgeEmoError(
-            f"{source}: node {branch.name or branch.output[0]}: {branch.op_type} depends on the data; --set may fix it"
-        )
     version = next(o.version for o in folded.opset_import if o.domain in ("", "ai.onnx"))
     del folded.opset_import[:]  # of ONNX Runtime's own domains, which no node is of
     folded.opset_import.append(helper.make_opsetid("", version))
-    return onnx.shape_inference.infer_shapes(folded, data_prop=True)
+    return folded
 
 
 def _batch_first(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -52,7 +52,21 @@ def _log(bb: relax.BlockBuilder, inputs: list[Expr], attrs: dict[str, Any], opse
     return relax.op.where(relax.op.greater(x, zero), relax.op.log(x), beyond)
 
 
+def _gather_elements(bb: relax.BlockBuilder, inputs: list[Expr], attrs: dict[str, Any], opset: int) -> Expr | None:
+    data, indices = inputs
+    axis = int(attrs.get("axis", 0)) % len(_shape(data))
+    size = _shape(data)[axis]
+    if not isinstance(size, tvm.tirx.IntImm):
+        return None
+    dtype = str(indices.ty.dtype)
+    below = relax.op.less(indices, relax.const(0, dtype))
+    return relax.op.gather_elements(
+        data, relax.op.where(below, relax.op.add(indices, relax.const(int(size), dtype)), indices), axis
+    )
+
+
 CONVERTERS: dict[str, Converter] = {
     "Gather": _gather,
+    "GatherElements": _gather_elements,
     "Log": _log,
 }

@@ -109,6 +109,20 @@ def mish(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     return True
 
 
+def softplus(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
+    """log(1 + u) of u = e^x by u log(w) / (w - 1) with w = 1 + u as it is rounded (Kahan): right for small u, too."""
+    dtype, x = context.dtype(node.input[0]), node.input[0]
+    most, one = make.constant(np.asarray(20, dtype), dtype), make.constant(np.asarray(1, dtype), dtype)  # beyond 20 it is x
+    u = make.op("Exp", make.op("Min", x, most))
+    w = make.op("Add", u, one)
+    off = make.op("Sub", w, one)
+    nothing = make.op("Equal", off, make.constant(np.zeros((), dtype)))
+    whole = make.op("Mul", u, make.op("Div", make.op("Log", w), make.op("Where", nothing, one, off)))
+    small = make.op("Where", nothing, u, whole)
+    make.op("Where", make.op("Greater", x, most), x, small, output=node.output[0])
+    return True
+
+
 def layer_normalization(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     """With its mean and deviation as outputs: those by themselves."""
     wanted = list(node.output[1:])
@@ -161,5 +175,6 @@ def dropout(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
 
 LOWERINGS = {
     "Pow": power, "Mod": modulo, "IsInf": is_infinite, "BitShift": bit_shift, "CastLike": cast_like,
-    "Dropout": dropout, "Mish": mish, "LayerNormalization": layer_normalization, "LpNormalization": lp_normalization,
+    "Dropout": dropout, "Mish": mish, "Softplus": softplus, "LayerNormalization": layer_normalization,
+    "LpNormalization": lp_normalization,
 }  # fmt: skip
