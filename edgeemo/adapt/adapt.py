@@ -111,8 +111,9 @@ def _difference(given: onnx.ModelProto, adapted: onnx.ModelProto, feed: Feed, sh
     for stream, alone in enumerate(_one_by_one(given, feed, shapes, source)):
         for name, wanted in alone.items():
             # The batch is first now, wherever it was.
-            got = together[name][stream]
-            if got.size != wanted.size:
+            rows = together[name]
+            got = rows[stream] if len(rows) == STREAMS else rows
+            if got.size != wanted.size or len(rows) != STREAMS:
                 raise EdgeEmoError(f"{source}: output {name} is {wanted.shape} for one stream and {got.shape} of several")
             worst = max(worst, difference(got, wanted))
     if not worst <= CLOSE:

@@ -49,7 +49,7 @@ def free_the_batch(small: onnx.ModelProto, large: onnx.ModelProto, source: str) 
 
 
 def _types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
-    return {v.name: v for v in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+    return {v.name: v for v in (*model.graph.value_info, *model.graph.output, *model.graph.input)}
 
 
 Types = tuple[dict[str, onnx.ValueInfoProto], dict[str, onnx.ValueInfoProto]]
@@ -132,7 +132,9 @@ def _free_outputs(small: onnx.ModelProto, large: onnx.ModelProto, types: Types, 
         make = Maker(small, f"{info.name}.any_batch")
         if len(a) == len(b) and not differ and info.name in constants and all(isinstance(d, int) for d in a):
             shape: Shape = a if a[:1] == (1,) else (1, *a)
-            like = next(x for i in inputs_of(small) if (x := _batched(i.name, types)) is not None)
+            like = next((x for i in inputs_of(small) if (x := _batched(i.name, types)) is not None), None)
+            if like is None:
+                raise EdgeEmoError(f"{source}: output {info.name} is a constant, and no input has a batch that says how many")
             part = make.reshape(_renamed(small, nodes, info.name), [int(d) for d in shape])
             over_items(make, part, info.type.tensor_type.elem_type, len(shape), 0, *like, output=info.name)
             set_dims(info, (BATCH, *shape[1:]))

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from edgeemo.adapt.batch import LARGE, SMALL, free_the_batch
 from edgeemo.adapt.constants import fold_constants
+from edgeemo.adapt.feeds import runnable
 from edgeemo.adapt.graph import (
     BATCH,
     Maker,
@@ -35,6 +36,7 @@ from edgeemo.adapt.graph import (
 from edgeemo.adapt.loops import has_loops, unroll_loops
 from edgeemo.adapt.operators.context import Context
 from edgeemo.adapt.operators.places import shape_of
+from edgeemo.evaluate.onnx_stream import open_session
 
 OPSET = 20
 NESTED = 4  # loops within loops
@@ -129,7 +131,26 @@ def _folded(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], batch
         folded = _without_shapes(_optimized(unroll_loops(folded, source), source, batch))
     if branch := next((n for n in folded.graph.node if n.op_type in ("If", "Loop", "Scan")), None):
         raise EdgeEmoError(f"{source}: node {label(branch)}: {branch.op_type} depends on the data; --set may fix it")
-    return onnx.shape_inference.infer_shapes(folded, data_prop=True)
+    return _with_shapes(onnx.shape_inference.infer_shapes(folded, data_prop=True), source)
+
+
+def _with_shapes(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
+    """What onnx infers no shape of is run to see it."""
+    known = {v.name: v for v in (*model.graph.value_info, *model.graph.output)}
+    unknown = [o for n in model.graph.node for o in n.output if o and (o not in known or not _is_known(known[o]))]
+    if not unknown:
+        return model
+    found = dict(zip(unknown, open_session(model, unknown).run(unknown, runnable(model, 1, source)), strict=True))
+    outputs = {o.name: o for o in model.graph.output}
+    for name, value in found.items():
+        info = outputs.get(name) or known.get(name) or model.graph.value_info.add(name=name)
+        info.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.asarray(value).dtype)
+        set_dims(info, np.asarray(value).shape)
+    return model
+
+
+def _is_known(value: onnx.ValueInfoProto) -> bool:
+    return value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim)
 
 
 def _without_shapes(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -47,6 +47,7 @@ class Step:
     weights: bytes
     arena_bytes_per_stream: int
     calls: list[str]
+    streams: bool  # calls go through it, by the functions of around.py
 
 
 def _bytes_per_stream(var: Var) -> int:
@@ -200,7 +201,7 @@ class _Builder:
         mod[STEP] = self._step_function(symbols)
         if self.streams:
             mod[around.INTAKE], mod[around.DECIDE] = around.intake(), around.decide()
-        return Step(mod, self.weights.finish(), self.arena.peak, [name for name, _ in self.calls])
+        return Step(mod, self.weights.finish(), self.arena.peak, [name for name, _ in self.calls], self.streams)
 
     def _step_function(self, symbols: dict[str, ir.GlobalVar]) -> tirx.PrimFunc:
         params = {p.name: p for p in self.graph.func.params}

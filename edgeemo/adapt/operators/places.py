@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from edgeemo.adapt.graph import Maker, attributes
+from edgeemo.adapt.graph import BATCH, Maker, attributes
 from edgeemo.adapt.operators.context import Context, static
 
 LARGEST_RANK_TABLE = 1 << 18  # comparisons of one row's values with each other
+END = 10**6  # an end beyond it is the end of whatever size: exporters write 10^9 or 2^31
 
 
 def gather(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
@@ -37,7 +38,7 @@ def slice_(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     steps = more[1] if len(more) > 1 else np.ones(len(starts), dtype=np.int64)
     whole = [_takes_all(int(starts[i]), int(ends[i]), int(steps[i]), shape[int(axes[i])]) for i in range(len(starts))]
     kept = [i for i, all_of_it in enumerate(whole) if not all_of_it]
-    if any(isinstance(shape[int(axes[i])], str) for i in kept):
+    if any(shape[int(axes[i])] == BATCH for i in kept):
         raise context.refusal(node, "leaves out items of the batch")
     if len(kept) == len(starts):
         return False
@@ -51,7 +52,8 @@ def slice_(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
 
 def _takes_all(start: int, end: int, step: int, size: int | str) -> bool:
     """Of the batch: all that there is for one item."""
-    return (start, step) == (0, 1) and end >= (size if isinstance(size, int) else 1)
+    least = 1 if size == BATCH else size if isinstance(size, int) else END
+    return (start, step) == (0, 1) and end >= least
 
 
 def squeeze(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
@@ -164,6 +166,37 @@ def one_hot(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     return True
 
 
+def scatter_elements(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
+    """By comparing every place with every index: what an index names is taken (or added) from the updates."""
+    options, shape, at = attributes(node), context.shape(node.input[0]), context.shape(node.input[1])
+    if not shape or not at:
+        return False
+    axis, reduction = options.get("axis", 0) % len(shape), options.get("reduction", b"none").decode()
+    size, count = shape[axis], at[axis]
+    others = all(a == b for i, (a, b) in enumerate(zip(shape, at, strict=True)) if i != axis)
+    if not isinstance(size, int) or not isinstance(count, int) or not others or reduction not in ("none", "add"):
+        raise context.refusal(node, "only with a fixed axis, all of the other dimensions and no other reduction than add")
+    if size * count > LARGEST_RANK_TABLE:
+        raise context.refusal(
+            node, f"of {count} updates to {size} places; {LARGEST_RANK_TABLE} pairs are the most that are compared"
+        )
+    data, index, update = (_last_axis(n, axis, len(shape), make) for n in node.input)
+    index = make.op("Cast", index, to=onnx.TensorProto.INT64)
+    below = make.op("Less", index, make.constant(np.zeros((), np.int64)))
+    index = make.op("Where", below, make.op("Add", index, make.constant(np.asarray(size))), index)
+    hit = make.op("Equal", make.op("Unsqueeze", index, make.constant([-2])), make.constant(np.arange(size)[:, None], np.int64))
+    zero = make.constant(np.zeros((), context.dtype(node.input[0])))
+    taken = make.op("Where", hit, make.op("Unsqueeze", update, make.constant([-2])), zero)
+    total = make.op("ReduceSum", taken, make.constant([-1]), keepdims=0)
+    if reduction == "add":
+        made = make.op("Add", data, total)
+    else:
+        named = make.op("ReduceSum", make.op("Cast", hit, to=onnx.TensorProto.INT64), make.constant([-1]), keepdims=0)
+        made = make.op("Where", make.op("Greater", named, make.constant(np.zeros((), np.int64))), total, data)
+    _back(made, axis, len(shape), make, node.output[0])
+    return True
+
+
 def triangle(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     shape, k = context.shape(node.input[0]), context.constant(node, 1)
     if len(shape) < 2 or not all(isinstance(d, int) for d in shape[-2:]) or (context.has(node, 1) and k is None):
@@ -224,4 +257,5 @@ LOWERINGS = {
     "Shape": shape_of, "Size": shape_of,
     "Gather": gather, "Slice": slice_, "Squeeze": squeeze, "DepthToSpace": depth_to_space, "SpaceToDepth": space_to_depth,
     "TopK": top_k, "CumSum": cumulative_sum, "OneHot": one_hot, "Trilu": triangle, "Hardmax": hard_max, "Expand": expand,
+    "ScatterElements": scatter_elements, "Scatter": scatter_elements,
 }  # fmt: skip

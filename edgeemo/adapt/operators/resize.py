@@ -25,7 +25,6 @@ class _Grid:
     cubic: float
     exclude_outside: bool
     extrapolation: float
-    antialias: bool
 
 
 def resize(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
@@ -41,8 +40,10 @@ def resize(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     grid = _Grid(
         options.get("mode", b"nearest").decode(), options.get("coordinate_transformation_mode", b"half_pixel").decode(),
         options.get("nearest_mode", b"round_prefer_floor").decode(), options.get("cubic_coeff_a", -0.75),
-        bool(options.get("exclude_outside", 0)), options.get("extrapolation_value", 0.0), bool(options.get("antialias", 0)),
+        bool(options.get("exclude_outside", 0)), options.get("extrapolation_value", 0.0),
     )  # fmt: skip
+    if options.get("antialias", 0) and grid.mode != "nearest":
+        raise context.refusal(node, "with antialias; export it without, or pool before it")
     value, outside = node.input[0], np.zeros((), dtype=bool)
     steps = []
     for n, axis in enumerate(axes):
@@ -86,7 +87,7 @@ def _scale(options: dict, scales: np.ndarray | None, sizes: np.ndarray | None, n
 
 def _tvm_is_right(grid: _Grid, shape: tuple, result: tuple, steps: list, options: dict) -> bool:
     """Enlarging images by whole numbers, as networks do between convolutions: TVM's stays channels-last there."""
-    if len(shape) != 4 or not steps or any(axis < 2 for axis, _, _ in steps) or "axes" in options or grid.antialias:
+    if len(shape) != 4 or not steps or any(axis < 2 for axis, _, _ in steps) or "axes" in options:
         return False
     whole = all(result[a] % shape[a] == 0 for a in (2, 3))
     plain = grid.mode == "linear" and grid.transform in ("half_pixel", "align_corners", "asymmetric")
@@ -109,53 +110,53 @@ def _along(value: str, axis: int, rank: int, places: np.ndarray, weights: np.nda
 
 
 def _tables(grid: _Grid, size: int, made: int, scale: float, region: tuple[float, float]) -> tuple[np.ndarray, ...]:
-    """Places (result, taps), their weights, and which of the result lie beyond what is resized. In float32 as ONNX Runtime."""
+    """Places (result, taps), their weights, and which of the result lie beyond what is resized."""
     at = _coordinates(grid, size, made, scale, region)
     beyond = (at < 0) | (at > size - 1)
     if grid.mode == "nearest":
         return _nearest(at, size, grid.nearest)[:, None], np.ones((made, 1)), beyond
-    reach = (2.0 if grid.mode == "cubic" else 1.0) * (max(1.0, 1.0 / scale) if grid.antialias else 1.0)
-    stretch = min(scale, 1.0) if grid.antialias else 1.0
-    taps = 2 * int(np.ceil(reach))
+    taps = 4 if grid.mode == "cubic" else 2
     first = np.floor(at).astype(np.int64) - taps // 2 + 1
     places = first[:, None] + np.arange(taps)
-    distance = np.abs(places - at[:, None]) * stretch
+    distance = np.abs(places - at[:, None])
     weights = _cubic(distance, grid.cubic) if grid.mode == "cubic" else np.maximum(1 - distance, 0)
     inside = (places >= 0) & (places < size)
-    if grid.exclude_outside or grid.antialias:
+    if grid.exclude_outside:
         weights = weights * inside
-    weights = weights / weights.sum(axis=1, keepdims=True) if grid.exclude_outside or grid.antialias else weights
+        weights = weights / weights.sum(axis=1, keepdims=True)
     return np.clip(places, 0, size - 1), weights, beyond
 
 
 def _coordinates(grid: _Grid, size: int, made: int, scale: float, region: tuple[float, float]) -> np.ndarray:
-    x = np.arange(made, dtype=np.float32)
-    scale32, length = np.float32(scale), size * scale
+    x = np.arange(made, dtype=np.float64)
+    length = size * scale
     if grid.transform == "asymmetric":
-        return x / scale32
+        return x / scale
     if grid.transform == "align_corners":
-        return x * np.float32((size - 1) / (length - 1)) if made > 1 and length != 1 else np.zeros(made, np.float32)
+        return x * (size - 1) / (made - 1) if made > 1 else np.zeros(made)
     if grid.transform == "pytorch_half_pixel":
-        return (x + np.float32(0.5)) / scale32 - np.float32(0.5) if made > 1 else np.zeros(made, np.float32)
+        return (x + 0.5) / scale - 0.5 if made > 1 else np.zeros(made)
     if grid.transform == "tf_half_pixel_for_nn":
-        return (x + np.float32(0.5)) / scale32
+        return (x + 0.5) / scale
     if grid.transform == "tf_crop_and_resize":
         start, end = region
         if made == 1:
-            return np.array([0.5 * (start + end) * (size - 1)], np.float32)
-        return (start * (size - 1) + x * (end - start) * (size - 1) / (made - 1)).astype(np.float32)
-    shift = np.float32(0.0)
+            return np.array([0.5 * (start + end) * (size - 1)])
+        return start * (size - 1) + x * (end - start) * (size - 1) / (made - 1)
+    shift = 0.0
     if grid.transform == "half_pixel_symmetric":  # what a whole number of places leaves over, on both sides
-        shift = np.float32(size / 2 * (1 - made / length))
-    return shift + (x + np.float32(0.5)) / scale32 - np.float32(0.5)
+        shift = size / 2 * (1 - made / length)
+    # In float32 as ONNX Runtime: where a place is in the middle between two, the last bit decides.
+    x = x.astype(np.float32)
+    return np.float32(shift) + (x + np.float32(0.5)) / np.float32(scale) - np.float32(0.5)
 
 
 def _nearest(at: np.ndarray, size: int, how: str) -> np.ndarray:
     rounded = {
         "floor": np.floor(at),
         "ceil": np.ceil(at),
-        "round_prefer_floor": np.ceil(at - np.float32(0.5)),
-        "round_prefer_ceil": np.floor(at + np.float32(0.5)),
+        "round_prefer_floor": np.ceil(at - 0.5),
+        "round_prefer_ceil": np.floor(at + 0.5),
     }[how]
     return np.clip(rounded, 0, size - 1).astype(np.int64)
 
