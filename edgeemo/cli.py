@@ -141,16 +141,26 @@ def export(kind: str | None, checkpoint: Path | None, out: Path | None, force: b
 @click.argument("model", type=click.Path(path_type=Path), default=INT8_MODEL)
 @click.option("--target", "target_name", default="aarch64-neon", help="Board: a file in targets/ (`edgeemo targets`).")
 @click.option("--debug-dump", type=click.Path(path_type=Path), default=None, metavar="DIR", help="Write Relax, TIR and assembly.")
+@click.option("--check/--no-check", default=True, help="Compare with ONNX Runtime; the artifact's manifest says whether.")
+@click.option("--feeds", type=click.Path(path_type=Path), default=None, metavar="DIR",
+              help="Compare on these .npz files of inputs [default: made-up inputs].")  # fmt: skip
 @output_options("build/emotion-<target>.edgeemo")
 @user_errors
-def compile_(model: Path, target_name: str, debug_dump: Path | None, out: Path | None, force: bool, as_json: bool) -> None:
-    """Compile MODEL (INT8 or float ONNX) to one artifact for a board."""
+def compile_(
+    model: Path, target_name: str, debug_dump: Path | None, check: bool, feeds: Path | None,
+    out: Path | None, force: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Compile MODEL (INT8 or float ONNX) to one artifact for a board.
+
+    It is compiled for this machine, too, and run here beside ONNX Runtime: an artifact that gives other numbers is not written.
+    """
     target = check_output(out or BUILD / f"emotion-{target_name}.edgeemo", force)
+    from edgeemo.compile.check import compile_checked
     from edgeemo.compile.compiler import compile_onnx
     from edgeemo.compile.targets import load_target
 
     board = load_target(target_name)
-    compiled = compile_onnx(model, board, debug_dump)
+    compiled = compile_checked(model, board, debug_dump, feeds) if check else compile_onnx(model, board, debug_dump)
     write_file(target, compiled.archive, force)
     ours = {k: v for k, v in compiled.kernels.items() if k.startswith(("gemm", "attention", "product", "layer_norm", "quantize"))}
     facts = {

@@ -6,15 +6,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx.inliner
 from edgeemo_runtime.errors import EdgeEmoError
 
-from edgeemo.adapt.feeds import Feed, made_up
-from edgeemo.adapt.fold import BATCH, Shape, fix, fold, inputs_of, refuse_foreign, upgrade
+from edgeemo.adapt.constants import fold_constants
+from edgeemo.adapt.feeds import Feed, runnable
+from edgeemo.adapt.fold import fix, fold, refuse_foreign, upgrade
+from edgeemo.adapt.functions import expand_functions
+from edgeemo.adapt.graph import BATCH, Shape, dims, inputs_of, set_dims
 from edgeemo.adapt.qoperators import QOPERATORS, without_qoperators
 from edgeemo.adapt.recurrent import unroll
 from edgeemo.adapt.rows import keep_rows
 from edgeemo.adapt.simplify import simplify
+from edgeemo.adapt.single import for_any_batch
+from edgeemo.compare import difference
 from edgeemo.evaluate.onnx_stream import open_session
+from edgeemo.export.tidy import tidy
+from edgeemo.isolated import isolated
 
 IR_VERSION = 10  # the newest that every ONNX Runtime from 1.22 on reads; later ones only add types that nothing here uses
 STREAMS = 3
@@ -37,26 +45,51 @@ class Adapted:
 
 
 def adapt(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], values: dict[str, float]) -> Adapted:
-    """Shapes fixed but for the batch, which is first everywhere; constants folded, LSTM and GRU unrolled, opset 20 or later, ONNX
-    Runtime's quantized operators as QDQ or (dynamic ones) in float.
-    What comes out is run beside ``model``, for several streams at once and for each alone, on made-up inputs.
+    """Shapes fixed but for the batch, which is first everywhere; constants folded, recurrences and loops unrolled, opset 20 or
+    later, operators that the compiler does not have in terms of others, ONNX Runtime's quantized ones as QDQ or in float.
+    What comes out is run beside ``model``, for several streams at once and for each alone, on made-up inputs. In a child process.
 
     Raises EdgeEmoError naming the input or node that is in the way.
     """
-    given = onnx.ModelProto()
-    given.CopyFrom(model)
-    given.ir_version = min(given.ir_version, IR_VERSION)
+    data, worst, noise = isolated(f"{source}: adapting", _adapt, model.SerializeToString(), source, shapes, values)
+    return Adapted(onnx.load_from_string(data), worst, noise)
+
+
+def _adapt(data: bytes, source: str, shapes: dict[str, Shape], values: dict[str, float]) -> tuple[bytes, float, float | None]:
+    given = onnx.load_from_string(data)
+    if given.functions:
+        given = onnx.inliner.inline_local_functions(given)
+    tidy(given, source)
+    given.ir_version = IR_VERSION  # 3 would want initializers among the inputs
+    del given.graph.value_info[:]  # what the exporter thought of a batch of one
     fixed = fix(given, source, shapes, values)
     refuse_foreign(given, source, QOPERATORS)
     upgraded = upgrade(given, source)
-    plain = without_qoperators(upgraded, source)
-    adapted = simplify(keep_rows(unroll(fold(plain, source, fixed), source)))
+    plain = without_qoperators(expand_functions(upgraded, source), source)
+    reference = given if plain is upgraded else plain
+    try:
+        adapted, feed, worst = _for_any_batch(plain, reference, fixed, source)
+    except EdgeEmoError as refused:  # a file that was written for one item?
+        single = for_any_batch(plain, fixed)
+        try:
+            adapted, feed, worst = _for_any_batch(single, reference, fixed, source)
+        except EdgeEmoError:
+            raise refused from None
+    noise = None if plain is upgraded else _noise(given, plain, feed, fixed, source)
+    return adapted.SerializeToString(), worst, noise
+
+
+def _for_any_batch(
+    model: onnx.ModelProto, reference: onnx.ModelProto, shapes: dict[str, Shape], source: str
+) -> tuple[onnx.ModelProto, Feed, float]:
+    """The adapted model, inputs that were made up for it, and how far it is from ``reference`` on these."""
+    folded = fold(model, source, shapes)
+    adapted = fold_constants(simplify(keep_rows(unroll(folded, source)), source))
     _name_nodes(adapted)
     onnx.checker.check_model(adapted)
     adapted = onnx.shape_inference.infer_shapes(adapted, data_prop=True)
-    feed = made_up(adapted, STREAMS)
-    noise = None if plain is upgraded else _noise(given, plain, feed, fixed, source)
-    return Adapted(adapted, _difference(given if noise is None else plain, adapted, feed, fixed, source), noise)
+    feed = runnable(adapted, STREAMS, source)
+    return adapted, feed, _difference(reference, adapted, feed, shapes, source)
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
@@ -72,17 +105,24 @@ def _name_nodes(model: onnx.ModelProto) -> None:
 
 def _difference(given: onnx.ModelProto, adapted: onnx.ModelProto, feed: Feed, shapes: dict[str, Shape], source: str) -> float:
     together = run(adapted, feed)
+    for info in adapted.graph.output:  # what inference said of it may be wrong
+        set_dims(info, (BATCH, *together[info.name].shape[1:]))
     worst = 0.0
     for stream, alone in enumerate(_one_by_one(given, feed, shapes, source)):
         for name, wanted in alone.items():
             # The batch is first now, wherever it was.
-            got = together[name][stream]
-            if got.size != wanted.size:
+            rows = together[name]
+            got = rows[stream] if len(rows) == STREAMS else rows
+            if got.size != wanted.size or len(rows) != STREAMS:
                 raise EdgeEmoError(f"{source}: output {name} is {wanted.shape} for one stream and {got.shape} of several")
-            scale = max(float(np.abs(wanted).max(initial=0)), 1e-6)
-            worst = max(worst, float(np.abs(got.ravel().astype(np.float64) - wanted.ravel()).max(initial=0)) / scale)
+            worst = max(worst, difference(got, wanted))
     if not worst <= CLOSE:
-        raise EdgeEmoError(f"{source}: adapted, outputs differ by {worst:.2g} of their largest: its streams are not independent")
+        some = next((i.name for i in inputs_of(adapted) if len(dims(i)) > 1), "INPUT")
+        raise EdgeEmoError(
+            f"{source}: adapted, outputs differ by {worst:.2g} of their largest: its streams are not independent, or the batch "
+            f"of an input ({', '.join(i.name for i in inputs_of(adapted))}) is not where it was taken to be; "
+            f"--shape {some}=1,batch,SIZE says where"
+        )
     return worst
 
 
@@ -90,10 +130,8 @@ def _noise(given: onnx.ModelProto, plain: onnx.ModelProto, feed: Feed, shapes: d
     both = [_one_by_one(model, feed, shapes, source) for model in (given, plain)]
     worst = 0.0
     for info in given.graph.output:
-        integers, floats = (
-            np.concatenate([alone[info.name].ravel() for alone in outputs]).astype(np.float64) for outputs in both
-        )
-        worst = max(worst, float(np.linalg.norm(integers - floats)) / max(float(np.linalg.norm(floats)), 1e-6))
+        integers, floats = (np.concatenate([alone[info.name].ravel() for alone in outputs]) for outputs in both)
+        worst = max(worst, difference(integers, floats, norms=True))
     if not worst <= NOISE:
         raise EdgeEmoError(
             f"{source}: without quantized operators outputs differ by {worst:.2g} of their norm: that is not rounding"

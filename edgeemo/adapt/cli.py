@@ -57,7 +57,7 @@ def adapt(
     quantized anew. The result is run beside MODEL in ONNX Runtime, several items at once against one at a time.
     """
     from edgeemo.adapt import adapt as work
-    from edgeemo.adapt.fold import dims, inputs_of
+    from edgeemo.adapt.graph import dims, inputs_of
     from edgeemo.export.load import load_onnx
 
     target = check_output(out or BUILD / f"{model.stem}-adapted.onnx", force)

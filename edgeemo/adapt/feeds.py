@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import helper
 
-from edgeemo.adapt.fold import dims, inputs_of
+from edgeemo.adapt.graph import dims, inputs_of
+from edgeemo.evaluate.onnx_stream import open_session
 
+LARGEST = 1 << 30  # elements of an input that is made up
 Feed = dict[str, np.ndarray]
 
 
@@ -43,13 +46,32 @@ def read_feed(path: Path, model: onnx.ModelProto) -> Feed:
     return feed
 
 
-def made_up(model: onnx.ModelProto, batch: int, seed: int = 0) -> Feed:
-    """Normal numbers, and small whole ones for inputs of whole numbers."""
+def runnable(model: onnx.ModelProto, batch: int, source: str) -> Feed:
+    """Made-up inputs that ONNX Runtime takes: indices of whole numbers may be of a short table. Raises EdgeEmoError where it
+    takes none."""
+    error: Exception | None = None
+    for whole in (range(10), range(1, 10), range(2), range(1), range(1, 2)):  # some divide, some are places in a table
+        feed = made_up(model, batch, whole=whole)
+        try:
+            open_session(model).run(None, feed)
+        except Exception as refused:  # ONNX Runtime raises types of its own
+            error = refused
+        else:
+            return feed
+    said = str(error).splitlines()[0][:200]
+    raise EdgeEmoError(f"{source}: does not run on made-up inputs ({said})")
+
+
+def made_up(model: onnx.ModelProto, batch: int, seed: int = 0, whole: range = range(10)) -> Feed:
+    """Normal numbers, and small ones (of ``whole``) for inputs of whole numbers."""
     rng = np.random.default_rng(seed)
     feed = {}
     for info in inputs_of(model):
         shape = tuple(d if isinstance(d, int) else batch for d in dims(info))
         kind = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
-        values = rng.standard_normal(shape) if kind.kind == "f" else rng.integers(0, 10, shape)
+        if math.prod(shape) > LARGEST:
+            size = " x ".join(map(str, shape[1:]))
+            raise EdgeEmoError(f"input {info.name} of {size} is more than memory holds; `edgeemo adapt --shape` gives it sizes")
+        values = rng.standard_normal(shape) if kind.kind == "f" else rng.integers(whole.start, whole.stop, shape)
         feed[info.name] = values.astype(kind)
     return feed

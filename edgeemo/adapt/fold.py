@@ -16,36 +16,39 @@ import numpy as np
 import onnx
 import onnxruntime
 from edgeemo_runtime.errors import EdgeEmoError
-from onnx import helper, numpy_helper, version_converter
+from onnx import TensorProto, helper, numpy_helper, version_converter
+
+from edgeemo.adapt.batch import LARGE, SMALL, free_the_batch
+from edgeemo.adapt.constants import fold_constants
+from edgeemo.adapt.feeds import runnable
+from edgeemo.adapt.graph import (
+    BATCH,
+    Maker,
+    Shape,
+    constants_of,
+    dims,
+    inputs_of,
+    known_types,
+    label,
+    replace_nodes,
+    set_dims,
+)  # fmt: skip
+from edgeemo.adapt.loops import has_loops, unroll_loops
+from edgeemo.adapt.operators.context import Context
+from edgeemo.adapt.operators.places import shape_of
+from edgeemo.evaluate.onnx_stream import open_session
 
 OPSET = 20
-BATCH = "batch"
+NESTED = 4  # loops within loops
+KINDS = {getattr(TensorProto, name) for name in (
+    "FLOAT", "DOUBLE", "FLOAT16", "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"
+)}  # of inputs  # fmt: skip
 # The first makes one matrix of all items' rows, and a Gemm of it; the second rounds a float weight between quantized activations.
 UNWANTED = ["MatMulAddFusion", "WeightBiasQuantization"]
-SMALL, LARGE = 2, 3  # neither is 1: a dimension of 1 broadcasts, and would hide what depends on the batch
-
-Shape = tuple[int | str, ...]
-
-
-def inputs_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Those that are no constants; old files list initializers among the inputs."""
-    constants = {i.name for i in model.graph.initializer}
-    return [i for i in model.graph.input if i.name not in constants]
-
-
-def dims(value: onnx.ValueInfoProto) -> Shape:
-    """An int, or the name of a dimension; "?" where it has neither."""
-    return tuple(d.dim_param or (d.dim_value if d.dim_value > 0 else "?") for d in value.type.tensor_type.shape.dim)
-
-
-def set_dims(value: onnx.ValueInfoProto, shape: Shape) -> None:
-    del value.type.tensor_type.shape.dim[:]
-    for size in shape:
-        value.type.tensor_type.shape.dim.add(**({"dim_param": size} if isinstance(size, str) else {"dim_value": size}))
 
 
 def fix(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], values: dict[str, float]) -> dict[str, Shape]:
-    """Sets inputs to constants (``values``) in place, and says every other input's shape, "batch" where that is. A first
+    """Sets inputs to constants (``values``) and shapes of the others in place, and returns these, "batch" where that is. A first
     dimension without a size, or of 1, is the batch; other dimensions without one must be in ``shapes``.
 
     Raises EdgeEmoError naming the input, and the option that helps.
@@ -60,6 +63,12 @@ def fix(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], values: d
         model.graph.input.remove(known.pop(name))
     fixed: dict[str, Shape] = {}
     for name, value_info in known.items():
+        kind = value_info.type.tensor_type.elem_type
+        if kind not in KINDS:
+            said = TensorProto.DataType.Name(kind) if kind else "no tensor"
+            raise EdgeEmoError(
+                f"{source}: input {name} is {said}; the runtime takes tensors of numbers of 8 to 64 bits, and bool"
+            )
         shape = shapes.get(name) or dims(value_info)
         if not shape:
             raise EdgeEmoError(f"{source}: input {name} is a scalar, which a batch of streams cannot share; --set {name}=VALUE")
@@ -71,6 +80,9 @@ def fix(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], values: d
         if shape.count(BATCH) != 1:
             raise EdgeEmoError(f"{source}: input {name}: shape {shape} needs the batch once; --shape {name}=batch,...")
         fixed[name] = shape
+        set_dims(value_info, shape)  # what the file says of its batch may be a number
+    for info in model.graph.output:
+        info.type.tensor_type.ClearField("shape")
     return fixed
 
 
@@ -79,14 +91,7 @@ def fold(model: onnx.ModelProto, source: str, shapes: dict[str, Shape]) -> onnx.
     small, large = (_folded(model, source, shapes, n) for n in (SMALL, LARGE))
     if [(n.op_type, len(n.input)) for n in small.graph.node] != [(n.op_type, len(n.input)) for n in large.graph.node]:
         raise EdgeEmoError(f"{source}: folds to other nodes for {SMALL} streams than for {LARGE}: it is no graph of a batch")
-    _free_the_batch(small, large, source)
-    for info, other in zip((*small.graph.input, *small.graph.output), (*large.graph.input, *large.graph.output), strict=True):
-        shape = tuple(BATCH if a != b else a for a, b in zip(dims(info), dims(other), strict=True))
-        if shape.count(BATCH) != 1 or not all(isinstance(d, int) or d == BATCH for d in shape):
-            raise EdgeEmoError(
-                f"{source}: {info.name}: {dims(info)} for {SMALL} streams and {dims(other)} for {LARGE}: no one batch"
-            )
-        set_dims(info, shape)
+    free_the_batch(small, large, source)
     del small.graph.value_info[:]
     return _batch_first(small)
 
@@ -111,6 +116,7 @@ def upgrade(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
 
 
 def _folded(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], batch: int) -> onnx.ModelProto:
+    """By ONNX Runtime, for ``batch`` items, with inferred shapes; loops are unrolled as their number of turns becomes known."""
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
     for info in inputs_of(sized):
@@ -118,6 +124,51 @@ def _folded(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], batch
     for info in sized.graph.output:
         info.type.tensor_type.ClearField("shape")
     del sized.graph.value_info[:]
+    folded = _without_shapes(_optimized(sized, source, batch))
+    for _ in range(NESTED):
+        if not has_loops(folded):
+            break
+        folded = _without_shapes(_optimized(unroll_loops(folded, source), source, batch))
+    if branch := next((n for n in folded.graph.node if n.op_type in ("If", "Loop", "Scan")), None):
+        raise EdgeEmoError(f"{source}: node {label(branch)}: {branch.op_type} depends on the data; --set may fix it")
+    return _with_shapes(onnx.shape_inference.infer_shapes(folded, data_prop=True), source)
+
+
+def _with_shapes(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
+    """What onnx infers no shape of is run to see it."""
+    known = {v.name: v for v in (*model.graph.value_info, *model.graph.output)}
+    unknown = [o for n in model.graph.node for o in n.output if o and (o not in known or not _is_known(known[o]))]
+    if not unknown:
+        return model
+    found = dict(zip(unknown, open_session(model, unknown).run(unknown, runnable(model, 1, source)), strict=True))
+    outputs = {o.name: o for o in model.graph.output}
+    for name, value in found.items():
+        info = outputs.get(name) or known.get(name) or model.graph.value_info.add(name=name)
+        info.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.asarray(value).dtype)
+        set_dims(info, np.asarray(value).shape)
+    return model
+
+
+def _is_known(value: onnx.ValueInfoProto) -> bool:
+    return value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim)
+
+
+def _without_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Shapes that ONNX Runtime did not see are known when those before them are constants."""
+    while any(n.op_type in ("Shape", "Size") for n in model.graph.node):
+        context, nodes = Context(known_types(model), constants_of(model), ""), list[onnx.NodeProto]()
+        for node in model.graph.node:
+            make = Maker(model, label(node))
+            known = node.op_type in ("Shape", "Size") and shape_of(node, context, make)
+            nodes += make.nodes if known else [node]
+        if [n.op_type for n in nodes] == [n.op_type for n in model.graph.node]:
+            break
+        replace_nodes(model, nodes)
+        model = fold_constants(model)
+    return model
+
+
+def _optimized(sized: onnx.ModelProto, source: str, batch: int) -> onnx.ModelProto:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
@@ -131,62 +182,10 @@ def _folded(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], batch
             said = str(error).replace("\n", " ")[:300]
             raise EdgeEmoError(f"{source}: ONNX Runtime does not run it with {batch} streams ({said})") from error
         folded = onnx.load(options.optimized_model_filepath)
-    if branch := next((n for n in folded.graph.node if n.op_type in ("If", "Loop", "Scan")), None):
-        raise EdgeEmoError(
-            f"{source}: node {branch.name or branch.output[0]}: {branch.op_type} depends on the data; --set may fix it"
-        )
     version = next(o.version for o in folded.opset_import if o.domain in ("", "ai.onnx"))
     del folded.opset_import[:]  # of ONNX Runtime's own domains, which no node is of
     folded.opset_import.append(helper.make_opsetid("", version))
-    return onnx.shape_inference.infer_shapes(folded, data_prop=True)
-
-
-def _free_the_batch(small: onnx.ModelProto, large: onnx.ModelProto, source: str) -> None:
-    """Rewrites in ``small`` what differs from ``large``."""
-    one, other = ({i.name: numpy_helper.to_array(i) for i in m.graph.initializer} for m in (small, large))
-    shapes = tuple({v.name: dims(v) for v in (*m.graph.value_info, *m.graph.output)} for m in (small, large))
-    for node, twin in zip(small.graph.node, large.graph.node, strict=True):
-        for at, (mine, its) in enumerate(zip(node.input, twin.input, strict=True)):
-            a, b = one.get(mine), other.get(its)
-            if a is None or b is None:
-                continue
-            same = a.shape == b.shape and np.array_equal(a, b)
-            if node.op_type == "Reshape" and at == 1:
-                sizes = [(s.get(node.input[0], ()), s.get(node.output[0], ())) for s in shapes]
-                free = _any_reshape(*sizes)
-                if same and (free is None or free[0] != 0):
-                    continue
-            elif same:
-                continue
-            else:
-                free = _without_batch(node, at, a, b)
-            if free is None:
-                raise EdgeEmoError(f"{source}: node {node.name or node.output[0]} ({node.op_type}) holds the batch in a constant")
-            name = f"{mine}_any_batch_{node.output[0]}_{at}"
-            small.graph.initializer.append(numpy_helper.from_array(free, name))
-            node.input[at] = name
-
-
-def _without_batch(node: onnx.NodeProto, at: int, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-    """``a`` and ``b``: a constant for SMALL and for LARGE streams. The constant for any number; None where there is none."""
-    if node.op_type == "Expand" and at == 1 and a.shape == b.shape:
-        return np.where(a != b, 1, a)  # what is expanded has the batch already, or broadcasts where it is used
-    if a.ndim == b.ndim:
-        axes = [i for i in range(a.ndim) if a.shape[i] != b.shape[i]]
-        if len(axes) == 1 and (a == a.take([0], axes[0])).all():  # the same for every stream, as zero states are
-            return a.take([0], axes[0])
-    return None
-
-
-def _any_reshape(small: tuple[Shape, Shape], large: tuple[Shape, Shape]) -> np.ndarray | None:
-    """What to reshape to, from what it reshapes and its result, for SMALL and for LARGE streams; None where not just one
-    dimension of the result has the batch in it. Where both begin with the batch it is copied (0): a compiler can follow that."""
-    a, b = small[1], large[1]
-    known = len(a) == len(b) > 0 and all(isinstance(d, int) for d in (*a, *b))
-    if not known or sum(x != y for x, y in zip(a, b, strict=True)) != 1:
-        return None
-    first = [shape[:1] for shape in (*small, *large)] == [(SMALL,), (SMALL,), (LARGE,), (LARGE,)]
-    return np.array([(0 if first else -1) if x != y else x for x, y in zip(a, b, strict=True)], dtype=np.int64)
+    return folded
 
 
 def _batch_first(model: onnx.ModelProto) -> onnx.ModelProto:

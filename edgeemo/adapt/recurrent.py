@@ -1,4 +1,4 @@
-"""LSTM and GRU as what they are made of: products with their weights, which quantize like any layer's, and gates.
+"""LSTM, GRU and RNN as what they are made of: products with their weights, which quantize like any layer's, and gates.
 
 Over a fixed number of steps only. The input's product is one for all steps; a step's product with what came before has one weight
 under several layers, which calibration, quantizer and compiler know (one range, one INT8 weight).
@@ -14,9 +14,10 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import helper, numpy_helper
 
-from edgeemo.adapt.fold import dims
+from edgeemo.adapt.graph import dims, known_types
 
-DEFAULTS = {"LSTM": [b"Sigmoid", b"Tanh", b"Tanh"], "GRU": [b"Sigmoid", b"Tanh"]}
+DEFAULTS = {"LSTM": [b"Sigmoid", b"Tanh", b"Tanh"], "GRU": [b"Sigmoid", b"Tanh"], "RNN": [b"Tanh"]}
+KINDS = tuple(DEFAULTS)
 LONGEST = 256  # steps: beyond that a graph of single steps is no way to compile a recurrence
 
 
@@ -48,14 +49,13 @@ class _Graph:
 
 def unroll(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
     """Raises EdgeEmoError naming a recurrence that is longer than LONGEST, or has an option that nobody here has met."""
-    if not any(n.op_type in ("LSTM", "GRU") for n in model.graph.node):
+    if not any(n.op_type in KINDS for n in model.graph.node):
         return model
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    shapes = {v.name: dims(v) for v in (*inferred.graph.value_info, *inferred.graph.input)}
+    shapes = {name: dims(value) for name, value in known_types(model).items()}
     constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for number, node in enumerate(model.graph.node):
-        if node.op_type not in ("LSTM", "GRU"):
+        if node.op_type not in KINDS:
             nodes.append(node)
             continue
         graph = _Graph(node.name or f"{node.op_type.lower()}{number}")
@@ -94,7 +94,8 @@ def _unroll(
     w, r = weights[0], weights[1]
     bias = weights[2] if weights[2] is not None else np.zeros((w.shape[0], 2 * w.shape[1]), dtype=w.dtype)
     hidden = hidden or r.shape[2]
-    cell: Callable[..., State] = _lstm if node.op_type == "LSTM" else _gru
+    _check_sizes(w, r, bias, hidden, len(DEFAULTS[node.op_type]), who)
+    cell: Callable[..., State] = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}[node.op_type]
     rows = graph.one("Transpose", inputs[0], perm=[1, 0, 2])  # (batch, steps, features): a product's rows are a stream's own
     sequences, last = [], []
     for d, reverse in enumerate({"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]):
@@ -102,7 +103,7 @@ def _unroll(
         gates = w.shape[1]
         recurrent_bias = bias[d, gates:].copy()
         input_bias = bias[d, :gates].copy()
-        if node.op_type == "LSTM" or not linear_before_reset:
+        if node.op_type != "GRU" or not linear_before_reset:
             input_bias += recurrent_bias
             recurrent_bias[:] = 0
         else:  # of the candidate gate the recurrent bias is inside the reset
@@ -126,6 +127,21 @@ def _unroll(
         sequences.append(outputs[::-1] if reverse else outputs)
         last.append(state)
     _results(node, graph, sequences, last, hidden)
+
+
+def _check_sizes(w: np.ndarray, r: np.ndarray, bias: np.ndarray, hidden: int, functions: int, who: str) -> None:
+    """Raises EdgeEmoError where weights are not of one hidden size."""
+    gates = {1: 1, 2: 3, 3: 4}[functions] * hidden
+    right = w.ndim == r.ndim == 3 and w.shape[1] == gates and r.shape[1:] == (gates, hidden) and bias.shape[1:] == (2 * gates,)
+    if not right:
+        raise EdgeEmoError(f"{who}: weights {w.shape}, {r.shape} and biases {bias.shape} are not of {hidden} hidden values")
+
+
+def _rnn(graph: _Graph, x: str, state: State, r: np.ndarray, bias: np.ndarray, hidden: int, _: bool, side: str,
+         step: int) -> State:  # fmt: skip
+    """Elman 1990."""
+    h = state[0]
+    return (graph.one("Tanh", x if h is None else graph.one("Add", x, _recurrent(graph, h, r, "recurrent", side, step))),)
 
 
 def _initial(graph: _Graph, name: str, direction: int, hidden: int) -> str | None:

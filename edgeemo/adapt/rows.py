@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgeemo.adapt.fold import Shape, dims
+from edgeemo.adapt.constants import without_unread
+from edgeemo.adapt.graph import Shape, dims
 
 # fmt: off
 ELEMENTWISE = frozenset((
@@ -69,7 +70,7 @@ def keep_rows(model: onnx.ModelProto) -> onnx.ModelProto:
         nodes.append(back)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    return _without_unread(model)
+    return without_unread(model)
 
 
 def _rows_apart(node: onnx.NodeProto, shapes: dict[str, Shape]) -> list[int] | None:
@@ -181,19 +182,3 @@ def _layer(
         return [helper.make_node("MatMul", [source, weight], [whole], name=node.name)]
     product = helper.make_node("MatMul", [source, weight], [f"{whole}_product"], name=node.name)
     return [product, helper.make_node("Add", [f"{whole}_product", bias], [whole], name=f"{node.name or whole}.bias")]
-
-
-def _without_unread(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without nodes that nobody reads, and constants likewise."""
-    wanted = {o.name for o in model.graph.output}
-    kept = []
-    for node in reversed(model.graph.node):
-        if wanted & set(node.output):
-            kept.append(node)
-            wanted |= set(node.input)
-    held = [i for i in model.graph.initializer if i.name in wanted]
-    nodes = kept[::-1]
-    del model.graph.node[:], model.graph.initializer[:]
-    model.graph.node.extend(nodes)
-    model.graph.initializer.extend(held)
-    return model

@@ -21,6 +21,7 @@ from edgeemo_runtime.manifest import SCHEMA
 
 from edgeemo import __version__
 from edgeemo.compile.around import DECIDE, INTAKE
+from edgeemo.compile.bisect import first_bad_node
 from edgeemo.compile.importer import Imported, import_onnx
 from edgeemo.compile.kernels.attention import Attention
 from edgeemo.compile.kernels.attention_s8 import AttentionInt8
@@ -30,6 +31,7 @@ from edgeemo.compile.kernels.gemm import Gemm
 from edgeemo.compile.link import assemble, link_shared
 from edgeemo.compile.lower import Dump, lower
 from edgeemo.compile.marks import mark_calls
+from edgeemo.compile.onnx_graph import WAY_OUT
 from edgeemo.compile.package import pack_artifact
 from edgeemo.compile.passes.graph import KernelTable
 from edgeemo.compile.products import left_products
@@ -37,6 +39,7 @@ from edgeemo.compile.step import Step
 from edgeemo.compile.targets import BoardTarget
 from edgeemo.compile.verify import verify_library
 from edgeemo.export.load import load_onnx
+from edgeemo.isolated import isolated
 from edgeemo.quantize.report import KEY as QUANTIZATION
 
 
@@ -51,17 +54,29 @@ class Compiled:
 
 
 def compile_onnx(path: str | Path, target: BoardTarget, dump_folder: Path | None = None) -> Compiled:
-    """Raises EdgeEmoError naming the file, node or operator that does not compile."""
+    """The artifact of a model file for a board, made in a child process (isolated.py); check.py compares it with the model.
+
+    Raises EdgeEmoError naming the file, node or operator that does not compile.
+    """
+    return isolated(f"{path}: compiling for {target.name}", compile_here, path, target, dump_folder)
+
+
+def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None = None, checked: bool = False) -> Compiled:
+    """``compile_onnx`` in this process. ``checked``: what the manifest says of it."""
     model = load_onnx(str(path))
     imported = import_onnx(model, str(path))
     dump = _dumper(dump_folder)
     table = KernelTable(target.kernels)
     try:
         step, left = lower(imported, table, dump)
-    except EdgeEmoError as error:
-        raise EdgeEmoError(f"{path}: {error}{left_products(model, table)}") from error
-    library = _build(step, target, dump)
+        library = _build(step, target, dump)
+    except Exception as error:  # TVM raises its own types for what it does not lower
+        last = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        said = last if isinstance(error, EdgeEmoError) else f"not lowered ({last[:200]})"
+        where = first_bad_node(model, lambda part: not _compiles(part, target))
+        raise EdgeEmoError(f"{path}: {where and f'{where}: '}{said}{left_products(model, table)}; {WAY_OUT}") from error
     manifest = _manifest(Path(path), model, imported, step, target)
+    manifest["checked"] = checked  # against ONNX Runtime
     specs = [table.specs[c] for c in step.calls if c in table.specs]
     manifest["int8_macs_per_step"] = sum(s.macs for s in specs if isinstance(s, Gemm) and s.weights == "s8")
     manifest["macs_per_step"] = sum(
@@ -71,6 +86,14 @@ def compile_onnx(path: str | Path, target: BoardTarget, dump_folder: Path | None
     for name in step.calls:
         counts[name] = counts.get(name, 0) + 1
     return Compiled(pack_artifact(manifest, library, step.weights), manifest, counts, left)
+
+
+def _compiles(model: onnx.ModelProto, target: BoardTarget) -> bool:
+    try:
+        _build(lower(import_onnx(model, ""), KernelTable(target.kernels), _dumper(None))[0], target, _dumper(None))
+    except Exception:  # whatever it is that ended the whole
+        return False
+    return True
 
 
 def _dumper(folder: Path | None) -> Dump:
@@ -91,7 +114,10 @@ def _dumper(folder: Path | None) -> Dump:
 def _build(step: Step, target: BoardTarget, dump: Dump) -> bytes:
     with tempfile.TemporaryDirectory(prefix="edgeemo-") as folder:
         objects, library = Path(folder, "step.o"), Path(folder, "step.so")
-        module = tvm.tirx.build(step.mod, target=target.tvm_target())
+        # A foreign model's kernels have no buffer that the pass would make smaller, and it takes most of the time.
+        unneeded = [] if step.streams else ["s_tir.CompactBufferAllocation"]
+        with tvm.transform.PassContext(opt_level=2, disabled_pass=unneeded):
+            module = tvm.tirx.build(step.mod, target=target.tvm_target())
         if target.kernels.neon:
             assembly = mark_calls(module.inspect_source("asm"), step.calls, target.kernels.prefetch)
             dump("4_step.s", lambda: assembly)
@@ -144,8 +170,8 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
             "state_words": imported.states.stride,
             "arena_bytes_per_stream": step.arena_bytes_per_stream,
             "inputs": [
-                {"name": n, "shape": [int(d) for d in params[n].ty.shape.values[1:]], "dtype": str(params[n].ty.dtype)}
-                for n in imported.inputs
+                {"name": n, "shape": [int(d) for d in params[p].ty.shape.values[1:]], "dtype": str(params[p].ty.dtype)}
+                for n, p in imported.inputs.items()
             ],
             "outputs": [output(n) for n in imported.outputs],
         },

@@ -11,8 +11,8 @@ import tvm
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import TensorProto, helper, numpy_helper
 from tvm import relax, tirx
-from tvm.relax.frontend.onnx import from_onnx
 
+from edgeemo.compile.onnx_graph import from_onnx
 from edgeemo.compile.passes.graph import MAIN, Graph
 from edgeemo.compile.plan import StatePlan
 from edgeemo.export.contract import StreamContract, read_contract
@@ -25,12 +25,13 @@ class Imported:
     mod: tvm.IRModule
     contract: StreamContract | None
     states: StatePlan
-    inputs: list[str]  # graph inputs that are not states, in order
+    inputs: dict[str, str]  # graph inputs that are not states, in order: name in the model, and of main's parameter
     outputs: list[str]  # graph outputs that are not states, in order
 
 
 def import_onnx(model: onnx.ModelProto, source: str) -> Imported:
-    """Relax module whose ``main`` takes (inputs and states as in ONNX, slots, clock) with one symbolic batch."""
+    """Relax module whose ``main`` takes (inputs and states as in ONNX, slots, clock) with one symbolic batch. Raises EdgeEmoError
+    naming the input, output or node that does not come in."""
     contract = read_contract(model, source)
     state_inputs = {s.input: s for s in contract.states} if contract else {}
     state_outputs = {s.output: s for s in contract.states} if contract else {}
@@ -46,9 +47,9 @@ def import_onnx(model: onnx.ModelProto, source: str) -> Imported:
             )
     model, halves = _half_weights_as_inputs(_signed(model))
     try:
-        mod = from_onnx(model, keep_params_in_input=False)
-    except Exception as error:  # TVM raises its own types for what it does not import
-        raise EdgeEmoError(f"{source}: TVM's ONNX importer refused it: {str(error).strip().splitlines()[-1][:300]}") from error
+        mod = from_onnx(model)
+    except EdgeEmoError as error:
+        raise EdgeEmoError(f"{source}: {error}") from error
     # By position: the importer rewrites names that are no identifiers.
     by_onnx_name = dict(zip((i.name for i in model.graph.input), mod[MAIN].params, strict=True))
     values = {by_onnx_name[n].name: tvm.runtime.tensor(a) for n, a in halves.items()}
@@ -73,7 +74,7 @@ def import_onnx(model: onnx.ModelProto, source: str) -> Imported:
         mod,
         contract,
         states,
-        [params[n].name for n in names_in if n not in state_inputs],
+        {n: params[n].name for n in names_in if n not in state_inputs},
         [n for n in names if n not in state_outputs],
     )
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import onnx
 from edgeemo_runtime.errors import EdgeEmoError
-from tvm.relax.frontend.onnx import onnx_frontend
 
 from edgeemo.compile.importer import import_onnx
 from edgeemo.compile.lower import lower
+from edgeemo.compile.onnx_graph import known_operator
 from edgeemo.compile.passes.graph import KernelTable
 from edgeemo.compile.products import weighted_products
 from edgeemo.compile.targets import BoardTarget
@@ -48,10 +48,9 @@ class Inspection:
 def inspect(path: Path, board: BoardTarget) -> Inspection:
     """Goes as far as code generation would, without generating any. Raises EdgeEmoError where the file cannot be read."""
     model = load_onnx(path)
-    known = onnx_frontend._get_convert_map()
     unsupported = tuple(
         f"{n.name or n.output[0]} ({n.domain + ':' if n.domain else ''}{n.op_type})" for n in model.graph.node
-        if n.domain not in ("", "ai.onnx") or known.get(n.op_type) is None
+        if n.domain not in ("", "ai.onnx") or not known_operator(n.op_type)
     )  # fmt: skip
     products = weighted_products(model)
     taken: list[str | None] = [None] * len(products)

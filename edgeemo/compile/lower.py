@@ -28,7 +28,7 @@ def lower(model: Imported, table: KernelTable, dump: Dump) -> tuple[Step, list[s
     dump("1_fused.relax", lambda: mod.script(show_meta=False))
     mod = stock.run(mod)
     dump("2_lowered.relax", lambda: mod.script(show_meta=False))
-    step = build_step(mod, table, model.states, model.inputs, model.outputs, model.contract is not None)
+    step = build_step(mod, table, model.states, list(model.inputs.values()), model.outputs, model.contract is not None)
     dump("3_step.tir", lambda: step.mod.script(show_meta=False))
     return step, left
 

@@ -91,7 +91,7 @@ class Arena:
         self.peak = 0
 
     def take(self, size: int) -> int:
-        size = align(size)
+        size = align(max(size, 1))  # also nothing has a place of its own
         at = 0
         for start in sorted(self._live):
             if at + size <= start:

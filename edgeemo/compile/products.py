@@ -6,7 +6,7 @@ import math
 
 import onnx
 
-from edgeemo.adapt.fold import Shape, dims
+from edgeemo.adapt.graph import Shape, dims
 from edgeemo.compile.passes.graph import KernelTable
 
 UNDER_WEIGHTS = ("DequantizeLinear", "Transpose", "Reshape", "Cast", "Identity")

@@ -21,7 +21,7 @@ from tvm.script.ir_builder import tirx as T
 from edgeemo.compile import around
 from edgeemo.compile.kernels import state as state_kernels
 from edgeemo.compile.marks import hints_of_call
-from edgeemo.compile.passes.graph import Graph, KernelTable
+from edgeemo.compile.passes.graph import Graph, KernelTable, static_shape
 from edgeemo.compile.plan import Arena, StatePlan, WeightBlob
 
 STEP = "step"
@@ -47,6 +47,7 @@ class Step:
     weights: bytes
     arena_bytes_per_stream: int
     calls: list[str]
+    streams: bool  # calls go through it, by the functions of around.py
 
 
 def _bytes_per_stream(var: Var) -> int:
@@ -172,7 +173,7 @@ class _Builder:
             tensor = self._place(var)
             if name in self.output_names:
                 if tensor.place != "output" or tensor.offset != index:
-                    raise ValueError(f"output {name} is not computed by the step")
+                    self._copy_to_output(var, tensor, index)
                 continue
             spec = state_kernels.StateCopy(states.words(name), states.stride, True)
             kernel = self.table.add(spec, state_kernels.build_copy)
@@ -180,6 +181,14 @@ class _Builder:
         if states.period > 1:
             tick = self.table.add(state_kernels.Tick(states.period, states.stride), state_kernels.build_tick)
             self.calls.append((tick, [Tensor("slots"), Tensor("state", 0)]))
+
+    def _copy_to_output(self, var: Expr, tensor: Tensor, index: int) -> None:
+        """Of what has its place already: an input, a part of a split, a view of another output, a constant."""
+        constant = tensor.place == "weights"
+        elements = int(np.prod([d or 1 for d in static_shape(var)[1:]], initial=1))
+        spec = state_kernels.OutputCopy(elements, str(var.ty.dtype), constant)
+        kernel = self.table.add(spec, state_kernels.build_output_copy)
+        self.calls.append((kernel, [tensor, Tensor("output", index)]))
 
     # -- emitting --------------------------------------------------------------------------------------------------------
     def emit(self) -> Step:
@@ -193,7 +202,7 @@ class _Builder:
         mod[STEP] = self._step_function(symbols, len(weights))
         if self.streams:
             mod[around.INTAKE], mod[around.DECIDE] = around.intake(), around.decide()
-        return Step(mod, weights, self.arena.peak, [name for name, _ in self.calls])
+        return Step(mod, weights, self.arena.peak, [name for name, _ in self.calls], self.streams)
 
     def _step_function(self, symbols: dict[str, ir.GlobalVar], weight_bytes: int) -> tirx.PrimFunc:
         """The step. It checks the sizes of all memory that it is given, so that no manifest can make it go beyond."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -64,44 +65,70 @@ def read_manifest(folder: str | Path, split: str | None = None) -> list[Clip]:
     """The clips of ``folder/manifest.csv``, sorted by path. Columns: path, and label7 or label; split, corpus, speaker,
     intensity where known. ``split`` keeps one split.
 
-    Raises EdgeEmoError naming the line of a missing file or an unknown label, or if nothing is left.
+    A clip that is listed twice the same way counts once. Raises EdgeEmoError naming the line of a missing file, an unknown label
+    or a clip listed twice in two ways, or if nothing is left.
     """
     folder = _folder(folder)
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise EdgeEmoError(f"{manifest}: not there; labels come from it (columns path, label7, split, corpus, speaker)")
-    clips = []
-    with manifest.open(newline="", encoding="utf-8") as lines:
-        reader = csv.DictReader(lines)
-        columns = reader.fieldnames or []
-        label_column = next((c for c in LABEL_COLUMNS if c in columns), None)
-        if "path" not in columns or label_column is None:
-            raise EdgeEmoError(f"{manifest}: needs the columns path and label7 (or label); it has {', '.join(columns) or 'none'}")
-        if split is not None and "split" not in columns:
-            raise EdgeEmoError(f"{manifest}: has no column split, so there is no split {split!r}; leave --split out")
-        for row in reader:
-            if split is not None and row["split"] != split:
-                continue
-            name = (row[label_column] or "").strip()
-            if name and name not in LABELS:
-                raise EdgeEmoError(f"{manifest}:{reader.line_num}: label {name!r} is none of {', '.join(LABELS)}")
-            path = folder / (row["path"] or "")
-            if not path.is_file():
-                raise EdgeEmoError(f"{manifest}:{reader.line_num}: {path} is not there")
-            clips.append(
-                Clip(
-                    path,
-                    LABELS.index(name) if name else None,
-                    row.get("split") or "",
-                    row.get("corpus") or "",
-                    row.get("speaker") or "",
-                    row.get("intensity") or _ravdess_intensity(row.get("corpus") or "", path),
-                )
-            )
+    clips: dict[Path, Clip] = {}
+    reader = _manifest_rows(manifest)
+    columns = reader.fieldnames or []
+    label_column = next((c for c in LABEL_COLUMNS if c in columns), None)
+    if "path" not in columns or label_column is None:
+        raise EdgeEmoError(f"{manifest}: needs the columns path and label7 (or label); it has {', '.join(columns) or 'none'}")
+    if split is not None and "split" not in columns:
+        raise EdgeEmoError(f"{manifest}: has no column split, so there is no split {split!r}; leave --split out")
+    for row in reader:
+        if split is not None and row["split"] != split:
+            continue
+        clip = _clip(folder, row, label_column, f"{manifest}:{reader.line_num}")
+        if clips.setdefault(clip.path, clip) != clip:
+            raise EdgeEmoError(f"{manifest}:{reader.line_num}: {clip.path} is listed twice, with other labels; leave one line")
     if not clips:
         which = "lists no clip" if split is None else f"lists no clip of split {split!r}"
         raise EdgeEmoError(f"{manifest}: {which}")
-    return sorted(clips, key=lambda c: str(c.path))
+    return sorted(clips.values(), key=lambda c: str(c.path))
+
+
+def _manifest_rows(manifest: Path) -> csv.DictReader:
+    """Of any encoding that spreadsheets write (UTF-8 and UTF-16 with their marks, Windows' Latin), separated by commas,
+    semicolons or tabs; columns' names in small letters."""
+    data = manifest.read_bytes()
+    text = ""
+    for encoding in ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252"):
+        try:
+            text = data.decode(encoding)
+            break
+        except UnicodeDecodeError:
+            continue
+    else:
+        raise EdgeEmoError(f"{manifest}: is no text; save it as CSV in UTF-8")
+    header = text.partition("\n")[0]
+    separator = max(",;\t", key=header.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
+    reader.fieldnames = [(name or "").strip().lower() for name in reader.fieldnames or []]
+    return reader
+
+
+def _clip(folder: Path, row: dict[str, str | None], label_column: str, line: str) -> Clip:
+    """Raises EdgeEmoError naming the line of a missing file or an unknown label."""
+    name = (row[label_column] or "").strip()
+    if name and name not in LABELS:
+        raise EdgeEmoError(f"{line}: label {name!r} is none of {', '.join(LABELS)}")
+    path = folder / (row["path"] or "").strip()
+    if not path.is_file():
+        raise EdgeEmoError(f"{line}: {path} is not there")
+    corpus = row.get("corpus") or ""
+    return Clip(
+        path,
+        LABELS.index(name) if name else None,
+        row.get("split") or "",
+        corpus,
+        row.get("speaker") or "",
+        row.get("intensity") or _ravdess_intensity(corpus, path),
+    )
 
 
 def evenly(files: list[T], limit: int | None) -> list[T]:

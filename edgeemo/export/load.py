@@ -7,9 +7,11 @@ from pathlib import Path
 import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 
+from edgeemo.export.tidy import tidy
+
 
 def load_onnx(path: str | Path) -> onnx.ModelProto:
-    """Raises EdgeEmoError naming the file if it is missing, not valid ONNX, or has no weights."""
+    """Raises EdgeEmoError naming the file if it is missing or not valid ONNX, or the node or initializer that is not."""
     try:
         model = onnx.load(str(path))
         onnx.checker.check_model(model)
@@ -21,6 +23,5 @@ def load_onnx(path: str | Path) -> onnx.ModelProto:
         raise EdgeEmoError(
             f"{path}: not a valid ONNX model ({(str(error) or type(error).__name__).splitlines()[0][:200]})"
         ) from error
-    if not model.graph.initializer and not any(n.op_type == "Constant" for n in model.graph.node):
-        raise EdgeEmoError(f"{path}: holds no weights (no initializers); export it with its parameters")
+    tidy(model, str(path))
     return model

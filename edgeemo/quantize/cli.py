@@ -56,7 +56,10 @@ class CalibrationOptions:
         from edgeemo.quantize.sources import ClipSource, FeedSource
 
         if self.feeds is not None:
-            return FeedSource.of(self.feeds, self.limit), [], []
+            from edgeemo.quantize.findings import feed_warnings
+
+            feeds = FeedSource.of(self.feeds, self.limit)
+            return feeds, [], feed_warnings(feeds, planned.model)
         contract = stream_contract(planned)
         clips = self._clips()
         return ClipSource.of(contract, clips), clips, warnings(clips, contract.sample_rate)
@@ -166,6 +169,7 @@ def quantize(
         check_output(kept, force)
     from edgeemo.export.load import load_onnx
     from edgeemo.quantize.cache import calibration_document, read_calibration
+    from edgeemo.quantize.findings import answer_warnings, calibration_warnings, report_warnings
     from edgeemo.quantize.quantizer import plan, quantize_plan
 
     planned = plan(load_onnx(model), str(model), chosen)
@@ -179,13 +183,16 @@ def quantize(
     else:
         assert source is not None
         calibration = calibrating.observe(planned, source)
-    warn(said)
     comment = ""
     if max_f1_drop is not None:
         from edgeemo.analyze.evaluations import LOG
 
         planned, comment = _search(planned, calibration, clips, max_f1_drop, data, budget, calibrating, target.parent / LOG)
     quantized, report = quantize_plan(planned, calibration)
+    said += calibration_warnings(planned, calibration) + report_warnings(report)
+    if source is not None:
+        said += answer_warnings(planned.model, quantized, source)
+    warn(said)
     content = quantized.SerializeToString(deterministic=True)
     if save_calibration is not None:
         write_file(

@@ -12,7 +12,9 @@ from edgeemo.compile.kernels.pack import INT8_MAX
 from edgeemo.quantize.kl import BINS
 from edgeemo.quantize.thresholds import THRESHOLDS
 
-SMALLEST_SCALE = 1e-8  # of a tensor that is always zero: any positive scale is right, an infinite one is not
+ZERO_SCALE = 1e-8  # of a tensor that is always zero: any positive scale is right, an infinite one is not
+SMALLEST_SCALE = 1e-30  # of any other: its reciprocal is a float32, too
+BLOCK = 1 << 20  # values at a time: temporaries do not grow with a tensor
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Range(ABC):
 
     def scale(self, how: ActivationScaling) -> float:
         """Positive and finite for every tensor: threshold / largest."""
-        return max(self.threshold(how.observer) / how.largest, SMALLEST_SCALE)
+        return float(positive_scales(np.float64(self.threshold(how.observer) / how.largest)))
 
     def kept(self, method: str) -> float:
         """threshold / largest value seen; 1 clips nothing."""
@@ -56,7 +58,7 @@ class Observer(Range):
         """First pass. Raises EdgeEmoError naming the tensor if a value is not finite."""
         if values.size == 0:
             return
-        largest = float(np.abs(values).max())
+        largest = max(abs(float(values.max())), abs(float(values.min())))
         if not np.isfinite(largest):
             raise EdgeEmoError(
                 f"tensor {self.name} is not finite on the calibration clips; is the model trained and the audio sound?"
@@ -67,10 +69,18 @@ class Observer(Range):
         """Second pass, over the same values."""
         # Of a smaller tensor the scale is SMALLEST_SCALE whatever the histogram says, and BINS / largest may overflow.
         if self.largest > SMALLEST_SCALE * INT8_MAX and values.size:
-            bins = len(self.histogram)
-            at = np.minimum((np.abs(values.ravel()) * (bins / self.largest)).astype(np.int64), bins - 1)
-            self.histogram += np.bincount(at, minlength=bins)
+            bins, flat = len(self.histogram), values.reshape(-1)
+            for start in range(0, len(flat), BLOCK):
+                at = np.minimum((np.abs(flat[start : start + BLOCK]) * (bins / self.largest)).astype(np.int64), bins - 1)
+                self.histogram += np.bincount(at, minlength=bins)
             self._found.clear()
+
+    def energy_kept(self, threshold: float) -> float:
+        """The share of the sum of squares that is left where values are clipped to ``threshold``; 1 of a tensor of zeros."""
+        middles = (np.arange(len(self.histogram)) + 0.5) * (self.largest / len(self.histogram))
+        squares = self.histogram * middles**2
+        whole = float(squares.sum())
+        return float((self.histogram * np.minimum(middles, threshold) ** 2).sum()) / whole if whole > 0 else 1.0
 
     def threshold(self, method: str) -> float:
         if method not in self._found:
@@ -85,6 +95,11 @@ class Observer(Range):
         """Counts of the same tensor that another observer of the same range has made."""
         self.histogram += histogram
         self._found.clear()
+
+
+def positive_scales(scales: np.ndarray | np.float64) -> np.ndarray:
+    """Positive, with a finite reciprocal: what a threshold of zero, or one next to it, comes to."""
+    return np.where(scales == 0, ZERO_SCALE, np.maximum(scales, SMALLEST_SCALE))
 
 
 def fake_quantize(values: np.ndarray, scale: float, largest: int = INT8_MAX) -> np.ndarray:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import onnx
 from onnx import helper
-from onnx.reference import ReferenceEvaluator
 
+from edgeemo.evaluate.onnx_stream import open_session
 from edgeemo.quantize.calibrate import Calibration
 from edgeemo.quantize.layers import Layer, Tokens
 from edgeemo.quantize.observers import Scalings, fake_quantize
 
 KEY = "edgeemo.quantization"  # metadata_props
+AT_ONCE = 1 << 23  # bytes of inputs or outputs of a layer
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,10 @@ class QuantizationReport:
 def sqnr_db(reference: np.ndarray, value: np.ndarray) -> float:
     """Signal to quantization noise in dB, infinite for equal arrays, over float64 sums."""
     noise = float(((reference.astype(np.float64) - value) ** 2).sum())
-    signal = float((reference.astype(np.float64) ** 2).sum())
+    return decibels(float((reference.astype(np.float64) ** 2).sum()), noise)
+
+
+def decibels(signal: float, noise: float) -> float:
     return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
 
 
@@ -60,10 +66,10 @@ def report_layers(layers: list[Layer], calibration: Calibration, scalings: Scali
             how = scalings[layer.input]
             scale, clipped = found.scale(how), found.kept(how.observer)
             if values is not None:
-                int8 = run_layer(layer, fake_quantize(values, scale, how.largest), layer.dequantized_weight)
-                error = sqnr_db(run_layer(layer, values, layer.weight), int8)
+                int8 = functools.partial(fake_quantize, scale=scale, largest=how.largest)
+                error = _layer_error(layer, values, int8, layer.dequantized_weight)
         elif layer.precision == "fp16" and values is not None:
-            error = sqnr_db(run_layer(layer, values, layer.weight), run_layer(layer, values, layer.weight.astype(np.float16)))
+            error = _layer_error(layer, values, lambda x: x, layer.weight.astype(np.float16))
         reports.append(
             LayerReport(layer.name, layer.op, layer.precision, scale, clipped, error, layer.weight_bytes, layer.weight.size * 4)
         )
@@ -81,15 +87,36 @@ def report_tokens(tokens: list[Tokens], calibration: Calibration, scalings: Scal
     return tuple(reports)
 
 
-def run_layer(layer: Layer, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The layer alone (without bias) on given inputs, by the ONNX reference evaluator."""
+def _layer_error(layer: Layer, values: np.ndarray, rounded: Callable[[np.ndarray], np.ndarray], weight: np.ndarray) -> float:
+    """SQNR of the layer with ``rounded`` inputs and ``weight``, a few inputs at a time."""
+    exact, quantized = layer_runner(layer, layer.weight), layer_runner(layer, weight)
+    signal = noise = 0.0
+    start, at_once = 0, 1
+    while start < len(values):
+        piece = values[start : start + at_once]
+        reference = exact(piece)
+        off = reference - quantized(rounded(piece))
+        signal += float(np.vdot(reference, reference.astype(np.float64)))
+        noise += float(np.vdot(off, off.astype(np.float64)))
+        start += at_once
+        at_once = max(1, AT_ONCE // max(values[:1].nbytes, reference[:1].nbytes))
+    return decibels(signal, noise)
+
+
+def layer_runner(layer: Layer, weight: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The layer alone (without bias) on given inputs, in ONNX Runtime."""
     node = onnx.NodeProto()
     node.CopyFrom(layer.node)
-    del node.input[:], node.output[:]
-    node.input.extend(["x", "w"])
-    node.output.append("y")
-    values_in = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in ("x", "w")]
-    graph = helper.make_graph([node], "layer", values_in, [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-    (y,) = ReferenceEvaluator(model).run(None, {"x": values, "w": weight.astype(np.float32)})
-    return np.asarray(y)
+    node.input[:], node.output[:] = ["x", "w"], ["y"]
+    infos = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in ("x", "y")]
+    held = [onnx.numpy_helper.from_array(weight.astype(np.float32), "w")]
+    model = helper.make_model(
+        helper.make_graph([node], "layer", infos[:1], infos[1:], held), opset_imports=[helper.make_opsetid("", 20)]
+    )
+    model.ir_version = 10
+    session = open_session(model)
+    return lambda values: np.asarray(session.run(None, {"x": np.ascontiguousarray(values, np.float32)})[0])
+
+
+def run_layer(layer: Layer, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return layer_runner(layer, weight)(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,14 @@ from edgeemo_runtime.audio import load_audio
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.adapt.feeds import read_feed
+from edgeemo.adapt.graph import dims, known_types
 from edgeemo.data.clips import Clip, evenly, hash_files
 from edgeemo.data.streams import side_by_side
 from edgeemo.evaluate.onnx_stream import OnnxStream, open_session
 from edgeemo.export.contract import StreamContract
 
 STREAMS = 16  # clips run side by side
+AT_ONCE = 1 << 27  # bytes of tensors that one run gives out
 QUIET = 10 ** (-40 / 20)  # a step this far under its clip's loudest is a pause: its activations would pull thresholds to nothing
 
 Group = tuple[Path, ...]
@@ -32,7 +35,12 @@ class Source(Protocol):
     def groups(self) -> Sequence[Group]: ...
 
     def values(self, model: bytes, tensors: tuple[str, ...], group: Group) -> Iterator[dict[str, np.ndarray]]:
-        """Of every step (or file) of a group: each tensor's values, (streams or items, ...)."""
+        """Of every step (or item) of a group: tensors' values, (streams or items, ...). A step may come in parts of some tensors
+        each; the part with the first of ``tensors`` comes first."""
+        ...
+
+    def nothing(self) -> str:
+        """What to say where no group gave a step."""
         ...
 
 
@@ -66,6 +74,9 @@ class ClipSource:
             if active[:, step].any():
                 yield {t: found[t][active[:, step]] for t in tensors}
 
+    def nothing(self) -> str:
+        return "every calibration clip is silent; give clips with speech in them"
+
 
 def find_feeds(folder: Path) -> list[Path]:
     """Sorted. Raises EdgeEmoError where the folder holds no .npz."""
@@ -87,10 +98,21 @@ class FeedSource:
         return cls([(path,) for path in evenly(find_feeds(folder), limit)])
 
     def values(self, model: bytes, tensors: tuple[str, ...], group: Group) -> Iterator[dict[str, np.ndarray]]:
-        session, graph = _session(model, tensors)
+        """Large tensors come in several runs of one item each: what ONNX Runtime gives out it holds all at once."""
+        session, graph, sizes = _session(model, tensors)
+        parts = _parts(tensors, sizes)
         for path in group:
             feed = read_feed(path, graph)
-            yield dict(zip(tensors, session.run(list(tensors), feed), strict=True))
+            count = len(next(iter(feed.values())))
+            at_once = max(1, AT_ONCE // max(sum(sizes.values()), 1))
+            for start in range(0, count, at_once):
+                piece = {n: a[start : start + at_once] for n, a in feed.items()}
+                for part in parts:
+                    yield dict(zip(part, session.run(part, piece), strict=True))
+
+    def nothing(self) -> str:
+        files = files_of(self)
+        return f"{files[0]}: no items in its arrays, nor in any of the {len(files)} .npz files; give (batch, ...) arrays"
 
 
 @functools.lru_cache(maxsize=1)
@@ -98,7 +120,27 @@ def _stream(data: bytes, contract: StreamContract, tensors: tuple[str, ...]) -> 
     return OnnxStream(onnx.load_from_string(data), contract, extra_outputs=list(tensors))
 
 
+def _parts(tensors: tuple[str, ...], sizes: dict[str, int]) -> list[list[str]]:
+    """In order, as many at a time as AT_ONCE holds of one item."""
+    parts: list[list[str]] = [[]]
+    held = 0
+    for tensor in tensors:
+        if parts[-1] and held + sizes[tensor] > AT_ONCE:
+            parts.append([])
+            held = 0
+        parts[-1].append(tensor)
+        held += sizes[tensor]
+    return parts
+
+
 @functools.lru_cache(maxsize=1)
 def _session(data: bytes, tensors: tuple[str, ...]):  # type: ignore[no-untyped-def]
+    """A session that gives ``tensors``, the model, and bytes of one item of each (AT_ONCE where onnx infers no shape)."""
     model = onnx.load_from_string(data)
-    return open_session(model, list(tensors)), model
+    known = known_types(model)
+    sizes = {}
+    for tensor in tensors:
+        shape = dims(known[tensor]) if tensor in known else ("?", "?")
+        whole = all(isinstance(d, int) for d in shape[1:])
+        sizes[tensor] = 4 * math.prod(int(d) for d in shape[1:]) if whole else AT_ONCE
+    return open_session(model, list(tensors)), model, sizes

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeemo.compile.kernels.pack import INT8_MAX
 from edgeemo.quantize.kl import BINS as TENSOR_BINS
-from edgeemo.quantize.observers import SMALLEST_SCALE, Observer
+from edgeemo.quantize.observers import Observer, positive_scales
 
 GRANULARITIES = ("per-channel", "per-tensor")
 CHANNEL_BINS = 512  # a channel has hundreds of values, not a tensor's tens of thousands
@@ -29,7 +29,7 @@ class WeightScaling:
         channels = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
         rows = channels if self.granularity == "per-channel" else weight.reshape(1, -1)
         thresholds = np.abs(rows).max(axis=1) if self.observer == "min-max" else _thresholds(rows, self.observer)
-        scales = np.maximum(thresholds / self.largest, SMALLEST_SCALE).astype(np.float32)
+        scales = positive_scales(thresholds / self.largest).astype(np.float32)
         return np.ascontiguousarray(np.broadcast_to(scales, len(channels)))
 
 

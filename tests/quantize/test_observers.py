@@ -42,8 +42,19 @@ def test_how_data_is_cut_does_not_matter(values: np.ndarray, cut: int) -> None:
 
 
 @pytest.mark.parametrize("tiny", [1.1754944e-38, 1e-45, 1e-20])
-def test_a_tensor_of_the_smallest_numbers_has_the_smallest_scale(tiny: float) -> None:
-    assert observe(np.full(4, tiny, dtype=np.float32), np.zeros(2, dtype=np.float32)).scale(ActivationScaling()) == 1e-8
+def test_a_tensor_of_small_numbers_has_a_scale_of_its_own_with_a_finite_reciprocal(tiny: float) -> None:
+    scale = observe(np.full(4, tiny, dtype=np.float32), np.zeros(2, dtype=np.float32)).scale(ActivationScaling())
+    assert scale == pytest.approx(max(tiny / 127, 1e-30), rel=1e-3)
+
+
+def test_a_tensor_of_zeros_has_any_positive_scale() -> None:
+    assert observe(np.zeros(4, dtype=np.float32)).scale(ActivationScaling()) == 1e-8
+
+
+def test_energy_kept_is_the_share_of_squares_left() -> None:
+    found = observe(np.array([1.0, 1.0, 10.0], dtype=np.float32))
+    assert found.energy_kept(10.0) == pytest.approx(1.0, abs=0.01)
+    assert found.energy_kept(1.0) == pytest.approx(3 / 102, rel=0.05)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -1,4 +1,5 @@
-"""States that are small and wholly replaced in a step are loaded to and stored from one contiguous block; the clock ticks."""
+"""States that are small and wholly replaced in a step are loaded to and stored from one contiguous block; the clock ticks; an
+output that is another value of the step (an input, a part, a constant) is copied from it."""
 
 from __future__ import annotations
 
@@ -28,6 +29,29 @@ class Tick:
     @property
     def name(self) -> str:
         return "tick"
+
+
+@dataclass(frozen=True)
+class OutputCopy:
+    """``elements`` of ``dtype`` per stream; ``shared``: the source is a constant, the same for all streams."""
+
+    elements: int
+    dtype: str
+    shared: bool
+
+    @property
+    def name(self) -> str:
+        return f"copy_{'constant_' if self.shared else ''}{self.elements}_{self.dtype}"
+
+
+def build_output_copy(spec: OutputCopy, target: KernelTarget):  # type: ignore[no-untyped-def]
+    """The kernel: (batch, source, output), both (batch, elements)."""
+    with kernel(spec.name, target) as (b, batch):
+        source, output = b.pointers({"source": spec.dtype, "output": spec.dtype}).values()
+        with T.serial(0, batch) as stream, T.serial(0, spec.elements) as i:
+            at = stream * spec.elements + i
+            b.store(output, source[i if spec.shared else at], at, 1)
+    return b.result
 
 
 def build_copy(spec: StateCopy, target: KernelTarget):  # type: ignore[no-untyped-def]

@@ -148,9 +148,11 @@ def _vectorize(schedule: s_tir.Schedule, block: Any) -> None:
 
 
 def _vectorize_reduction(schedule: s_tir.Schedule, block: Any, kept: list[Any], reduced: list[Any]) -> None:
-    """A sum along what lies side by side as four sums side by side, any other reduction along the last axis that is kept."""
+    """A sum or an extreme along what lies side by side as four of them, any other reduction along the last axis that is kept."""
     if _reads_side_by_side(schedule.get(block)):
-        if " + " in str(schedule.get(block).body) and _whole_vectors(schedule, reduced[-1]):
+        body = str(schedule.get(block).body)
+        # Left as one chain of selections, a maximum of some hundred numbers takes LLVM minutes.
+        if any(sign in body for sign in (" + ", "T.max(", "T.min(")) and _whole_vectors(schedule, reduced[-1]):
             _, lanes = schedule.split(reduced[-1], [None, LANES])
             by_lane = schedule.rfactor(lanes, len(kept))
             loops = schedule.get_loops(by_lane)

@@ -1,0 +1,27 @@
+"""How far two arrays are apart."""
+
+from __future__ import annotations
+
+import numpy as np
+
+SMALLEST = 1e-6  # a reference that is smaller counts as this large
+
+
+def difference(got: np.ndarray, reference: np.ndarray, norms: bool = False) -> float:
+    """The largest difference over the reference's largest magnitude; ``norms``: the differences' norm over the reference's.
+
+    0 where both are the same infinity or no number, infinite where only one is, or shapes have different numbers of elements.
+    """
+    a, b = (v.astype(np.float64).ravel() for v in (got, reference))
+    if a.size != b.size:
+        return float("inf")
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    off, its = a[~same], b[~same]
+    if not off.size:
+        return 0.0
+    if not (np.isfinite(off).all() and np.isfinite(its).all()):
+        return float("inf")
+    whole = b[np.isfinite(b)]
+    if norms:
+        return float(np.linalg.norm(off - its)) / max(float(np.linalg.norm(whole)), SMALLEST)
+    return float(np.abs(off - its).max()) / max(float(np.abs(whole).max(initial=0)), SMALLEST)

@@ -1,0 +1,49 @@
+"""The first node of a graph with which something goes wrong, found by halving: of thirty nodes five parts are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+from onnx import TensorProto
+
+from edgeemo.adapt.graph import dims, label, replace_nodes
+from edgeemo.export.contract import KEY
+
+
+def first_bad_node(model: onnx.ModelProto, bad: Callable[[onnx.ModelProto], bool]) -> str:
+    """``bad`` tells of a part of the graph, up to and with one node, whether it is wrong. Returns a name for messages, "tensor t
+    of node n (Op)", or "" where no part is bad by itself."""
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    known = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.output)}
+    nodes = [n for n in model.graph.node if n.output and n.output[0] in known and _can_be_output(known[n.output[0]])]
+    good, at = -1, len(nodes)
+    while at - good > 1:
+        middle = (good + at) // 2
+        good, at = (good, middle) if bad(_part(model, known[nodes[middle].output[0]])) else (middle, at)
+    if at == len(nodes):
+        return ""
+    return f"tensor {nodes[at].output[0]} of node {label(nodes[at])} ({nodes[at].op_type})"
+
+
+def _can_be_output(value: onnx.ValueInfoProto) -> bool:
+    shape, kind = dims(value), value.type.tensor_type.elem_type
+    whole = (TensorProto.INT8, TensorProto.UINT8)  # between QuantizeLinear and DequantizeLinear
+    return bool(shape) and isinstance(shape[0], str) and all(isinstance(d, int) for d in shape[1:]) and kind not in whole
+
+
+def _part(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> onnx.ModelProto:
+    """What makes ``value``, without a stream contract."""
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    kept: list[onnx.NodeProto] = []
+    wanted = {value.name}
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            kept.insert(0, node)
+            wanted |= set(node.input)
+    replace_nodes(part, kept)
+    del part.graph.output[:]
+    part.graph.output.append(value)
+    onnx.helper.set_model_props(part, {p.key: p.value for p in model.metadata_props if p.key != KEY})
+    return part

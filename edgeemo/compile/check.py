@@ -1,0 +1,186 @@
+"""Whether an artifact computes what its model does: both are run on this machine, beside each other, before anything is written.
+
+The host's artifact goes by the same importer and passes as a board's. Float outputs may differ from ONNX Runtime's by CLOSE of an
+output's largest magnitude, or by what noise of the last bits in the inputs makes of it, where that is more. INT8 models may
+differ by NOISE: their sums are exact on both sides, but a float between two layers that rounds to the next level moves what
+follows.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.function import Function
+from edgeemo_runtime.model import Model
+
+from edgeemo.adapt.feeds import Feed, read_feed, runnable
+from edgeemo.compare import difference
+from edgeemo.compile.bisect import first_bad_node
+from edgeemo.compile.compiler import Compiled, compile_here
+from edgeemo.compile.targets import BoardTarget, load_target
+from edgeemo.console import progress_bar
+from edgeemo.evaluate.onnx_stream import OnnxStream, open_session
+from edgeemo.export.contract import StreamContract, read_contract
+from edgeemo.export.load import load_onnx
+from edgeemo.isolated import Job, isolated
+from edgeemo.quantize.sources import find_feeds
+
+CLOSE = 1e-4  # of the largest magnitude of an output
+NOISE = 0.05  # of an INT8 model's output's norm
+LAST_BITS = 2.0**-22  # of an input: half of what float32 distinguishes
+AMPLIFIED = 16  # an artifact rounds in every operator, not in the inputs alone
+ITEMS = 3  # at once, and one by one
+FEEDS = 8  # files at most
+HOPS = 24  # of a stream: every cache and ring comes into play
+Outputs = dict[str, np.ndarray]  # by name, (items, ...)
+
+
+def compile_checked(
+    path: str | Path, target: BoardTarget, dump_folder: Path | None = None, feeds: Path | None = None
+) -> Compiled:
+    """The artifact of a model file for a board, compared with ONNX Runtime by way of this machine's. ``feeds``: a folder of .npz
+    files to compare on; made-up inputs if None.
+
+    Raises EdgeEmoError naming the file, node or operator that does not compile, or the first tensor that comes out otherwise.
+    """
+    host = load_target("host")
+    # Both at once: two cores take hardly longer than for one.
+    with (
+        _progress(f"compiling for {target.name}, comparing with ONNX Runtime", 3) as advance,
+        Job(f"{path}: compiling for {target.name}", compile_here, path, target, dump_folder, True) as job,
+    ):
+        here = (
+            job.result() if target.name == host.name else isolated(f"{path}: compiling for the check", compile_here, path, host)
+        )
+        advance(1)
+        isolated(f"{path}: checking", check_artifact, Path(path), here.archive, feeds)
+        advance(1)
+        made = job.result()
+        advance(1)
+        return made
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; elsewhere nothing: a refusal is one line."""
+    if not sys.stderr.isatty():
+        yield lambda n: None
+        return
+    with progress_bar(what, total) as advance:
+        yield advance
+
+
+def check_artifact(path: Path, archive: bytes, feeds: Path | None = None) -> None:
+    """``archive``: of the model in ``path``, for this machine. Raises EdgeEmoError naming the first tensor that is wrong."""
+    model = load_onnx(path)
+    contract = read_contract(model, str(path))
+    with tempfile.TemporaryDirectory(prefix="edgeemo-") as folder:
+        artifact = Path(folder, "host.edgeemo")
+        artifact.write_bytes(archive)
+        if contract is not None:
+            wanted, found = _stream_outputs(model, contract, artifact)
+            if problem := _differs(found, wanted, wanted, _is_int8(model)):
+                raise EdgeEmoError(f"{path}: compiled, {problem}; report it; --no-check compiles it all the same")
+            return
+        for feed in _feeds(model, path, feeds):
+            if problem := _problem(model, artifact, feed):
+                where = _first_wrong(model, feed, Path(folder))
+                raise EdgeEmoError(f"{path}: compiled, {problem}{where}; report it; --no-check compiles it all the same")
+
+
+def _feeds(model: onnx.ModelProto, path: Path, folder: Path | None) -> list[Feed]:
+    if folder is not None:
+        return [read_feed(file, model) for file in find_feeds(folder)[:FEEDS]]
+    try:
+        return [runnable(model, ITEMS, str(path))]
+    except EdgeEmoError as error:
+        raise EdgeEmoError(f"{error}; --feeds names a folder of real ones, --no-check does without") from error
+
+
+def _problem(model: onnx.ModelProto, artifact: Path, feed: Feed) -> str:
+    """What is wrong with an artifact's outputs, "" if nothing is."""
+    function = Function(artifact)
+    wanted = _run(model, feed)
+    nearby = _run(model, _nearby(feed))
+    together = function.run(feed)
+    count = len(next(iter(feed.values())))
+    each = [function.run({n: a[i : i + 1] for n, a in feed.items()}) for i in range(min(count, ITEMS))]
+    alone = {n: np.concatenate([one[n] for one in each]) for n in together}
+    first = {n: a[: len(each)] for n, a in wanted.items()}
+    int8 = _is_int8(model)
+    if problem := _differs(together, wanted, nearby, int8):
+        return problem
+    if problem := _differs(alone, first, {n: a[: len(each)] for n, a in nearby.items()}, int8):
+        return f"one item at a time, {problem}"
+    return ""
+
+
+def _differs(found: Outputs, wanted: Outputs, nearby: Outputs, int8: bool) -> str:
+    """Names the first output that is not as ONNX Runtime's; "" if all are. ``nearby``: ONNX Runtime's for inputs that differ in
+    the last bits."""
+    for name, reference in wanted.items():
+        got = found[name]
+        if got.shape != reference.shape:
+            return f"output {name} is {got.shape} where ONNX Runtime gives {reference.shape}"
+        off, allowed = difference(got, reference, norms=int8), NOISE if int8 else CLOSE
+        if off > allowed and not off <= AMPLIFIED * difference(nearby[name], reference, norms=int8):
+            return f"output {name} differs from ONNX Runtime's by {off:.2g} of its {'norm' if int8 else 'largest'}"
+    return ""
+
+
+def _is_int8(model: onnx.ModelProto) -> bool:
+    return any(n.op_type == "QuantizeLinear" for n in model.graph.node)
+
+
+def _run(model: onnx.ModelProto, feed: Feed) -> Outputs:
+    return dict(zip([o.name for o in model.graph.output], open_session(model).run(None, feed), strict=True))
+
+
+def _nearby(feed: Feed) -> Feed:
+    signs = np.random.default_rng(1)
+    return {
+        n: a if a.dtype.kind != "f" else (a * (1 + LAST_BITS * signs.choice([-1, 1], a.shape))).astype(a.dtype)
+        for n, a in feed.items()
+    }
+
+
+def _stream_outputs(model: onnx.ModelProto, contract: StreamContract, artifact: Path) -> tuple[Outputs, Outputs]:
+    """Probabilities of some calls, in ONNX Runtime and compiled, all at once and the last one alone again."""
+    noise = np.random.default_rng(0)
+    loudness = 10.0 ** noise.uniform(-3, -0.5, (HOPS, ITEMS, 1))  # pauses and shouting
+    audio = (noise.standard_normal((HOPS, ITEMS, contract.samples_per_step)) * loudness).astype(np.float32)
+    reference = OnnxStream(model, contract)
+    reference.reset(ITEMS)
+    compiled, alone = Model(artifact, ITEMS), Model(artifact, 1)
+    wanted, found, last = [], [], []
+    for hop in audio:
+        wanted.append(reference.probabilities(hop))
+        compiled.audio[:ITEMS] = hop
+        found.append(compiled.run(np.arange(ITEMS)).copy())
+        alone.audio[:1] = hop[-1:]
+        last.append(alone.run(np.arange(1)).copy())
+    name, whole = contract.probabilities, np.concatenate(wanted, axis=1)
+    single = f"{name} (one call alone)"
+    return {name: whole, single: whole[-1:]}, {name: np.concatenate(found, axis=1), single: np.concatenate(last, axis=1)}
+
+
+def _first_wrong(model: onnx.ModelProto, feed: Feed, folder: Path) -> str:
+    file, artifact = folder / "part.onnx", folder / "part.edgeemo"
+
+    def wrong(part: onnx.ModelProto) -> bool:
+        onnx.save(part, file)
+        try:
+            artifact.write_bytes(compile_here(file, load_target("host")).archive)
+            return bool(_problem(part, artifact, feed))
+        except EdgeEmoError:
+            return False  # by itself it does not compile: what is behind it will be named
+
+    found = first_bad_node(model, wrong)
+    return f"; the first wrong one is {found}" if found else ""

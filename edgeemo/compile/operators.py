@@ -1,0 +1,72 @@
+"""Converters from ONNX operators to Relax where TVM's importer has none, or one that gives other numbers than ONNX says.
+
+Each takes (block builder, inputs, attributes, opset) and returns an expression, or None to leave it to TVM's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+Expr = Any
+Converter = Callable[[relax.BlockBuilder, list[Expr], dict[str, Any], int], Expr | None]
+
+
+def _constant(value: Expr) -> np.ndarray | None:
+    return value.value.numpy() if isinstance(value, tvm.ir.GenericConst) else None
+
+
+def _shape(value: Expr) -> list[Any]:
+    return list(value.ty.shape.values)
+
+
+def _gather(bb: relax.BlockBuilder, inputs: list[Expr], attrs: dict[str, Any], opset: int) -> Expr | None:
+    """By constant indices: those below zero are known here, where TVM reads the shape at run time."""
+    data, indices = inputs[0], _constant(inputs[1])
+    if indices is None or isinstance(data.ty, relax.ShapeType):
+        return None
+    axis = int(attrs.get("axis", 0)) % len(_shape(data))
+    size = _shape(data)[axis]
+    if not isinstance(size, tvm.tirx.IntImm):
+        return None
+    chosen = np.where(indices < 0, indices + int(size), indices).astype(np.int64)
+    return relax.op.take(data, relax.const(chosen, "int64"), axis, mode="fast")
+
+
+def _log(bb: relax.BlockBuilder, inputs: list[Expr], attrs: dict[str, Any], opset: int) -> Expr | None:
+    """Minus infinite of zero and not a number below, which the polynomial does not look at; left out where something positive is
+    added to what is no power of less than zero, as front ends do."""
+    x = inputs[0]
+    dtype = str(x.ty.dtype)
+    made = bb.lookup_binding(x) if isinstance(x, relax.Var) else x
+    if isinstance(made, relax.Call) and made.op == tvm.ir.Op.get("relax.add"):
+        floors = [c for c in map(_constant, made.args) if c is not None]
+        if any((c > 0).all() for c in floors):
+            return None
+    zero, least, none = (relax.const(v, dtype) for v in (0.0, -np.inf, np.nan))
+    beyond = relax.op.where(relax.op.equal(x, zero), least, none)
+    return relax.op.where(relax.op.greater(x, zero), relax.op.log(x), beyond)
+
+
+def _gather_elements(bb: relax.BlockBuilder, inputs: list[Expr], attrs: dict[str, Any], opset: int) -> Expr | None:
+    data, indices = inputs
+    axis = int(attrs.get("axis", 0)) % len(_shape(data))
+    size = _shape(data)[axis]
+    if not isinstance(size, tvm.tirx.IntImm):
+        return None
+    dtype = str(indices.ty.dtype)
+    below = relax.op.less(indices, relax.const(0, dtype))
+    return relax.op.gather_elements(
+        data, relax.op.where(below, relax.op.add(indices, relax.const(int(size), dtype)), indices), axis
+    )
+
+
+CONVERTERS: dict[str, Converter] = {
+    "Gather": _gather,
+    "GatherElements": _gather_elements,
+    "Log": _log,
+}

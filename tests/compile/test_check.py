@@ -1,0 +1,90 @@
+"""What comes out otherwise than in ONNX Runtime is not written, and the first wrong tensor is named."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from edgeemo_runtime.errors import EdgeEmoError
+from onnx import helper
+from tvm import relax
+
+from edgeemo.cli import main
+from edgeemo.compile import operators
+from edgeemo.compile.check import compile_checked
+from edgeemo.compile.targets import load_target
+from tests.graphs import graph
+
+pytestmark = pytest.mark.slow
+W = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
+
+
+def model(path: Path) -> Path:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="first"),
+        helper.make_node("Softsign", ["a"], ["b"], name="bent"),
+        helper.make_node("MatMul", ["b", "w"], ["y"], name="second"),
+    ]
+    onnx.save(graph(nodes, {"x": ["n", 8]}, {"y": ["n", 8]}, {"w": W}), path)
+    return path
+
+
+def edgeemo(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def manifest(artifact: Path) -> dict[str, object]:
+    with zipfile.ZipFile(artifact) as archive:
+        return dict(json.loads(archive.read("manifest.json")))
+
+
+@pytest.fixture
+def wrong_softsign(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(operators.CONVERTERS, "Softsign", lambda bb, inputs, attrs, opset: relax.op.negative(inputs[0]))
+
+
+def test_a_right_artifact_says_that_it_was_checked(tmp_path: Path) -> None:
+    path = model(tmp_path / "m.onnx")
+    for option, said in (("--check", True), ("--no-check", False)):
+        done = edgeemo("compile", path, "--target", "host", "--out", tmp_path / "m.edgeemo", "--force", option)
+        assert done.exit_code == 0, done.output
+        assert manifest(tmp_path / "m.edgeemo")["checked"] is said
+
+
+def test_the_first_wrong_tensor_is_named_and_nothing_written(tmp_path: Path, wrong_softsign: None) -> None:
+    path = model(tmp_path / "m.onnx")
+    done = edgeemo("compile", path, "--target", "host", "--out", tmp_path / "m.edgeemo")
+    assert done.exit_code == 1
+    (line,) = done.stderr.splitlines()
+    assert (
+        "output y differs from ONNX Runtime's by" in line and "tensor b of node bent (Softsign)" in line and "--no-check" in line
+    )
+    assert not (tmp_path / "m.edgeemo").exists()
+    assert edgeemo("compile", path, "--target", "host", "--out", tmp_path / "m.edgeemo", "--no-check").exit_code == 0
+
+
+def test_a_boards_artifact_is_checked_by_way_of_this_machine(tmp_path: Path, wrong_softsign: None) -> None:
+    with pytest.raises(EdgeEmoError, match="node bent"):
+        compile_checked(model(tmp_path / "m.onnx"), load_target("aarch64-neon"))
+
+
+def test_feeds_are_compared_on_and_must_fit(tmp_path: Path) -> None:
+    path = model(tmp_path / "m.onnx")
+    np.savez(tmp_path / "0.npz", x=np.ones((2, 8), np.float32))
+    assert compile_checked(path, load_target("host"), feeds=tmp_path).manifest["checked"]
+    np.savez(tmp_path / "0.npz", x=np.ones((2, 9), np.float32))
+    with pytest.raises(EdgeEmoError, match=r"0\.npz: x is"):
+        compile_checked(path, load_target("host"), feeds=tmp_path)
+
+
+def test_a_node_that_does_not_compile_is_named_with_a_way_out(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Det", ["x"], ["d"], name="area"), helper.make_node("Relu", ["d"], ["y"])]
+    onnx.save(graph(nodes, {"x": ["n", 3, 3]}, {"y": ["n"]}), tmp_path / "m.onnx")
+    done = edgeemo("compile", tmp_path / "m.onnx", "--target", "host", "--out", tmp_path / "m.edgeemo")
+    (line,) = done.stderr.splitlines()
+    assert done.exit_code == 1 and "node area (Det)" in line and "edgeemo adapt" in line
