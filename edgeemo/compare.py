@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 SMALLEST = 1e-6  # a reference that is smaller counts as this large
+LAST_BITS = 2.0**-22  # of an input: half of what float32 distinguishes
+AMPLIFIED = 16  # a program rounds in every operator, not in the inputs alone
 
 
 def difference(got: np.ndarray, reference: np.ndarray, norms: bool = False) -> float:
@@ -25,3 +27,12 @@ def difference(got: np.ndarray, reference: np.ndarray, norms: bool = False) -> f
     if norms:
         return float(np.linalg.norm(off - its)) / max(float(np.linalg.norm(whole)), SMALLEST)
     return float(np.abs(off - its).max()) / max(float(np.abs(whole).max(initial=0)), SMALLEST)
+
+
+def nearby(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Inputs that differ in their last bits: where a model makes much of these, no two programs agree better."""
+    signs = np.random.default_rng(1)
+    return {
+        n: a if a.dtype.kind != "f" else (a * (1 + LAST_BITS * signs.choice([-1, 1], a.shape))).astype(a.dtype)
+        for n, a in feed.items()
+    }

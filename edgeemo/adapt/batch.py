@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from edgeemo_runtime.errors import EdgeEmoError
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from edgeemo.adapt.graph import (
     BATCH,
@@ -130,6 +130,10 @@ def _free_outputs(small: onnx.ModelProto, large: onnx.ModelProto, types: Types, 
         a, b = dims(info), dims(other)
         differ = [i for i in range(len(a)) if len(a) == len(b) and a[i] != b[i]]
         make = Maker(small, f"{info.name}.any_batch")
+        held = next((i for i in small.graph.initializer if i.name == info.name), None)
+        if held is not None and len(differ) == 1 and a[differ[0]] == SMALL:  # the same for every item, or it would not be one
+            held.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(held).take([0], differ[0]), info.name))
+            a, differ = (*a[: differ[0]], 1, *a[differ[0] + 1 :]), []
         if len(a) == len(b) and not differ and info.name in constants and all(isinstance(d, int) for d in a):
             shape: Shape = a if a[:1] == (1,) else (1, *a)
             like = next((x for i in inputs_of(small) if (x := _batched(i.name, types)) is not None), None)

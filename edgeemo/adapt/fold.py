@@ -131,7 +131,7 @@ def _folded(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], batch
         folded = _without_shapes(_optimized(unroll_loops(folded, source), source, batch))
     if branch := next((n for n in folded.graph.node if n.op_type in ("If", "Loop", "Scan")), None):
         raise EdgeEmoError(f"{source}: node {label(branch)}: {branch.op_type} depends on the data; --set may fix it")
-    return _with_shapes(onnx.shape_inference.infer_shapes(folded, data_prop=True), source)
+    return _with_shapes(onnx.shape_inference.infer_shapes(fold_constants(folded), data_prop=True), source)
 
 
 def _with_shapes(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
@@ -140,7 +140,12 @@ def _with_shapes(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
     unknown = [o for n in model.graph.node for o in n.output if o and (o not in known or not _is_known(known[o]))]
     if not unknown:
         return model
-    found = dict(zip(unknown, open_session(model, unknown).run(unknown, runnable(model, 1, source)), strict=True))
+    bare = onnx.ModelProto()  # what was inferred so far may be wrong
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    for info in bare.graph.output:
+        info.type.tensor_type.ClearField("shape")
+    found = dict(zip(unknown, open_session(bare, unknown).run(unknown, runnable(bare, 1, source)), strict=True))
     outputs = {o.name: o for o in model.graph.output}
     for name, value in found.items():
         info = outputs.get(name) or known.get(name) or model.graph.value_info.add(name=name)

@@ -21,7 +21,7 @@ from edgeemo_runtime.function import Function
 from edgeemo_runtime.model import Model
 
 from edgeemo.adapt.feeds import Feed, read_feed, runnable
-from edgeemo.compare import difference
+from edgeemo.compare import AMPLIFIED, difference, nearby
 from edgeemo.compile.bisect import first_bad_node
 from edgeemo.compile.compiler import Compiled, compile_here
 from edgeemo.compile.targets import BoardTarget, load_target
@@ -34,8 +34,6 @@ from edgeemo.quantize.sources import find_feeds
 
 CLOSE = 1e-4  # of the largest magnitude of an output
 NOISE = 0.05  # of an INT8 model's output's norm
-LAST_BITS = 2.0**-22  # of an input: half of what float32 distinguishes
-AMPLIFIED = 16  # an artifact rounds in every operator, not in the inputs alone
 ITEMS = 3  # at once, and one by one
 FEEDS = 8  # files at most
 HOPS = 24  # of a stream: every cache and ring comes into play
@@ -108,29 +106,29 @@ def _problem(model: onnx.ModelProto, artifact: Path, feed: Feed) -> str:
     """What is wrong with an artifact's outputs, "" if nothing is."""
     function = Function(artifact)
     wanted = _run(model, feed)
-    nearby = _run(model, _nearby(feed))
+    near = _run(model, nearby(feed))
     together = function.run(feed)
     count = len(next(iter(feed.values())))
     each = [function.run({n: a[i : i + 1] for n, a in feed.items()}) for i in range(min(count, ITEMS))]
     alone = {n: np.concatenate([one[n] for one in each]) for n in together}
     first = {n: a[: len(each)] for n, a in wanted.items()}
     int8 = _is_int8(model)
-    if problem := _differs(together, wanted, nearby, int8):
+    if problem := _differs(together, wanted, near, int8):
         return problem
-    if problem := _differs(alone, first, {n: a[: len(each)] for n, a in nearby.items()}, int8):
+    if problem := _differs(alone, first, {n: a[: len(each)] for n, a in near.items()}, int8):
         return f"one item at a time, {problem}"
     return ""
 
 
-def _differs(found: Outputs, wanted: Outputs, nearby: Outputs, int8: bool) -> str:
-    """Names the first output that is not as ONNX Runtime's; "" if all are. ``nearby``: ONNX Runtime's for inputs that differ in
+def _differs(found: Outputs, wanted: Outputs, near: Outputs, int8: bool) -> str:
+    """Names the first output that is not as ONNX Runtime's; "" if all are. ``near``: ONNX Runtime's for inputs that differ in
     the last bits."""
     for name, reference in wanted.items():
         got = found[name]
         if got.shape != reference.shape:
             return f"output {name} is {got.shape} where ONNX Runtime gives {reference.shape}"
         off, allowed = difference(got, reference, norms=int8), NOISE if int8 else CLOSE
-        if off > allowed and not off <= AMPLIFIED * difference(nearby[name], reference, norms=int8):
+        if off > allowed and not off <= AMPLIFIED * difference(near[name], reference, norms=int8):
             return f"output {name} differs from ONNX Runtime's by {off:.2g} of its {'norm' if int8 else 'largest'}"
     return ""
 
@@ -141,14 +139,6 @@ def _is_int8(model: onnx.ModelProto) -> bool:
 
 def _run(model: onnx.ModelProto, feed: Feed) -> Outputs:
     return dict(zip([o.name for o in model.graph.output], open_session(model).run(None, feed), strict=True))
-
-
-def _nearby(feed: Feed) -> Feed:
-    signs = np.random.default_rng(1)
-    return {
-        n: a if a.dtype.kind != "f" else (a * (1 + LAST_BITS * signs.choice([-1, 1], a.shape))).astype(a.dtype)
-        for n, a in feed.items()
-    }
 
 
 def _stream_outputs(model: onnx.ModelProto, contract: StreamContract, artifact: Path) -> tuple[Outputs, Outputs]:

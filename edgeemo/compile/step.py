@@ -9,6 +9,7 @@ the caller's. B is symbolic; an arena offset is a constant times B, so the plan 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,8 @@ class _Builder:
         self.private: dict[str, tirx.PrimFunc] = {}
         self.scratch: dict[str, list[int]] = {}
         self.last_use: dict[Var, int] = {}
+        self.live: dict[Var, Tensor] = {}  # of ``tensors``, of which the first ``seen`` were looked at, those that are read yet
+        self.seen = 0
 
     # -- planning --------------------------------------------------------------------------------------------------------
     def plan(self) -> None:
@@ -156,15 +159,21 @@ class _Builder:
             self.arena.release(s)
 
     def _release(self, at: int) -> None:
-        kept = {id(t) for v, t in self.tensors.items() if self.last_use.get(v, -1) > at}
-        for var, tensor in list(self.tensors.items()):
-            if self.last_use.get(var, -1) == at:
-                # Of a tuple (a split's results) each part lives as long as it is read itself, and is released once: with its own
-                # last use, or with the tuple's.
-                for part in tensor if isinstance(tensor, list) else [tensor]:
-                    if part.place == "arena" and id(part) not in kept and not part.released:
-                        part.released = True
-                        self.arena.release(part.offset)
+        self.live |= dict(islice(self.tensors.items(), self.seen, None))
+        self.seen = len(self.tensors)
+        ended = {v: t for v, t in self.live.items() if self.last_use.get(v, -1) <= at}
+        for var in ended:
+            del self.live[var]
+        kept = {id(t) for t in self.live.values()}
+        for var, tensor in ended.items():
+            if self.last_use.get(var, -1) != at:
+                continue
+            # Of a tuple (a split's results) each part lives as long as it is read itself, and is released once: with its own
+            # last use, or with the tuple's.
+            for part in tensor if isinstance(tensor, list) else [tensor]:
+                if part.place == "arena" and id(part) not in kept and not part.released:
+                    part.released = True
+                    self.arena.release(part.offset)
 
     def _finish(self, result: list[tuple[str, Var]]) -> None:
         """Results that are not where they belong yet: outputs that alias something else, states that are copied back."""
