@@ -20,6 +20,7 @@ from pathlib import Path
 
 from edgeemo_runtime.errors import EdgeEmoError
 
+import tests.fuzz.onnx_targets  # noqa: F401 - adds its targets
 from tests.fuzz.targets import TARGETS, Target
 
 BATCH = 500
