@@ -12,7 +12,8 @@ from edgeemo_runtime.errors import EdgeEmoError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from edgeemo.model.config import ModelConfig
+from edgeemo.model.config import NanoConfig, TinyConfig
+from edgeemo.model.cosyvoice_nano import CosyVoiceNano
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.mfcc_bilstm import MfccBiLstm, MfccConfig
 from edgeemo.model.streaming import StreamingModel
@@ -23,7 +24,8 @@ DEFAULT_CHECKPOINT = WEIGHTS / "cosyvoice_tiny.safetensors"
 
 # By their names in checkpoints and on the command line.
 MODELS: dict[str, tuple[type[StreamingModel], type[Any]]] = {
-    CosyVoiceTiny.kind: (CosyVoiceTiny, ModelConfig),
+    CosyVoiceTiny.kind: (CosyVoiceTiny, TinyConfig),
+    CosyVoiceNano.kind: (CosyVoiceNano, NanoConfig),
     WhisperTinyCls.kind: (WhisperTinyCls, WhisperConfig),
     MfccBiLstm.kind: (MfccBiLstm, MfccConfig),
 }
