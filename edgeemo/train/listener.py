@@ -25,7 +25,7 @@ from edgeemo.train.mix import Mix, Pool, Row, Rows
 from edgeemo.train.start import begin_with_whisper
 
 DELAY = 100  # samples by which the student hears later than Whisper, whose frames are centred: 12.5 ms
-TEACHER_LAYERS = (2, 4)
+TEACHER_LAYERS = (2,)  # the student's last is the same one
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,19 @@ class Teacher:
 
     def __init__(self, encoder: WhisperEncoder) -> None:
         self.encoder = encoder.requires_grad_(False)
+        self.encoder.layers = encoder.layers[: max(TEACHER_LAYERS)]
         self.scale: list[Tensor] = []
+
+    def mel(self, pcm: Tensor) -> Tensor:
+        """Whisper's log-mel (B, 80, frames) of pcm at 8 kHz, its loudest band at 1.0, at the student's times."""
+        mel = self.encoder.log_mel(_doubled(F.pad(pcm, (DELAY, 0))[:, : pcm.shape[1]]))
+        return (mel - mel.amax(dim=(1, 2), keepdim=True)).clamp(min=-2.0) + 1.0
 
     @torch.no_grad()
     def states(self, pcm: Tensor, began: Tensor, half: bool) -> list[Tensor]:
         """pcm (B, samples) at 8 kHz, whole tokens, to states (B, tokens, width), each channel in units of its deviation. ``began``
         (B,): positions before the first."""
-        mel = self.encoder.log_mel(_doubled(F.pad(pcm, (DELAY, 0))[:, : pcm.shape[1]]))
-        mel = (mel - mel.amax(dim=(1, 2), keepdim=True)).clamp(min=-2.0) + 1.0
+        mel = self.mel(pcm)
         positions = self.encoder.positions[began[:, None] + torch.arange(mel.shape[2] // 2)]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             layers = self.encoder.encode(mel, positions)
@@ -187,13 +192,13 @@ def train_listener(pool: Pool, out: Path, resume: Path, recipe: ListenerRecipe, 
     torch.manual_seed(recipe.seed)
     model = init or CosyVoiceTiny()
     teacher = Teacher(load_whisper())
-    if init is None:
-        begin_with_whisper(model, teacher.encoder)
     c = model.config
     mix = Mix(pool, recipe.steps, c.step_samples, recipe.unlabelled, recipe.seed)
     channel = TelephoneChannel(recipe.seed, recipe.line)
     rows = mix.batch(recipe.rows * 2)
     teacher.states(rows.pcm, rows.began, recipe.half)
+    if init is None:
+        begin_with_whisper(model, teacher.encoder, teacher.mel(rows.pcm))
     lesson = Lesson(model, teacher, len(mix.corpora))
     if init is None:
         with torch.no_grad():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.encoder import CachedHeads, EncoderLayer
@@ -14,8 +16,10 @@ LOCAL_HEADS = ((0, 1, 4), (1, 2, 3))
 SILENT_BAND = -1.0  # Whisper's log-mel above 4 kHz, where a call has nothing, its loudest band at 1.0
 
 
-def begin_with_whisper(model: CosyVoiceTiny, encoder: WhisperEncoder) -> None:
-    """Copies weights. The bands above 4 kHz become part of the first convolution's bias."""
+def begin_with_whisper(model: CosyVoiceTiny, encoder: WhisperEncoder, mel: Tensor) -> None:
+    """Copies weights. The bands above 4 kHz become part of the first convolution's bias; of the hidden units of a layer those
+    stay that do most for ``mel``, log-mel (B, 80, frames) of speech, and the others' means go into a bias."""
+    hidden = _hidden(encoder, mel)
     stem, bands = model.stem, model.config.bands
     weight, bias = encoder.conv1.weight, encoder.conv1.bias
     assert bias is not None
@@ -24,12 +28,11 @@ def begin_with_whisper(model: CosyVoiceTiny, encoder: WhisperEncoder) -> None:
         assert stem.conv1.bias is not None
         stem.conv1.bias.copy_(bias + SILENT_BAND * weight[:, bands:].sum(dim=(1, 2)))
         stem.conv2.load_state_dict(encoder.conv2.state_dict())
-        for layer, theirs, local in zip(model.layers, encoder.layers, LOCAL_HEADS, strict=False):
+        for i, (layer, theirs, local) in enumerate(zip(model.layers, encoder.layers, LOCAL_HEADS, strict=False)):
             assert isinstance(layer, EncoderLayer) and isinstance(theirs, torch.nn.ModuleDict)
             layer.norm.load_state_dict(theirs["attention_norm"].state_dict())
             layer.ffn.norm.load_state_dict(theirs["ffn_norm"].state_dict())
-            layer.ffn.up.load_state_dict(theirs["up"].state_dict())
-            layer.ffn.down.load_state_dict(theirs["down"].state_dict())
+            _copy_ffn(layer, theirs, hidden[i])
             far = [h for h in range(encoder.heads) if h not in local]
             _copy_heads(layer.local_path, theirs, list(local), encoder.heads)
             _copy_heads(layer.global_path, theirs, far, encoder.heads)
@@ -44,3 +47,28 @@ def _copy_heads(path: CachedHeads, layer: torch.nn.ModuleDict, heads: list[int],
     path.qkv.weight.copy_(layer["qkv"].weight[qkv])
     path.qkv.bias.copy_(layer["qkv"].bias[qkv])
     path.out.weight.copy_(layer["out"].weight[:, rows])
+
+
+def _hidden(encoder: WhisperEncoder, mel: Tensor) -> list[Tensor]:
+    """By layer, what its hidden units give of some speech: (n, units)."""
+    seen: list[Tensor] = []
+    hooks = []
+    for layer in encoder.layers:
+        assert isinstance(layer, torch.nn.ModuleDict)
+        hooks.append(layer["up"].register_forward_hook(lambda _, __, out: seen.append(F.gelu(out.flatten(0, 1)))))
+    with torch.no_grad():
+        encoder.encode(mel)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def _copy_ffn(layer: EncoderLayer, theirs: torch.nn.ModuleDict, hidden: Tensor) -> None:
+    down = theirs["down"].weight
+    does = hidden.var(dim=0) * down.square().sum(dim=0)
+    kept, left = does.argsort(descending=True).split([layer.ffn.up.out_features, len(does) - layer.ffn.up.out_features])
+    kept = kept.sort().values
+    layer.ffn.up.weight.copy_(theirs["up"].weight[kept])
+    layer.ffn.up.bias.copy_(theirs["up"].bias[kept])
+    layer.ffn.down.weight.copy_(down[:, kept])
+    layer.ffn.down.bias.copy_(theirs["down"].bias + down[:, left] @ hidden[:, left].mean(dim=0))
