@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeemo.model.config import LABELS, CallConfig
 from edgeemo.model.frontend import FilterbankFrontend
@@ -41,20 +41,21 @@ class CallModel(StreamingModel):
     def own_states(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """States of everything behind the filterbank's frames."""
 
+    @property
+    @abstractmethod
+    def classifier(self) -> nn.Linear:
+        """What gives the logits, of labels and, where there is that head, of a strong anger."""
+
     @abstractmethod
     def sureness(self, spoken: Tensor) -> Tensor:
         """What logits are multiplied with, of how many steps of speech the call has had: any shape, the same shape."""
 
     @abstractmethod
-    def logits(
-        self, features: Tensor, energy: Tensor, state: dict[str, Tensor], steps: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def logits(self, features: Tensor, energy: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits (B, S, classes) of features (B, frames, bands) and the steps' energy (B, S), followed by that of a strong anger
         where the model has that head; and the states of everything behind the front end."""
 
-    def features(
-        self, pcm: Tensor, state: dict[str, Tensor], steps: int
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    def features(self, pcm: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Filterbank features of the step(s) (B, frames, bands), their energy (B, S), how many steps of speech the call has had
         (B, S), and the states of the front end."""
         samples = torch.cat([state["pcm"], pcm], dim=1)

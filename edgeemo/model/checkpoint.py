@@ -62,8 +62,10 @@ def load_checkpoint(path: str | Path = DEFAULT_CHECKPOINT) -> StreamingModel:
             stored = {k: tensors.get_tensor(k) for k in tensors.keys()}  # noqa: SIM118  not a dict
         state = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in stored.items()}
         values = json.loads(metadata["config"])  # one key: safetensors writes several in any order
-        # The first checkpoints did not say which model they are of: there was one.
-        made, config = MODELS[values.pop("model", CosyVoiceTiny.kind)]
+        kind = values.pop("model", CosyVoiceNano.kind)  # the first checkpoints did not say which model they are of
+        if kind == CosyVoiceTiny.kind and "blocks" in values:
+            kind = CosyVoiceNano.kind  # as it was called when there was one size
+        made, config = MODELS[kind]
         model = made(config.from_dict(values))
         model.load_state_dict(model.installed() | state)
     except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:

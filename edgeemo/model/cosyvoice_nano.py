@@ -53,14 +53,16 @@ class CosyVoiceNano(CallModel):
                 spec[f"block{i}_{name}"] = ((past, d), "ring")
         return spec | dict.fromkeys(HEAD_STATES, ((c.head_past, d), "ring"))
 
+    @property
+    def classifier(self) -> nn.Linear:
+        return self.head.classifier
+
     def sureness(self, spoken: Tensor) -> Tensor:
         """Goes with how much speech the call has had, as a share of the longest window: from little speech the model is right less
         often than it thinks, and a mean over steps is then led by those that have heard more."""
         return torch.clamp(spoken, min=LEAST_SPOKEN) * (SHARPNESS / self.config.longest)
 
-    def logits(
-        self, features: Tensor, energy: Tensor, state: dict[str, Tensor], steps: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def logits(self, features: Tensor, energy: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, dict[str, Tensor]]:
         c = self.config
         seen = torch.cat([state["frames"], features], dim=1)
         x, emotion = self.emotion_conv(self.subsample(seen), state["emotion"])
@@ -79,6 +81,12 @@ class CosyVoiceNano(CallModel):
             names = [f"block{i}_{n}" for n in BLOCK_STATES]
             x, g, past = block(x, g, [state[n] for n in names], masks["local"], masks["global"], steps)
             after |= dict(zip(names, past, strict=True))
-        logits, past = self.head(x, [state[n] for n in HEAD_STATES], masks["head"], valid["head"].reshape(-1, c.head_past + c.tokens_per_step, 1), steps)
+        logits, past = self.head(
+            x,
+            [state[n] for n in HEAD_STATES],
+            masks["head"],
+            valid["head"].reshape(-1, c.head_past + c.tokens_per_step, 1),
+            steps,
+        )
         after |= dict(zip(HEAD_STATES, past, strict=True))
         return logits.reshape(-1, steps, len(c.labels) + c.intensity), after

@@ -48,20 +48,25 @@ class CosyVoiceTiny(CallModel):
 
     def own_states(self) -> dict[str, tuple[tuple[int, ...], str]]:
         c, d = self.config, self.config.d_model
-        spec: dict[str, tuple[tuple[int, ...], str]] = {"emotion": ((c.emotion_lookback, d), "shift"), "position": ((d,), "replace")}
+        spec: dict[str, tuple[tuple[int, ...], str]] = {
+            "emotion": ((c.emotion_lookback, d), "shift"),
+            "position": ((d,), "replace"),
+        }
         for i in range(c.layers):
             for name in LAYER_STATES:
                 spec[f"layer{i}_{name}"] = ((c.local_past if name.startswith("local") else c.global_past, d // 2), "ring")
         return spec | {"summary": ((2 * self._summarised,), "replace"), "summary_weight": ((1,), "replace")}
+
+    @property
+    def classifier(self) -> nn.Linear:
+        return self.head.classifier
 
     def sureness(self, spoken: Tensor) -> Tensor:
         """Rises with how much speech the call has had: from little of it the model is right less often than it thinks."""
         c = self.config
         return c.sure_least + c.sure_more * spoken / (spoken + c.sure_half)
 
-    def tokens(
-        self, features: Tensor, state: dict[str, Tensor], steps: int
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def tokens(self, features: Tensor, state: dict[str, Tensor], steps: int) -> tuple[list[Tensor], dict[str, Tensor]]:
         """What each layer makes of the step(s), without positions: each (B, 4 S, d); and the next states."""
         c = self.config
         seen = torch.cat([state["frames"], features], dim=1)
@@ -80,9 +85,7 @@ class CosyVoiceTiny(CallModel):
             layers.append(x - positions)
         return layers, after
 
-    def logits(
-        self, features: Tensor, energy: Tensor, state: dict[str, Tensor], steps: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def logits(self, features: Tensor, energy: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, dict[str, Tensor]]:
         layers, after = self.tokens(features, state, steps)
         pooled, summary = self.summary(layers, energy, [state[n] for n in SUMMARY_STATES], steps)
         return self.head(pooled), after | dict(zip(SUMMARY_STATES, summary, strict=True))

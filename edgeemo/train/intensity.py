@@ -21,7 +21,7 @@ from edgeemo.data.telephone import TelephoneChannel
 from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
 from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.config import INTENSITIES, LABELS
-from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+from edgeemo.model.call import CallModel
 
 COPIES = 8  # of every clip: cropped, at other speeds, through the telephone line
 L2 = 0.01  # of standardised features; of 0.003 to 0.3, by cross-validation over training speakers
@@ -36,9 +36,9 @@ def angry_clips(folder: Path, split: str) -> list[Clip]:
     return clips
 
 
-def with_intensity_head(model: CosyVoiceTiny) -> CosyVoiceTiny:
+def with_intensity_head(model: CallModel) -> CallModel:
     """The same model with a second head of zeros, in evaluation mode."""
-    made = CosyVoiceTiny(replace(model.config, intensity=True))
+    made = type(model)(replace(model.config, intensity=True))
     state = model.state_dict()
     for name in ("head.classifier.weight", "head.classifier.bias"):
         kept = state[name][: len(LABELS)]
@@ -47,12 +47,12 @@ def with_intensity_head(model: CosyVoiceTiny) -> CosyVoiceTiny:
     return made.eval()
 
 
-def gathered(model: CosyVoiceTiny, corpus: Corpus, channel: TelephoneChannel | None, rng: np.random.Generator | None) -> Tensor:
-    """What the head is multiplied with at the end of each clip, the last column by its bias: float64 (clips, d + 1)."""
+def gathered(model: CallModel, corpus: Corpus, channel: TelephoneChannel | None, rng: np.random.Generator | None) -> Tensor:
+    """What the head is multiplied with at the end of each clip, the last column by its bias: float64 (clips, inputs + 1)."""
     c = model.config
-    rows = torch.empty(len(corpus), c.d_model + 1, dtype=torch.float64)
+    rows = torch.empty(len(corpus), model.classifier.in_features + 1, dtype=torch.float64)
     seen: list[Tensor] = []
-    hook = model.head.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    hook = model.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.inference_mode():
         for batch, index in corpus.batches(32, rng):
             steps = batch.pcm.shape[1] // c.step_samples
@@ -71,8 +71,8 @@ def fit_intensity(folder: Path, init: Path, out: Path, threads: int, seed: int =
     ``dev``: macro-F1 of annoyed and furious over angry clips. Raises EdgeEmoError where intensities are not known."""
     torch.set_num_threads(threads)
     base = load_checkpoint(init)
-    if not isinstance(base, CosyVoiceTiny):
-        raise EdgeEmoError(f"{init}: is a checkpoint of {base.title}; the second level is CosyVoice-Tiny's")
+    if not isinstance(base, CallModel):
+        raise EdgeEmoError(f"{init}: is a checkpoint of {base.title}; the second level is CosyVoice's")
     model = with_intensity_head(base)
     c = model.config
     sets = {s: Corpus(angry_clips(folder, s), c.sample_rate, c.step_samples) for s in ("train", "dev")}
@@ -93,8 +93,8 @@ def fit_intensity(folder: Path, init: Path, out: Path, threads: int, seed: int =
     optimizer.step(loss)
     with torch.no_grad():
         head = w / spread
-        model.head.classifier.weight[-1] = head[:-1].float()
-        model.head.classifier.bias[-1] = head[-1].float()
+        model.classifier.weight[-1] = head[:-1].float()
+        model.classifier.bias[-1] = head[-1].float()
         answer = (gathered(model, sets["dev"], None, None) @ head > 0).numpy()
     save_checkpoint(model, out)
     f1 = macro_f1(confusion_matrix(strong["dev"].astype(int), answer.astype(int), len(INTENSITIES)))

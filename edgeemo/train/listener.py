@@ -134,7 +134,12 @@ class Lesson(nn.Module):
         clip = -(rows.target[:, 0] * weight * mean).sum(dim=1)[known].mean()
         last = seen[torch.arange(len(seen)), rows.first - 1]
         source = F.cross_entropy(self.sources(last[known]), rows.corpus[known])
-        return {"state": distance * recipe.state_loss, "step": step, "clip": clip * recipe.clip_loss, "source": source * recipe.source_loss}
+        return {
+            "state": distance * recipe.state_loss,
+            "step": step,
+            "clip": clip * recipe.clip_loss,
+            "source": source * recipe.source_loss,
+        }
 
 
 def clip_probabilities(model: CosyVoiceTiny, pool: Pool, rows: list[Row], size: int = 32) -> np.ndarray:
@@ -186,7 +191,9 @@ def _groups(lesson: Lesson, recipe: ListenerRecipe) -> list[dict[str, object]]:
     ]
 
 
-def train_listener(pool: Pool, out: Path, resume: Path, recipe: ListenerRecipe, threads: int, init: CosyVoiceTiny | None = None) -> None:
+def train_listener(
+    pool: Pool, out: Path, resume: Path, recipe: ListenerRecipe, threads: int, init: CosyVoiceTiny | None = None
+) -> None:
     """Writes the averaged weights to ``out`` at every look at dev that is the best; ``resume`` holds all that goes on from there."""
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
@@ -206,15 +213,26 @@ def train_listener(pool: Pool, out: Path, resume: Path, recipe: ListenerRecipe, 
     averaged = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(_groups(lesson, recipe), betas=(0.9, 0.98))
     rates = [g["lr"] for g in optimizer.param_groups]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=recipe.updates, pct_start=0.08, cycle_momentum=False)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rates, total_steps=recipe.updates, pct_start=0.08, cycle_momentum=False
+    )
     dev = [r for r in pool.of("dev") if r.target is not None]
     best, done = -1.0, 0
     if resume.is_file():
         kept = torch.load(resume, weights_only=False)
-        lesson.load_state_dict(kept["lesson"]), averaged.load_state_dict(kept["averaged"]), optimizer.load_state_dict(kept["optimizer"])
+        (
+            lesson.load_state_dict(kept["lesson"]),
+            averaged.load_state_dict(kept["averaged"]),
+            optimizer.load_state_dict(kept["optimizer"]),
+        )
         schedule.load_state_dict(kept["schedule"])
         mix.rng, best, done = kept["rng"], kept["best"], kept["done"]
-    print(json.dumps(asdict(recipe)), f"from update {done}; {len(mix.labelled)} labelled, {len(mix.others)} others, {len(dev)} dev", file=sys.stderr, flush=True)
+    print(
+        json.dumps(asdict(recipe)),
+        f"from update {done}; {len(mix.labelled)} labelled, {len(mix.others)} others, {len(dev)} dev",
+        file=sys.stderr,
+        flush=True,
+    )
     began, totals = time.monotonic(), {}
     for update in range(done, recipe.updates):
         lesson.train()
@@ -235,7 +253,12 @@ def train_listener(pool: Pool, out: Path, resume: Path, recipe: ListenerRecipe, 
             for a, b in zip(averaged.buffers(), model.buffers(), strict=True):
                 a.copy_(b)
         if ((update + 1) % 20 == 0 or update < 6) and (update + 1) % recipe.every:
-            print(f"{update + 1:5} {time.monotonic() - began:6.0f} s", {k: round(v / ((update % recipe.every) + 1), 3) for k, v in totals.items()}, file=sys.stderr, flush=True)
+            print(
+                f"{update + 1:5} {time.monotonic() - began:6.0f} s",
+                {k: round(v / ((update % recipe.every) + 1), 3) for k, v in totals.items()},
+                file=sys.stderr,
+                flush=True,
+            )
         if (update + 1) % recipe.every == 0 or update + 1 == recipe.updates:
             found = scores(dev, clip_probabilities(averaged, pool, dev), OLD)
             reached = (found["old"] + found["mean"]) / 2
@@ -243,10 +266,23 @@ def train_listener(pool: Pool, out: Path, resume: Path, recipe: ListenerRecipe, 
             if reached > best:
                 best, mark = reached, " *"
                 save_checkpoint(averaged, out)
-            print(f"== {update + 1} {time.monotonic() - began:.0f} s{mark}", {k: round(v, 3) for k, v in found.items()}, {k: round(v / recipe.every, 3) for k, v in totals.items()}, file=sys.stderr, flush=True)
+            print(
+                f"== {update + 1} {time.monotonic() - began:.0f} s{mark}",
+                {k: round(v, 3) for k, v in found.items()},
+                {k: round(v / recipe.every, 3) for k, v in totals.items()},
+                file=sys.stderr,
+                flush=True,
+            )
             totals = {}
-            kept = {"lesson": lesson.state_dict(), "averaged": averaged.state_dict(), "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(), "rng": mix.rng, "best": best, "done": update + 1}
+            kept = {
+                "lesson": lesson.state_dict(),
+                "averaged": averaged.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "rng": mix.rng,
+                "best": best,
+                "done": update + 1,
+            }
             torch.save(kept, resume.with_suffix(".partial"))
             os.replace(resume.with_suffix(".partial"), resume)
 

@@ -14,7 +14,8 @@ from edgeemo.data.clips import read_manifest
 from edgeemo.data.corpus import Corpus, change_speed, unlabelled_pieces
 from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
-from edgeemo.model.whisper import WhisperEncoder, load_whisper, read_ctranslate2, slaney_mel
+from edgeemo.model.frontend import slaney_mel
+from edgeemo.model.whisper import WhisperEncoder, load_whisper, read_ctranslate2
 from edgeemo.model.whisper_cls import WhisperConfig, WhisperTinyCls
 from edgeemo.train.teacher import Lesson, Lessons, SoftLabels, frozen_teacher, load_teacher, standardise, token_pooling
 from edgeemo.train.trainer import Recipe, train
