@@ -163,7 +163,7 @@ def test_usage_errors_exit_2() -> None:
     for arguments, words in (
         (("quantize", "--observer", "entropy"), "kl, mse, percentile, min-max"),
         (("export", "--model", "mfcc-bilstm", "--checkpoint", "x.safetensors"), "leave --model out"),
-        (("export", "--model", "resnet"), "cosyvoice-tiny, whisper-tiny-cls, mfcc-bilstm"),
+        (("export", "--model", "resnet"), "cosyvoice-tiny, cosyvoice-nano, whisper-tiny-cls, mfcc-bilstm"),
         (("train", "--data", "x", "--unlabelled", "y"), "--teacher"),
     ):
         result = edgeemo(*arguments)

@@ -49,6 +49,11 @@ class CallConfig(Sizes):
     def labels(self) -> tuple[str, ...]:
         return LABELS
 
+    @property
+    def longest(self) -> int:
+        """Steps in the longest window."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class TinyConfig(CallConfig):
@@ -76,12 +81,11 @@ class TinyConfig(CallConfig):
 
     @property
     def longest(self) -> int:
-        """Steps in the longest window."""
         return self.global_past // self.tokens_per_step + 1
 
     @property
     def ring_frames(self) -> int:
-        """Frames the answer of one step depends on directly: those of the step, of the local path's earlier tokens, of the look-back."""
+        """Frames the answer of one step depends on directly: the step's, the local path's before it, the look-back."""
         tokens = self.layers * self.local_past + self.tokens_per_step
         return self.frames_per_step // self.tokens_per_step * tokens + self.frames_lookback
 
@@ -111,7 +115,6 @@ class NanoConfig(CallConfig):
 
     @property
     def longest(self) -> int:
-        """Steps in the longest window."""
         return self.global_past + 1
 
     @property

@@ -89,8 +89,8 @@ class WhisperEncoder(nn.Module):
         return self.encode(self.log_mel(pcm))
 
     def encode(self, log_mel: Tensor, positions: Tensor | None = None) -> list[Tensor]:
-        """Hidden states (B, frames / 2, width) after each layer, of Whisper's log-mel (B, 80, frames); at other ``positions`` than
-        the first, where they are given."""
+        """Hidden states (B, frames / 2, width) after each layer, of Whisper's log-mel (B, 80, frames); at other ``positions``
+        than the first, where they are given."""
         # Padded by itself: a compiled convolution has no border to mind.
         x = log_mel.transpose(1, 2)
         for conv in (self.conv1, self.conv2):

@@ -19,9 +19,9 @@ from edgeemo.data.clips import NORMAL_STRONG, Clip, read_manifest
 from edgeemo.data.corpus import Corpus
 from edgeemo.data.telephone import TelephoneChannel
 from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
+from edgeemo.model.call import CallModel
 from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.config import INTENSITIES, LABELS
-from edgeemo.model.call import CallModel
 
 COPIES = 8  # of every clip: cropped, at other speeds, through the telephone line
 L2 = 0.01  # of standardised features; of 0.003 to 0.3, by cross-validation over training speakers

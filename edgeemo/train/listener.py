@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from edgeemo_runtime.errors import EdgeEmoError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeemo.data.telephone import TelephoneChannel
 from edgeemo.evaluate.metrics import confusion_matrix
-from edgeemo.model.checkpoint import save_checkpoint
+from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.config import LABELS
-from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+from edgeemo.model.cosyvoice_tiny import SUMMARY_STATES, CosyVoiceTiny
 from edgeemo.model.whisper import WhisperEncoder, load_whisper
 from edgeemo.train.mix import Mix, Pool, Row, Rows
 from edgeemo.train.start import begin_with_whisper
@@ -64,11 +67,10 @@ class Teacher:
         return (mel - mel.amax(dim=(1, 2), keepdim=True)).clamp(min=-2.0) + 1.0
 
     @torch.no_grad()
-    def states(self, pcm: Tensor, began: Tensor, half: bool) -> list[Tensor]:
-        """pcm (B, samples) at 8 kHz, whole tokens, to states (B, tokens, width), each channel in units of its deviation. ``began``
-        (B,): positions before the first."""
-        mel = self.mel(pcm)
-        positions = self.encoder.positions[began[:, None] + torch.arange(mel.shape[2] // 2)]
+    def states(self, rows: Rows, half: bool) -> list[Tensor]:
+        """(B, tokens, width) of each layer, each channel in units of its deviation."""
+        mel = self.mel(rows.pcm)
+        positions = self.encoder.positions[rows.began[:, None] + torch.arange(mel.shape[2] // 2)]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             layers = self.encoder.encode(mel, positions)
         made = []
@@ -114,7 +116,7 @@ class Lesson(nn.Module):
             layers, _ = m.tokens(features, state, steps)
         given = [x.float() if bend else x.detach().float() for x in layers]
         # A pause's weight is nothing to learn from, and the root's slope at silence is infinite.
-        pooled, _ = m.summary(given, energy.detach(), [state["summary"], state["summary_weight"]], steps)
+        pooled, _ = m.summary(given, energy.detach(), [state[n] for n in SUMMARY_STATES], steps)
         seen = m.head.summarised(pooled)
         return layers[-1].float(), seen, m.head.classifier(seen)[..., : len(LABELS)]
 
@@ -160,22 +162,18 @@ def clip_probabilities(model: CosyVoiceTiny, pool: Pool, rows: list[Row], size: 
     return answer
 
 
-def scores(rows: list[Row], probabilities: np.ndarray, old: frozenset[str]) -> dict[str, float]:
-    """Macro-F1 over the classes that there are: of the first folder's corpora together, of each corpus, and their mean."""
+def scores(rows: list[Row], probabilities: np.ndarray) -> dict[str, float]:
+    """Macro-F1 over the classes that there are: of all clips, of each corpus, and the corpora's mean."""
     label, answer = np.array([r.label for r in rows]), probabilities.argmax(axis=1)
     corpus = np.array([r.corpus for r in rows])
 
     def f1(keep: np.ndarray) -> float:
         matrix = confusion_matrix(label[keep], answer[keep], len(LABELS))
-        there = matrix.sum(axis=1) > 0
-        score = 2 * np.diag(matrix) / np.maximum(matrix.sum(axis=0) + matrix.sum(axis=1), 1)
-        return float(score[there].mean())
+        there, both = matrix.sum(axis=1) > 0, matrix.sum(axis=0) + matrix.sum(axis=1)
+        return float((2 * np.diag(matrix) / np.maximum(both, 1))[there].mean())
 
     found = {str(c): f1(corpus == c) for c in np.unique(corpus)}
-    return {"old": f1(np.isin(corpus, list(old))), "mean": float(np.mean(list(found.values()))), **found}
-
-
-OLD = frozenset({"ased", "emodb", "emovo", "nemo", "ravdess", "selvas", "turev"})
+    return {"all": f1(np.ones(len(rows), dtype=bool)), "mean": float(np.mean(list(found.values()))), **found}
 
 
 def _groups(lesson: Lesson, recipe: ListenerRecipe) -> list[dict[str, object]]:
@@ -192,109 +190,99 @@ def _groups(lesson: Lesson, recipe: ListenerRecipe) -> list[dict[str, object]]:
 
 
 def train_listener(
-    pool: Pool, out: Path, resume: Path, recipe: ListenerRecipe, threads: int, init: CosyVoiceTiny | None = None
-) -> None:
-    """Writes the averaged weights to ``out`` at every look at dev that is the best; ``resume`` holds all that goes on from there."""
+    folders: Sequence[Path],
+    out: Path,
+    recipe: ListenerRecipe,
+    threads: int,
+    init: Path | None = None,
+    unlabelled: Path | None = None,
+    resume: bool = False,
+) -> dict[str, object]:
+    """Trains on the splits ``train`` of ``folders``, keeps the averaged weights that are best on their ``dev``, writes them to
+    ``out``; ``resume`` goes on where a run with the same ``out`` was cut off.
+
+    Raises EdgeEmoError where Whisper's weights are not installed, or ``init`` is of another model.
+    """
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
-    model = init or CosyVoiceTiny()
-    teacher = Teacher(load_whisper())
-    c = model.config
-    mix = Mix(pool, recipe.steps, c.step_samples, recipe.unlabelled, recipe.seed)
-    channel = TelephoneChannel(recipe.seed, recipe.line)
-    rows = mix.batch(recipe.rows * 2)
-    teacher.states(rows.pcm, rows.began, recipe.half)
+    model = CosyVoiceTiny() if init is None else load_checkpoint(init)
+    if not isinstance(model, CosyVoiceTiny):
+        raise EdgeEmoError(f"{init}: is a checkpoint of {model.title}; give --model {model.kind} to go on with it")
+    teacher, c = Teacher(load_whisper()), model.config
+    print(f"recipe: {recipe}", file=sys.stderr)
+    pool = Pool.load([*folders, *([unlabelled] if unlabelled else [])], c.sample_rate, out.with_suffix(".npy"))
+    mix = Mix(pool, recipe.steps, c.step_samples, recipe.unlabelled if unlabelled else 0.0, recipe.seed)
+    print(f"clips: {len(mix.labelled)} with labels, {len(mix.others)} without", file=sys.stderr)
+    rows = mix.batch(2 * recipe.rows)
+    teacher.states(rows, recipe.half)  # of which the deviations are kept
     if init is None:
         begin_with_whisper(model, teacher.encoder, teacher.mel(rows.pcm))
-    lesson = Lesson(model, teacher, len(mix.corpora))
-    if init is None:
-        with torch.no_grad():
-            _set_statistics(lesson, mix, channel, recipe)
+        _set_statistics(model, mix, recipe)
+    reached = _loop(Lesson(model, teacher, len(mix.corpora)), teacher, pool, mix, recipe, out, resume)
+    report = {"model": model.kind, "recipe": asdict(recipe), "dev_macro_f1": reached, "best_dev_macro_f1": max(reached)}
+    return {**report, "checkpoint": str(out)}
+
+
+def _loop(lesson: Lesson, teacher: Teacher, pool: Pool, mix: Mix, recipe: ListenerRecipe, out: Path, resume: bool) -> list[float]:
+    """Returns what was reached at every look at dev. All that a run needs to go on lies beside ``out``."""
+    model, channel = lesson.model, TelephoneChannel(recipe.seed, recipe.line)
     averaged = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(_groups(lesson, recipe), betas=(0.9, 0.98))
     rates = [g["lr"] for g in optimizer.param_groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rates, total_steps=recipe.updates, pct_start=0.08, cycle_momentum=False
     )
+    parts: dict[str, Any] = {"lesson": lesson, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
+    state, done, reached = out.with_suffix(".state"), 0, list[float]()
+    if resume and state.is_file():
+        kept = torch.load(state, weights_only=False)
+        for name, part in parts.items():
+            part.load_state_dict(kept[name])
+        mix.rng, reached, done = kept["rng"], kept["reached"], kept["done"]
     dev = [r for r in pool.of("dev") if r.target is not None]
-    best, done = -1.0, 0
-    if resume.is_file():
-        kept = torch.load(resume, weights_only=False)
-        (
-            lesson.load_state_dict(kept["lesson"]),
-            averaged.load_state_dict(kept["averaged"]),
-            optimizer.load_state_dict(kept["optimizer"]),
-        )
-        schedule.load_state_dict(kept["schedule"])
-        mix.rng, best, done = kept["rng"], kept["best"], kept["done"]
-    print(
-        json.dumps(asdict(recipe)),
-        f"from update {done}; {len(mix.labelled)} labelled, {len(mix.others)} others, {len(dev)} dev",
-        file=sys.stderr,
-        flush=True,
-    )
-    began, totals = time.monotonic(), {}
+    began, totals = time.monotonic(), Counter[str]()
     for update in range(done, recipe.updates):
         lesson.train()
         rows = mix.batch(recipe.rows)
-        states = teacher.states(rows.pcm, rows.began, recipe.half)
-        losses = lesson.loss(rows, channel(rows.pcm), states, recipe, mix.class_weight, update >= recipe.warm_up)
+        losses = lesson.loss(rows, channel(rows.pcm), teacher.states(rows, recipe.half), recipe, mix.class_weight,
+                             update >= recipe.warm_up)  # fmt: skip
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(lesson.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        for name, value in losses.items():
-            totals[name] = totals.get(name, 0.0) + float(value.detach())
-        decay = min(recipe.average, (1 + update) / (10 + update))
-        with torch.no_grad():
-            for a, p in zip(averaged.parameters(), model.parameters(), strict=True):
-                a.lerp_(p, 1 - decay)
-            for a, b in zip(averaged.buffers(), model.buffers(), strict=True):
-                a.copy_(b)
-        if ((update + 1) % 20 == 0 or update < 6) and (update + 1) % recipe.every:
-            print(
-                f"{update + 1:5} {time.monotonic() - began:6.0f} s",
-                {k: round(v / ((update % recipe.every) + 1), 3) for k, v in totals.items()},
-                file=sys.stderr,
-                flush=True,
-            )
-        if (update + 1) % recipe.every == 0 or update + 1 == recipe.updates:
-            found = scores(dev, clip_probabilities(averaged, pool, dev), OLD)
-            reached = (found["old"] + found["mean"]) / 2
-            mark = ""
-            if reached > best:
-                best, mark = reached, " *"
-                save_checkpoint(averaged, out)
-            print(
-                f"== {update + 1} {time.monotonic() - began:.0f} s{mark}",
-                {k: round(v, 3) for k, v in found.items()},
-                {k: round(v / recipe.every, 3) for k, v in totals.items()},
-                file=sys.stderr,
-                flush=True,
-            )
-            totals = {}
-            kept = {
-                "lesson": lesson.state_dict(),
-                "averaged": averaged.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "rng": mix.rng,
-                "best": best,
-                "done": update + 1,
-            }
-            torch.save(kept, resume.with_suffix(".partial"))
-            os.replace(resume.with_suffix(".partial"), resume)
+        totals.update({name: float(value.detach()) for name, value in losses.items()})
+        _average(averaged, model, min(recipe.average, (1 + update) / (10 + update)))
+        if (update + 1) % recipe.every and update + 1 < recipe.updates:
+            continue
+        found = scores(dev, clip_probabilities(averaged, pool, dev))
+        score = (found["all"] + found["mean"]) / 2
+        if score > max(reached, default=-1.0):
+            save_checkpoint(averaged, out)
+        reached.append(round(score, 4))
+        said = [f"{k} {v / recipe.every:.3f}" for k, v in totals.items()] + [f"{k} {v:.3f}" for k, v in found.items()]
+        print(f"{update + 1:5} {time.monotonic() - began:.0f} s  {'  '.join(said)}", file=sys.stderr, flush=True)
+        totals.clear()
+        kept = {name: part.state_dict() for name, part in parts.items()}
+        torch.save({**kept, "rng": mix.rng, "reached": reached, "done": update + 1}, state.with_suffix(".partial"))
+        os.replace(state.with_suffix(".partial"), state)
+    return reached
 
 
-def _set_statistics(lesson: Lesson, mix: Mix, channel: TelephoneChannel, recipe: ListenerRecipe, batches: int = 6) -> None:
-    m = lesson.model
-    pooled = []
-    for _ in range(batches):
-        rows = mix.batch(recipe.rows)
-        state = m.initial_state(recipe.rows)
-        features, energy, _, _ = m.features(channel(rows.pcm), state, recipe.steps)
-        layers, _ = m.tokens(features, state, recipe.steps)
-        pooled.append(m.summary(layers, energy, [state["summary"], state["summary_weight"]], recipe.steps)[0].flatten(0, 1))
-        print("features: mean", float(features.mean()), "max of rows", features.amax(dim=(1, 2)).mean().item(), file=sys.stderr)
-    m.head.set_statistics(torch.cat(pooled))
+def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    with torch.no_grad():
+        for a, p in zip(averaged.parameters(), model.parameters(), strict=True):
+            a.lerp_(p, 1 - decay)
+        for mine, theirs in zip(averaged.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+def _set_statistics(model: CosyVoiceTiny, mix: Mix, recipe: ListenerRecipe, batches: int = 6) -> None:
+    channel, pooled = TelephoneChannel(recipe.seed, recipe.line), []
+    with torch.no_grad():
+        for _ in range(batches):
+            state = model.initial_state(recipe.rows)
+            features, energy, _, _ = model.features(channel(mix.batch(recipe.rows).pcm), state, recipe.steps)
+            layers, _ = model.tokens(features, state, recipe.steps)
+            pooled.append(model.summary(layers, energy, [state[n] for n in SUMMARY_STATES], recipe.steps)[0].flatten(0, 1))
+    model.head.set_statistics(torch.cat(pooled))

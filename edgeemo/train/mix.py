@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,19 +58,21 @@ def target_of(clip: Clip, votes: np.ndarray | None) -> list[float] | None:
 
 
 class Pool:
-    """All clips of some folders in memory (int16), decoded once: ``cache`` keeps them for the next time."""
+    """All clips of some folders in memory (int16, 58 MB an hour at 8 kHz)."""
 
     def __init__(self, rows: list[Row], audio: np.ndarray) -> None:
         self.rows, self.samples = rows, audio
 
     @classmethod
-    def load(cls, folders: list[Path], rate: int, cache: Path) -> Pool:
+    def load(cls, folders: Sequence[Path], rate: int, cache: Path) -> Pool:
+        """Decoded once: ``cache`` (.npy, and a .json beside it) keeps them for the next time. Of clips of one corpus, speaker and
+        name that of the later folder is taken."""
         table = cache.with_suffix(".json")
         if cache.is_file() and table.is_file():
             return cls([Row(**r) for r in json.loads(table.read_text())], np.load(cache))
         rows, parts, at = [], [], 0
         seen: set[tuple[str, str, str]] = set()
-        for folder in reversed(folders):  # a later folder's clip replaces one of the same name: EMO-DB whole for EMO-DB cut
+        for folder in reversed(folders):
             votes = read_votes(folder)
             for clip in find_clips(folder):
                 key = (clip.corpus, clip.speaker, clip.path.name)
@@ -97,8 +100,8 @@ class Pool:
 
 @dataclass
 class Rows:
-    """A batch: pcm (B, S * 1280); ``began`` (B,) positions before the first; ``first`` (B,) steps of the first clip; per step target (B, S, 7) and weight (B, S); corpus (B,),
-    -1 where the row has no label."""
+    """A batch: pcm (B, S * 1280); ``began`` (B,) positions before the first; ``first`` (B,) steps of the first clip; per step
+    target (B, S, 7) and weight (B, S); corpus (B,), -1 where the row has no label."""
 
     pcm: Tensor
     began: Tensor

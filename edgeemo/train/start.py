@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
@@ -29,24 +29,31 @@ def begin_with_whisper(model: CosyVoiceTiny, encoder: WhisperEncoder, mel: Tenso
         stem.conv1.bias.copy_(bias + SILENT_BAND * weight[:, bands:].sum(dim=(1, 2)))
         stem.conv2.load_state_dict(encoder.conv2.state_dict())
         for i, (layer, theirs, local) in enumerate(zip(model.layers, encoder.layers, LOCAL_HEADS, strict=False)):
-            assert isinstance(layer, EncoderLayer) and isinstance(theirs, torch.nn.ModuleDict)
+            assert isinstance(layer, EncoderLayer) and isinstance(theirs, nn.ModuleDict)
             layer.norm.load_state_dict(theirs["attention_norm"].state_dict())
             layer.ffn.norm.load_state_dict(theirs["ffn_norm"].state_dict())
             _copy_ffn(layer, theirs, hidden[i])
             far = [h for h in range(encoder.heads) if h not in local]
             _copy_heads(layer.local_path, theirs, list(local), encoder.heads)
             _copy_heads(layer.global_path, theirs, far, encoder.heads)
-            layer.local_path.out.bias.copy_(theirs["out"].bias)
+            layer.local_path.out.bias.copy_(_linear(theirs, "out").bias)
             layer.global_path.out.bias.zero_()  # the two are added
 
 
-def _copy_heads(path: CachedHeads, layer: torch.nn.ModuleDict, heads: list[int], of: int) -> None:
-    d = layer["out"].in_features
+def _copy_heads(path: CachedHeads, layer: nn.ModuleDict, heads: list[int], of: int) -> None:
+    out, whole = _linear(layer, "out"), _linear(layer, "qkv")
+    d = out.in_features
     rows = torch.arange(d).reshape(of, d // of)[heads].reshape(-1)
     qkv = torch.cat([rows + part * d for part in range(3)])
-    path.qkv.weight.copy_(layer["qkv"].weight[qkv])
-    path.qkv.bias.copy_(layer["qkv"].bias[qkv])
-    path.out.weight.copy_(layer["out"].weight[:, rows])
+    path.qkv.weight.copy_(whole.weight[qkv])
+    path.qkv.bias.copy_(whole.bias[qkv])
+    path.out.weight.copy_(out.weight[:, rows])
+
+
+def _linear(layer: nn.ModuleDict, name: str) -> nn.Linear:
+    found = layer[name]
+    assert isinstance(found, nn.Linear)
+    return found
 
 
 def _hidden(encoder: WhisperEncoder, mel: Tensor) -> list[Tensor]:
@@ -54,8 +61,8 @@ def _hidden(encoder: WhisperEncoder, mel: Tensor) -> list[Tensor]:
     seen: list[Tensor] = []
     hooks = []
     for layer in encoder.layers:
-        assert isinstance(layer, torch.nn.ModuleDict)
-        hooks.append(layer["up"].register_forward_hook(lambda _, __, out: seen.append(F.gelu(out.flatten(0, 1)))))
+        assert isinstance(layer, nn.ModuleDict)
+        hooks.append(_linear(layer, "up").register_forward_hook(lambda _, __, out: seen.append(F.gelu(out.flatten(0, 1)))))
     with torch.no_grad():
         encoder.encode(mel)
     for hook in hooks:
@@ -63,12 +70,12 @@ def _hidden(encoder: WhisperEncoder, mel: Tensor) -> list[Tensor]:
     return seen
 
 
-def _copy_ffn(layer: EncoderLayer, theirs: torch.nn.ModuleDict, hidden: Tensor) -> None:
-    down = theirs["down"].weight
-    does = hidden.var(dim=0) * down.square().sum(dim=0)
+def _copy_ffn(layer: EncoderLayer, theirs: nn.ModuleDict, hidden: Tensor) -> None:
+    up, down = _linear(theirs, "up"), _linear(theirs, "down")
+    does = hidden.var(dim=0) * down.weight.square().sum(dim=0)
     kept, left = does.argsort(descending=True).split([layer.ffn.up.out_features, len(does) - layer.ffn.up.out_features])
     kept = kept.sort().values
-    layer.ffn.up.weight.copy_(theirs["up"].weight[kept])
-    layer.ffn.up.bias.copy_(theirs["up"].bias[kept])
-    layer.ffn.down.weight.copy_(down[:, kept])
-    layer.ffn.down.bias.copy_(theirs["down"].bias + down[:, left] @ hidden[:, left].mean(dim=0))
+    layer.ffn.up.weight.copy_(up.weight[kept])
+    layer.ffn.up.bias.copy_(up.bias[kept])
+    layer.ffn.down.weight.copy_(down.weight[:, kept])
+    layer.ffn.down.bias.copy_(down.bias + down.weight[:, left] @ hidden[:, left].mean(dim=0))

@@ -159,9 +159,13 @@ class _Emitter:
         biases += [(self.distance, (head * spec.queries + i) * 2 * spec.keys + self.turn)] if self.distance is not None else []
         for buffer, start in biases:
             first = b.bind(start)
-            b.fours(whole, lambda j: b.store(self.scores, b.load(self.scores, j) + b.load(buffer, first + j), j))
+
+            def add(j: Expr, lanes: int = 4, buffer: Expr = buffer, first: Expr = first) -> None:
+                b.store(self.scores, b.load(self.scores, j, lanes) + b.load(buffer, first + j, lanes), j, lanes)
+
+            b.fours(whole, add)
             for j in range(whole, spec.keys):
-                b.store(self.scores, b.load(self.scores, j, 1) + b.load(buffer, first + j, 1), j, 1)
+                add(j, 1)
         for j in range(spec.keys, self.padded):
             b.store(self.scores, T.float32(LOWEST), j, 1)
 
