@@ -47,7 +47,8 @@ def slaney_mel(bins: int, bands: int, rate: int) -> np.ndarray:
 
 
 def whisper_filterbank(config: CallConfig) -> np.ndarray:
-    """The filters of Whisper's 80 that lie under 4 kHz, 64 of them, the lowest with peak 1; float32 (n_fft // 2 + 1, bands)."""
+    """The filters of Whisper's 80 that reach under 4 kHz, 63, and one that is empty as those above are; the largest weight
+    about 1; float32 (n_fft // 2 + 1, bands)."""
     filters = slaney_mel(config.n_fft + 1, WHISPER_BANDS, 2 * config.sample_rate)
     return filters[: config.n_fft // 2 + 1, : config.bands] / filters.max()
 
