@@ -105,9 +105,9 @@ dist: install
 	$(BIN)/python -m build --no-isolation --outdir dist runtime
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
-# Makes the clips again (Debian: apt-get install espeak-ng).
+# Takes the real clips of calibration/ and speech/ again from a folder that has CREMA-D.
 calibration: install
-	$(BIN)/python calibration/make_clips.py
+	$(BIN)/python calibration/take_clips.py $(CREMAD)
 
 clean:
 	rm -rf build dist

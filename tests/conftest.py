@@ -22,6 +22,7 @@ from edgeemo.quantize.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 CALIBRATION = ROOT / "calibration"
+SPEECH = ROOT / "speech"  # real clips of speakers that no model was trained on
 CORPUS = ROOT.parent / "shared" / "data" / "emotion"
 
 torch.set_num_threads(1)

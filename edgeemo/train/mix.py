@@ -156,7 +156,7 @@ class Mix:
     def _fill(self, made: Rows, i: int, row: Row) -> None:
         at = 0
         while at < self.steps:
-            audio = self._heard(row)
+            audio = self.heard(row)
             room = self.steps - at
             count = min(-(-len(audio) // self.size), room)
             audio = audio[: count * self.size]
@@ -170,7 +170,7 @@ class Mix:
             same = self.speakers.get(row.speaker) or self.others
             row = same[int(self.rng.integers(len(same)))]
 
-    def _heard(self, row: Row) -> np.ndarray:
+    def heard(self, row: Row) -> np.ndarray:
         """The clip at another speed and one level, from anywhere where it is longer than a row."""
         audio = self.pool.audio(row)
         longest = int(self.steps * self.size * 1.1)
