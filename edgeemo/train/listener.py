@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeemo.data.telephone import TelephoneChannel
-from edgeemo.evaluate.metrics import confusion_matrix
+from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
 from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.config import LABELS
 from edgeemo.model.cosyvoice_tiny import SUMMARY_STATES, CosyVoiceTiny
@@ -168,9 +168,7 @@ def scores(rows: list[Row], probabilities: np.ndarray) -> dict[str, float]:
     corpus = np.array([r.corpus for r in rows])
 
     def f1(keep: np.ndarray) -> float:
-        matrix = confusion_matrix(label[keep], answer[keep], len(LABELS))
-        there, both = matrix.sum(axis=1) > 0, matrix.sum(axis=0) + matrix.sum(axis=1)
-        return float((2 * np.diag(matrix) / np.maximum(both, 1))[there].mean())
+        return macro_f1(confusion_matrix(label[keep], answer[keep], len(LABELS)))
 
     found = {str(c): f1(corpus == c) for c in np.unique(corpus)}
     return {"all": f1(np.ones(len(rows), dtype=bool)), "mean": float(np.mean(list(found.values()))), **found}
