@@ -1,4 +1,6 @@
-"""Makes synthetic clips, of which calibration/ has those of surprise: espeak-ng speech with prosody and voice quality set per emotion, over a telephone line.
+"""Makes synthetic clips, of which calibration/ has those of surprise.
+
+Espeak-ng speech with prosody and voice quality set per emotion, over a telephone line.
 
     python calibration/make_clips.py FOLDER
 

@@ -96,7 +96,7 @@ def train(
         raise click.UsageError("--unlabelled is for --teacher: without one there is nothing to learn from it")
     if mixed and (teachers or epochs):
         raise click.UsageError("cosyvoice-tiny has Whisper tiny.en as its teacher, and --updates instead of --epochs")
-    if not mixed and (updates or resume or len(folders) > 1):
+    if not mixed and (updates or resume or (len(folders) > 1 and not intensity)):
         raise click.UsageError("--updates, --resume and a second --data are cosyvoice-tiny's")
     data = folders[0]
     target = check_output(out or BUILD / f"{kind.replace('-', '_')}.safetensors", force or resume)
@@ -105,7 +105,7 @@ def train(
 
         if not kind.startswith("cosyvoice") or teachers or epochs or updates or peak_lr:
             raise click.UsageError("--intensity fits one linear head of CosyVoice: it goes with --init, --seed, --threads")
-        fitted = fit_intensity(data, init or committed_checkpoint(kind), target, threads, 1 if seed is None else seed)
+        fitted = fit_intensity(folders, init or committed_checkpoint(kind), target, threads, 1 if seed is None else seed)
         said = f"dev macro-F1 of annoyed and furious {fitted['dev_intensity_macro_f1']}, weights in {target}"
         print_json(fitted) if as_json else click.echo(said)
         return

@@ -13,6 +13,7 @@ import soundfile
 from click.testing import CliRunner, Result
 
 from edgeemo.cli import main
+from edgeemo.data.clips import find_clips
 from tests.conftest import CALIBRATION
 
 pytestmark = pytest.mark.slow

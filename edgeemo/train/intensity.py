@@ -7,6 +7,7 @@ learns to answer is what a stream answers at the end of a clip.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,11 +29,14 @@ L2 = 0.01  # of standardised features; of 0.003 to 0.3, by cross-validation over
 LINE = 0.3
 
 
-def angry_clips(folder: Path, split: str) -> list[Clip]:
+def angry_clips(folders: Sequence[Path], split: str) -> list[Clip]:
     """The clips whose anger has a known strength. Raises EdgeEmoError unless there are some of both."""
-    clips = [c for c in read_manifest(folder, split) if c.label == LABELS.index("angry") and c.intensity in NORMAL_STRONG]
+    listed = [c for folder in folders for c in read_manifest(folder, split)]
+    clips = [c for c in listed if c.label == LABELS.index("angry") and c.intensity in NORMAL_STRONG]
     if len({c.intensity for c in clips}) < len(NORMAL_STRONG):
-        raise EdgeEmoError(f"{folder}: split {split} has no angry clips of both intensities (column intensity: normal, strong)")
+        raise EdgeEmoError(
+            f"{', '.join(map(str, folders))}: split {split} has no angry clips of both intensities (column intensity: normal, strong)"
+        )
     return clips
 
 
@@ -66,8 +70,8 @@ def gathered(model: CallModel, corpus: Corpus, channel: TelephoneChannel | None,
     return rows
 
 
-def fit_intensity(folder: Path, init: Path, out: Path, threads: int, seed: int = 1) -> dict[str, object]:
-    """Adds the head to the checkpoint ``init`` from the split ``train`` of ``folder`` and writes ``out``. Returns its scores on
+def fit_intensity(folders: Sequence[Path], init: Path, out: Path, threads: int, seed: int = 1) -> dict[str, object]:
+    """Adds the head to the checkpoint ``init`` from the splits ``train`` of ``folders`` and writes ``out``. Returns its scores on
     ``dev``: macro-F1 of annoyed and furious over angry clips. Raises EdgeEmoError where intensities are not known."""
     torch.set_num_threads(threads)
     base = load_checkpoint(init)
@@ -75,7 +79,7 @@ def fit_intensity(folder: Path, init: Path, out: Path, threads: int, seed: int =
         raise EdgeEmoError(f"{init}: is a checkpoint of {base.title}; the second level is CosyVoice's")
     model = with_intensity_head(base)
     c = model.config
-    sets = {s: Corpus(angry_clips(folder, s), c.sample_rate, c.step_samples) for s in ("train", "dev")}
+    sets = {s: Corpus(angry_clips(folders, s), c.sample_rate, c.step_samples) for s in ("train", "dev")}
     strong = {s: np.array([x.intensity == NORMAL_STRONG[1] for x in corpus.clips]) for s, corpus in sets.items()}
     rng, channel = np.random.default_rng(seed), TelephoneChannel(seed, LINE)
     rows = torch.cat([gathered(model, sets["train"], channel, rng) for _ in range(COPIES)])

@@ -35,7 +35,7 @@ def chain(model: CallModel, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     torch.manual_seed(1)
     rows = gathered(made, Corpus(ANGRY, 8000, 1280), None, None).float()
     with torch.no_grad():
-        head = made.head.classifier
+        head = made.classifier
         head.weight[-1].normal_()
         head.bias[-1] = -(rows[:, :-1] @ head.weight[-1] / rows[:, -1]).median()  # half of the clips on either side
     paths = {n: folder / f"m.{n}" for n in ("safetensors", "onnx", "edgeemo")}
