@@ -34,9 +34,8 @@ def angry_clips(folders: Sequence[Path], split: str) -> list[Clip]:
     listed = [c for folder in folders for c in read_manifest(folder, split)]
     clips = [c for c in listed if c.label == LABELS.index("angry") and c.intensity in NORMAL_STRONG]
     if len({c.intensity for c in clips}) < len(NORMAL_STRONG):
-        raise EdgeEmoError(
-            f"{', '.join(map(str, folders))}: split {split} has no angry clips of both intensities (column intensity: normal, strong)"
-        )
+        names = ", ".join(map(str, folders))
+        raise EdgeEmoError(f"{names}: split {split} has no angry clips of both intensities (column intensity: normal, strong)")
     return clips
 
 
