@@ -26,6 +26,8 @@ $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
 	@$(PIP) -e "runtime[files,ops]" -e ".[dev]"
 	@touch $@
 
+# One speaker, one sentence, named after what she or he was asked for.
+SAMPLES = $(sort $(wildcard speech/clips/*_1036_IEO_*.ogg))
 run: install
 	@echo "== export: torch -> ONNX"
 	@$(BIN)/edgeemo export --force
@@ -34,8 +36,8 @@ run: install
 	@echo "== compile: INT8 ONNX -> artifacts for this machine and for aarch64-neon"
 	@$(BIN)/edgeemo compile --target host --force
 	@$(BIN)/edgeemo compile --target aarch64-neon --force
-	@echo "== run: sample clips through the artifact for this machine"
-	@$(BIN)/edgeemo-run build/emotion-host.edgeemo --summary $(sort $(wildcard calibration/clips/*_000.flac))
+	@echo "== run: real clips of a speaker that the model has not heard, through the artifact for this machine"
+	@$(BIN)/edgeemo-run build/emotion-host.edgeemo --summary $(SAMPLES)
 
 lint: install
 	$(BIN)/ruff check .
