@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeemo.model.layers import DROPOUT, FeedForward, attend, chunk_causal
+from edgeemo.model.layers import FeedForward, attend, chunk_causal
 
 LAYER_STATES = ("local_k", "local_v", "global_k", "global_v")
 ROUND = 1504  # of Whisper's positions of 20 ms, 188 steps
@@ -90,15 +90,17 @@ class CachedHeads(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """A layer of Whisper's encoder as a dual path: half of its heads look at 320 ms, half at 4 s."""
+    """A layer of Whisper's encoder as a dual path: half of its heads look at 320 ms, half at 4 s.
+
+    Without dropout, as it was trained: with it a classifier of deviations learns the noise, and labels bend the encoder to that.
+    """
 
     def __init__(self, d: int, heads: int, ffn: int, past: tuple[int, int], tokens: int) -> None:
         """``past``: tokens seen before the step by local and by global heads."""
         super().__init__()
         self.norm = nn.LayerNorm(d)
         self.local_path, self.global_path = (CachedHeads(d, heads // 2, d // 2, p, tokens) for p in past)
-        self.ffn = FeedForward(d, ffn)
-        self.dropout = nn.Dropout(DROPOUT)
+        self.ffn = FeedForward(d, ffn, dropout=0.0)
 
     def forward(
         self, x: Tensor, past: list[Tensor], local_mask: Tensor, global_mask: Tensor, steps: int
@@ -107,8 +109,7 @@ class EncoderLayer(nn.Module):
         y = self.norm(x)
         near, local_k, local_v = self.local_path(y, past[0], past[1], local_mask, steps)
         far, global_k, global_v = self.global_path(y, past[2], past[3], global_mask, steps)
-        x = x + self.dropout(near) + self.dropout(far)
-        return self.ffn(x), [local_k, local_v, global_k, global_v]
+        return self.ffn(x + near + far), [local_k, local_v, global_k, global_v]
 
 
 class Summary(nn.Module):
