@@ -70,8 +70,8 @@ class TinyConfig(CallConfig):
     emotion_groups: int = 3
     local_past: int = 4  # tokens seen before the step by local heads: 4 + 4 = 8 tokens, 320 ms
     global_past: int = 96  # and by global ones: 96 + 4 = 100 tokens, 4 s
-    summary_decay: float = 0.96  # of the mean and deviation over the call, per step; time constant about 4 s
-    hidden: int = 256  # of the classifier's first layer
+    summary_decay: float = 0.97  # of the mean and deviation over the call, per step; time constant about 5 s
+    hidden: int = 192  # of the classifier's first layer
     summary: int = 256  # of its second
     # Logits are multiplied with least + more s / (s + half), s steps of speech; fitted on dev.
     sure_least: float = 1.0

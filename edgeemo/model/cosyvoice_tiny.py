@@ -40,7 +40,7 @@ class CosyVoiceTiny(CallModel):
 
     @property
     def _summarised(self) -> int:
-        return self.config.layers * self.config.d_model
+        return (self.config.layers + 1) * self.config.d_model
 
     def fold(self) -> None:
         """Turns what only training needs into constants."""
@@ -67,7 +67,7 @@ class CosyVoiceTiny(CallModel):
         return c.sure_least + c.sure_more * spoken / (spoken + c.sure_half)
 
     def tokens(self, features: Tensor, state: dict[str, Tensor], steps: int) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """What each layer makes of the step(s), without positions: each (B, 4 S, d); and the next states."""
+        """What each layer makes of the step(s), the stem first, without positions: each (B, 4 S, d); and the next states."""
         c = self.config
         seen = torch.cat([state["frames"], features], dim=1)
         x, emotion = self.emotion_conv(self.stem(seen), state["emotion"])
@@ -76,7 +76,7 @@ class CosyVoiceTiny(CallModel):
         )
         after = {"steps": self._counted(state["steps"], steps), "frames": seen[:, -c.frames_lookback :], "emotion": emotion}
         positions, after["position"] = self.positions(state["position"], steps)
-        layers = []
+        layers = [x]
         x = x + positions
         for i, layer in enumerate(self.layers):
             names = [f"layer{i}_{n}" for n in LAYER_STATES]

@@ -113,7 +113,7 @@ class EncoderLayer(nn.Module):
 
 
 class Summary(nn.Module):
-    """Mean and deviation over the call of its tokens, older steps less, a step by the fourth root of its energy.
+    """Mean and deviation over the call of its tokens, older steps less, a step by the eighth root of its energy.
 
     So a pause counts for little, whatever the level of the line; nothing has to be known of what comes later.
     """
@@ -128,7 +128,7 @@ class Summary(nn.Module):
         means = []
         for part in (layers, [x * x for x in layers]):
             means += [x.reshape(-1, steps, self.tokens, x.shape[2]).mean(dim=2) for x in part]
-        weight = torch.sqrt(torch.sqrt(energy)).reshape(-1, steps, 1)
+        weight = torch.sqrt(torch.sqrt(torch.sqrt(energy))).reshape(-1, steps, 1)
         sums, total = self._decayed(torch.cat(means, dim=2) * weight, past[0], steps), self._decayed(weight, past[1], steps)
         mean, square = torch.split(sums / torch.clamp(total, min=LEAST_WEIGHT), past[0].shape[1] // 2, dim=2)
         deviation = torch.sqrt(torch.clamp(square - mean * mean, min=1e-5))
