@@ -41,13 +41,13 @@ class Moments:
     clip: Tensor
 
 
-def summaries(model: CosyVoiceTiny, pcm: Tensor) -> Tensor:
-    """Of every step of calls that begin with ``pcm`` (B, S * 1280): (B, S, size)."""
+def summaries(model: CosyVoiceTiny, pcm: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every step of calls that begin with ``pcm`` (B, S * 1280): (B, S, size), and the steps of speech so far (B, S)."""
     steps, state = pcm.shape[1] // model.config.step_samples, model.initial_state(len(pcm))
-    features, energy, _, _ = model.features(pcm, state, steps)
+    features, energy, spoken, _ = model.features(pcm, state, steps)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         layers, _ = model.tokens(features, state, steps)
-    return model.summary([x.float() for x in layers], energy, [state[n] for n in SUMMARY_STATES], steps)[0]
+    return model.summary([x.float() for x in layers], energy, [state[n] for n in SUMMARY_STATES], steps)[0], spoken
 
 
 def gather(model: CosyVoiceTiny, mix: Mix, recipe: HeadRecipe, size: int = 32) -> Moments:
@@ -65,7 +65,7 @@ def gather(model: CosyVoiceTiny, mix: Mix, recipe: HeadRecipe, size: int = 32) -
             pcm = torch.zeros(len(group), max(counts) * step)
             for row, audio in enumerate(heard):
                 pcm[row, : len(audio)] = torch.from_numpy(audio)
-            pooled = summaries(model, channel(pcm))
+            pooled, _ = summaries(model, channel(pcm))
             for row, n in enumerate(counts):
                 at = [n - 1, *rng.integers(min(LEAST_STEPS, n - 1), n, recipe.moments - 1)]
                 parts.append(pooled[row, at].half())
@@ -101,15 +101,16 @@ def fit_head(model: CosyVoiceTiny, moments: Moments, mix: Mix, recipe: HeadRecip
 
 @dataclass
 class Summaries:
-    """All steps of some clips: summaries (n, size) as float16, and the clip that each is of (n,)."""
+    """All steps of some clips: summaries (n, size) as float16, the steps of speech so far (n,), the clip of each (n,)."""
 
     rows: list[Row]
     pooled: Tensor
+    spoken: Tensor
     clip: Tensor
 
     @classmethod
     def of(cls, model: CosyVoiceTiny, pool: Pool, rows: list[Row], size: int = 32) -> Summaries:
-        step, parts, clips = model.config.step_samples, [], []
+        step, parts, speech, clips = model.config.step_samples, list[Tensor](), list[Tensor](), list[int]()
         order = np.argsort([-r.samples for r in rows], kind="stable")
         model.eval()
         with torch.inference_mode():
@@ -118,15 +119,17 @@ class Summaries:
                 pcm = torch.zeros(len(group), max(counts) * step)
                 for k, i in enumerate(group):
                     pcm[k, : rows[i].samples] = torch.from_numpy(pool.audio(rows[i]))
-                pooled = summaries(model, pcm)
+                pooled, spoken = summaries(model, pcm)
                 for k, n in enumerate(counts):
                     parts.append(pooled[k, :n].half())
+                    speech.append(spoken[k, :n])
                     clips += [int(group[k])] * n
-        return cls(rows, torch.cat(parts), torch.tensor(clips))
+        return cls(rows, torch.cat(parts).clone(), torch.cat(speech).clone(), torch.tensor(clips))
 
-    def answers(self, head: SummaryHead) -> np.ndarray:
-        """Mean step probability of each clip (clips, 7)."""
+    def answers(self, model: CosyVoiceTiny) -> np.ndarray:
+        """Mean step probability of each clip (clips, 7), by the head and the sureness of ``model``."""
         with torch.inference_mode():
-            p = torch.cat([torch.softmax(head(x.float()), dim=1) for x in self.pooled.split(4096)])
-        total = torch.zeros(len(self.rows), len(LABELS)).index_add_(0, self.clip, p[:, : len(LABELS)])
+            logits = torch.cat([model.head(x.float()) for x in self.pooled.split(4096)])[:, : len(LABELS)]
+            p = torch.softmax(logits * model.sureness(self.spoken)[:, None], dim=1)
+        total = torch.zeros(len(self.rows), len(LABELS)).index_add_(0, self.clip, p)
         return (total / torch.bincount(self.clip, minlength=len(self.rows))[:, None]).numpy()

@@ -24,7 +24,6 @@ ONLY_AUDIO = ("baved",)  # its one label is neutral: a language would become an 
 RMS = 0.05  # every clip's level before a line changes it
 SHORTEST_S = 0.3
 LATEST = 1200  # of Whisper's positions, at which half of the rows begin anywhere, the others at 0
-SETTLED = 4  # steps of a further clip before its label counts
 
 
 @dataclass
@@ -100,15 +99,10 @@ class Pool:
 
 @dataclass
 class Rows:
-    """A batch: pcm (B, S * 1280); ``began`` (B,) positions before the first; ``first`` (B,) steps of the first clip; per step
-    target (B, S, 7) and weight (B, S); corpus (B,), -1 where the row has no label."""
+    """A batch to follow a teacher on: pcm (B, S * 1280), and Whisper's position of each row's first token (B,)."""
 
     pcm: Tensor
     began: Tensor
-    first: Tensor
-    target: Tensor
-    weight: Tensor
-    corpus: Tensor
 
 
 class Mix:
@@ -135,40 +129,25 @@ class Mix:
         self.class_weight = torch.from_numpy((weight / (weight @ drawn)).astype(np.float32))
 
     def batch(self, count: int) -> Rows:
-        steps, size = self.steps, self.size
-        made = Rows(
-            torch.zeros(count, steps * size),
-            torch.from_numpy(self.rng.integers(0, LATEST // 8, count) * 8 * (self.rng.random(count) < 0.5)),
-            torch.zeros(count, dtype=torch.long),
-            torch.zeros(count, steps, len(LABELS)),
-            torch.zeros(count, steps),
-            torch.full((count,), -1),
-        )
-        for i in range(count):
-            if self.others and self.rng.random() < self.unlabelled:
-                row = self.others[int(self.rng.integers(len(self.others)))]
-            else:
-                row = self.labelled[int(self.rng.choice(len(self.labelled), p=self.chance))]
-                made.corpus[i] = self.corpora.index(row.corpus)
-            self._fill(made, i, row)
+        rng, size = self.rng, self.size
+        began = rng.integers(0, LATEST // 8, count) * 8 * (rng.random(count) < 0.5)
+        made = Rows(torch.zeros(count, self.steps * size), torch.from_numpy(began))
+        for row in made.pcm:
+            clip, at = self._drawn(), 0
+            while at < self.steps:
+                audio = self.heard(clip)
+                steps = min(-(-len(audio) // size), self.steps - at)
+                audio = audio[: steps * size]
+                row[at * size : at * size + len(audio)] = torch.from_numpy(audio)
+                at += steps
+                same = self.speakers.get(clip.speaker) or self.others
+                clip = same[int(rng.integers(len(same)))]
         return made
 
-    def _fill(self, made: Rows, i: int, row: Row) -> None:
-        at = 0
-        while at < self.steps:
-            audio = self.heard(row)
-            room = self.steps - at
-            count = min(-(-len(audio) // self.size), room)
-            audio = audio[: count * self.size]
-            made.pcm[i, at * self.size : at * self.size + len(audio)] = torch.from_numpy(audio)
-            if row.target is not None:
-                made.target[i, at : at + count] = torch.tensor(row.target)
-                made.weight[i, at if at == 0 else at + SETTLED : at + count] = 1.0 if at == 0 else 0.5
-            if at == 0:
-                made.first[i] = count
-            at += count
-            same = self.speakers.get(row.speaker) or self.others
-            row = same[int(self.rng.integers(len(same)))]
+    def _drawn(self) -> Row:
+        if self.others and self.rng.random() < self.unlabelled:
+            return self.others[int(self.rng.integers(len(self.others)))]
+        return self.labelled[int(self.rng.choice(len(self.labelled), p=self.chance))]
 
     def heard(self, row: Row) -> np.ndarray:
         """The clip at another speed and one level, from anywhere where it is longer than a row."""
