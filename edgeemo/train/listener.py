@@ -1,6 +1,6 @@
 """Training CosyVoice-Tiny from Whisper's front, in three parts.
 
-Its encoder follows Whisper's on the clean signal, whatever line it hears it through; a classifier is fitted on what it then hears;
+Its encoder follows Whisper's on the clean signal, through whatever line it hears; a classifier is fitted on what it then hears;
 and how sure an answer may be, on dev.
 
 Labels do not reach the encoder: where they did, it lost more than they brought (docs/training-log.md).
