@@ -74,8 +74,8 @@ class TinyConfig(CallConfig):
     hidden: int = 192  # of the classifier's first layer
     summary: int = 256  # of its second
     # Logits are multiplied with least + more s / (s + half), s steps of speech; fitted on dev.
-    sure_least: float = 1.0
-    sure_more: float = 0.0
+    sure_least: float = 0.1
+    sure_more: float = 1.0
     sure_half: float = 6.0
     tokens_per_step = 4
 

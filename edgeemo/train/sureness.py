@@ -17,6 +17,7 @@ from edgeemo.train.mix import Pool, Row
 
 LINES = ("clean", "alaw", "noise10")
 BINS = 10
+FIRST_HALF = 6.0  # steps, where the fit begins
 
 
 @dataclass
@@ -57,21 +58,24 @@ def _heard(model: CosyVoiceTiny, audio: list[np.ndarray]) -> tuple[Tensor, Tenso
 
 
 def fit_sureness(model: CosyVoiceTiny, steps: Steps) -> CosyVoiceTiny:
-    """The same weights in a model whose logits' factor a + b s / (s + c) makes the steps' labels likeliest."""
-    value = torch.zeros(3, requires_grad=True)  # logarithms, so that all three stay positive
+    """The same weights in a model whose logits' factor, a + b s / (s + c) of s steps of speech, makes the steps' labels likeliest.
+
+    Of these b and c are fitted; a stays where it is, low: of a call that has said nothing yet there is nothing to say.
+    """
+    value = torch.zeros(2, requires_grad=True)  # logarithms, so that both stay positive
     optimizer = torch.optim.LBFGS([value], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        least, more, half = value.exp()
-        factor = least + more * steps.spoken / (steps.spoken + 6.0 * half)
+        more, half = value.exp()
+        factor = model.config.sure_least + more * steps.spoken / (steps.spoken + FIRST_HALF * half)
         nll = F.cross_entropy(steps.logits * factor[:, None], steps.label) + 1e-4 * value.square().sum()
         nll.backward()
         return nll
 
     optimizer.step(loss)
-    least, more, half = (round(float(v), 4) for v in value.detach().exp())
-    made = CosyVoiceTiny(replace(model.config, sure_least=least, sure_more=more, sure_half=round(6.0 * half, 4)))
+    more, half = (float(v) for v in value.detach().exp())
+    made = CosyVoiceTiny(replace(model.config, sure_more=round(more, 4), sure_half=round(FIRST_HALF * half, 4)))
     made.load_state_dict(model.state_dict())
     return made.eval()
 
