@@ -29,6 +29,8 @@ $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
 	@$(PIP) -e "runtime[files,trust,ops]" -e ".[dev]"
 	@touch $@
 
+# One speaker, one sentence, named after what she or he was asked for.
+SAMPLES = $(sort $(wildcard speech/clips/*_1036_IEO_*.ogg))
 run: install
 	@echo "== export: torch -> ONNX"
 	@$(BIN)/edgeemo export --force
@@ -37,8 +39,8 @@ run: install
 	@echo "== compile: INT8 ONNX -> artifacts for this machine and for aarch64-neon"
 	@$(BIN)/edgeemo compile --target host --force
 	@$(BIN)/edgeemo compile --target aarch64-neon --force
-	@echo "== run: sample clips through the artifact for this machine"
-	@$(BIN)/edgeemo-run build/emotion-host.edgeemo --summary $(sort $(wildcard calibration/clips/*_000.flac))
+	@echo "== run: real clips of a speaker that the model has not heard, through the artifact for this machine"
+	@$(BIN)/edgeemo-run build/emotion-host.edgeemo --summary $(SAMPLES)
 
 lint: install
 	$(BIN)/ruff check .
@@ -119,9 +121,9 @@ dist: install
 	$(BIN)/python -m build --no-isolation --outdir dist runtime
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
-# Makes the clips again (Debian: apt-get install espeak-ng).
+# Takes the real clips of calibration/ and speech/ again from a folder that has CREMA-D.
 calibration: install
-	$(BIN)/python calibration/make_clips.py
+	$(BIN)/python calibration/take_clips.py $(CREMAD)
 
 clean:
 	rm -rf build dist

@@ -7,7 +7,7 @@ call to a workspace hook that the slim runtime does not have.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ PREFETCHES = ("load", "prfm")  # a load to the zero register; ARM's own, which d
 FENCE_HINT = 20  # CSDB: the one hint that LLVM's AArch64 scheduler does not move code across
 LINE = 64  # bytes that a cache brings in at once
 WIDTHS = {"int8": 1, "float16": 2, "float32": 4}
+WRITTEN_OUT = 32  # elements up to which what is done four by four stands in a row; a long window's code would not end
 FLAT = 1 << 30  # a flat view of a pointer needs some extent; nothing checks it
 Expr = Any  # tvm.ir.Expr; TVM ships no stubs
 
@@ -65,6 +66,15 @@ class Builder:
 
     def store(self, buffer: Expr, value: Expr, index: Expr, lanes: int = 4) -> None:
         T.buffer_store(buffer, value, [index if lanes == 1 else T.Ramp(index, 1, lanes)])
+
+    def fours(self, size: int, visit: Callable[[Expr], None]) -> None:
+        """Calls visit(first of four) over ``size`` elements, in a row or in a loop."""
+        if size <= WRITTEN_OUT:
+            for j in range(0, size, 4):
+                visit(j)
+        else:
+            with T.serial(0, size // 4) as group:
+                visit(self.bind(group * 4))
 
     def bind(self, value: Expr) -> Expr:
         return T.Bind(value)
