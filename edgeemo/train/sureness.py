@@ -58,8 +58,7 @@ def _heard(model: CosyVoiceTiny, audio: list[np.ndarray]) -> tuple[Tensor, Tenso
 
 
 def fit_sureness(model: CosyVoiceTiny, steps: Steps) -> CosyVoiceTiny:
-    """The same weights in a model whose logits' factor, a + b s / (s + c) of s steps of speech, makes the steps' labels
-    likeliest.
+    """The same weights in a model whose logits' factor, a + b s / (s + c) of s steps of speech, makes steps' labels likeliest.
 
     Of these b and c are fitted; a stays where it is, low: of a call that has said nothing yet there is nothing to say.
     """
