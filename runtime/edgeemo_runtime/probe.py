@@ -33,6 +33,8 @@ class Probe:
     others, as one beside running calls does."""
 
     def __init__(self, members: Members, trust: Trust = ANYONE, limit_s: float = LIMIT_S, nice: int = 0) -> None:
+        import tvm_ffi  # noqa: F401 - once, here: the child would import it for itself, and this process again
+
         self.members = members
         self._limit_s = limit_s
         self._ends = time.monotonic() + PATIENCE * limit_s
