@@ -53,7 +53,7 @@ def test_the_evidence_is_the_same_all_along(chain: dict[str, Path]) -> None:
         evidence = torch_.evidence(audio)
         assert evidence is not None
         assert onnx_.evidence(audio) == pytest.approx(evidence, abs=1e-3)
-        assert artifact.evidence(audio) == pytest.approx(evidence, abs=5e-3)
+        assert artifact.evidence(audio) == pytest.approx(evidence, abs=5e-3, rel=0.02)
         signs.add(evidence > 0)
     assert signs == {True, False}
 
