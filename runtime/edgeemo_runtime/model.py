@@ -86,9 +86,10 @@ class Model:
             raise EdgeEmoError(f"{self.artifact.path}: answers silence with {answer[0]}, which are no probabilities")
 
 
-def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros at a multiple of 64 bytes, with as many after them that may be read: compiled code takes both for granted."""
+def aligned_zeros(shape: tuple[int, ...], dtype: Any, margin: int = 0) -> np.ndarray:
+    """Zeros at a multiple of 64 bytes, with as many after them that may be read: compiled code takes both for granted. ``margin``:
+    bytes before and after that may be read as well."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + 2 * ALIGNMENT, dtype=np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
+    raw = np.zeros(size + 2 * ALIGNMENT + 2 * margin, dtype=np.uint8)
+    start = margin + -(raw.ctypes.data + margin) % ALIGNMENT
     return raw[start : start + size].view(dtype).reshape(shape)
