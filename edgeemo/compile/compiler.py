@@ -41,7 +41,6 @@ from edgeemo.export.load import load_onnx
 from edgeemo.isolated import isolated
 from edgeemo.quantize.report import KEY as QUANTIZATION
 
-
 # Passes that find nothing to do in a graph without a stream contract and take most of a large one's time. The contract's own
 # models keep them: their code is what was measured.
 UNNEEDED = ["s_tir.InjectPermutedLayout", "s_tir.RenormalizeSplitPattern", "s_tir.InjectVirtualThread"]

@@ -13,9 +13,8 @@ from edgeemo_runtime.artifact import ALIGNMENT, Artifact, load_artifact
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.model import LARGEST_BATCH, aligned_zeros
 
-
-# LLVM loads whole vectors of what is padded and drops what lies beyond: as far in front of an array as it is padded. Pages that are
-# never written take no memory.
+# LLVM loads whole vectors of what is padded and drops what lies beyond: as far in front of an array as it is padded. Pages that
+# are never written take no memory.
 MARGIN = 1 << 16
 
 

@@ -87,8 +87,8 @@ class Model:
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: Any, margin: int = 0) -> np.ndarray:
-    """Zeros at a multiple of 64 bytes, with as many after them that may be read: compiled code takes both for granted. ``margin``:
-    bytes before and after that may be read as well."""
+    """Zeros at a multiple of 64 bytes, with as many after them that may be read: compiled code takes both for granted.
+    ``margin``: bytes before and after that may be read as well."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = np.zeros(size + 2 * ALIGNMENT + 2 * margin, dtype=np.uint8)
     start = margin + -(raw.ctypes.data + margin) % ALIGNMENT

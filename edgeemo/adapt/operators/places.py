@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import onnx
 
@@ -71,7 +73,7 @@ def pad(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
         if not isinstance(size, int):
             return False
         rows = np.arange(max(-before, 0), size - max(-after, 0))
-        rows = np.pad(rows, (max(before, 0), max(after, 0)), mode={"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode])
+        rows = np.pad(rows, (max(before, 0), max(after, 0)), mode=cast(Any, mode))  # numpy's names are ONNX's
         value = make.op("Gather", value, make.constant(rows, np.int64), axis=axis)
     make.op("Identity", value, output=node.output[0])
     return True
