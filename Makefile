@@ -1,11 +1,14 @@
 # make run   environment, install, export -> quantize -> compile -> classify sample clips
 # make bench cost per stream against batch size, INT8 against float, share per kernel
 # make soak  1000 model swaps under 80 calls
+# make fuzz  a million damaged files, packets and settings: each is read, or refused in a line
+# make storm 80 calls among broken models, dripping clients, signals and a full disk
 # make bench-peers  ONNX Runtime and LiteRT beside us (an environment of its own in build/peers: 1.5 GB)
 # make bench-calibration  time and memory of calibration against the number of clips (half an hour)
 # make test  environment if missing, lint, all tests
 # make explore  the property tests on new examples (those of `make test` are the same at every run)
-# The rest: lint, fmt, qemu and browser (what the aarch64 tests and one of a page need; root, apt), dist, calibration, clean
+# The rest: lint, fmt, qemu, browser and counterparts (what the aarch64 tests, one of a page and those of signatures need; root,
+# apt), dist, calibration, clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,16 +19,18 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 PROPERTIES := $(shell grep -rl '^from hypothesis' tests)
-.PHONY: run test explore soak bench bench-calibration bench-peers reproduce-table lint fmt qemu browser dist calibration clean install
+.PHONY: counterparts run test explore fuzz storm soak bench bench-calibration bench-peers reproduce-table lint fmt qemu browser dist calibration clean install
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
 	@echo "== environment in $(VENV)/ (the first time: a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	@$(PIP) -e "runtime[files,ops]" -e ".[dev]"
+	@$(PIP) -e "runtime[files,trust,ops]" -e ".[dev]"
 	@touch $@
 
+# One speaker, one sentence, named after what she or he was asked for.
+SAMPLES = $(sort $(wildcard speech/clips/*_1036_IEO_*.ogg))
 run: install
 	@echo "== export: torch -> ONNX"
 	@$(BIN)/edgeemo export --force
@@ -34,8 +39,8 @@ run: install
 	@echo "== compile: INT8 ONNX -> artifacts for this machine and for aarch64-neon"
 	@$(BIN)/edgeemo compile --target host --force
 	@$(BIN)/edgeemo compile --target aarch64-neon --force
-	@echo "== run: sample clips through the artifact for this machine"
-	@$(BIN)/edgeemo-run build/emotion-host.edgeemo --summary $(sort $(wildcard calibration/clips/*_000.flac))
+	@echo "== run: real clips of a speaker that the model has not heard, through the artifact for this machine"
+	@$(BIN)/edgeemo-run build/emotion-host.edgeemo --summary $(SAMPLES)
 
 lint: install
 	$(BIN)/ruff check .
@@ -52,6 +57,13 @@ test: lint
 explore: install
 	$(BIN)/pytest --hypothesis-profile=explore $(PROPERTIES)
 
+fuzz: run
+	$(BIN)/python -m tests.fuzz.run --out build/fuzz.json
+
+# A live process among broken models, good ones, a dripping client, signals and a full disk: nothing of it reaches a call.
+storm: run build/emotion-float-host.edgeemo
+	$(BIN)/python -m tests.runtime.storm build/emotion-host.edgeemo build/emotion-float-host.edgeemo
+
 soak: run build/emotion-float-host.edgeemo
 	$(BIN)/python -m tests.runtime.soak build/emotion-host.edgeemo build/emotion-float-host.edgeemo 1000 80
 
@@ -59,7 +71,7 @@ soak: run build/emotion-float-host.edgeemo
 A72COST ?= $(wildcard ../shared/tools/a72cost)
 bench: run build/emotion-float-host.edgeemo build/emotion-float-aarch64-neon.edgeemo
 	$(if $(A72COST),$(A72COST)/setup >/dev/null)
-	$(BIN)/edgeemo bench --float build/emotion-float-host.edgeemo --plot build/bench.png --out build/bench.json \
+	$(BIN)/edgeemo bench --float build/emotion-float-host.edgeemo --plot build/bench.png --out build/bench.json --force \
 	  $(if $(A72COST),--a72cost $(A72COST) --board-float build/emotion-float-aarch64-neon.edgeemo)
 
 build/emotion-float-%.edgeemo: run
@@ -75,6 +87,10 @@ reproduce-table: install
 bench-calibration: run
 	$(BIN)/python -m edgeemo.bench.calibration
 
+# Other people's programs that tests talk to; needs root.
+counterparts:
+	command -v minisign >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends minisign >/dev/null; }
+
 # Chromium, in which a test looks at the page of `edgeemo analyze`; needs root.
 browser:
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
@@ -84,7 +100,7 @@ PEERS_PIP := $(PEERS)/bin/pip install --quiet --disable-pip-version-check
 bench-peers: run build/emotion-float-host.edgeemo build/emotion-float-aarch64-neon.edgeemo $(PEERS)/.installed
 	$(if $(A72COST),$(A72COST)/setup onnxruntime flatbuffers protobuf ai-edge-litert >/dev/null)
 	$(PEERS)/bin/python -m edgeemo.bench.litert 8 $(PEERS) 2>/dev/null
-	$(BIN)/edgeemo bench-peers --streams 8 --litert $(PEERS) --out build/bench-peers.json $(if $(A72COST),--a72cost $(A72COST))
+	$(BIN)/edgeemo bench-peers --streams 8 --litert $(PEERS) --out build/bench-peers.json --force $(if $(A72COST),--a72cost $(A72COST))
 
 # LiteRT's converter pins other versions than TVM, so it has an environment of its own; only its files leave that.
 $(PEERS)/.installed: pyproject.toml
@@ -105,9 +121,9 @@ dist: install
 	$(BIN)/python -m build --no-isolation --outdir dist runtime
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
-# Makes the clips again (Debian: apt-get install espeak-ng).
+# Takes the real clips of calibration/ and speech/ again from a folder that has CREMA-D.
 calibration: install
-	$(BIN)/python calibration/make_clips.py
+	$(BIN)/python calibration/take_clips.py $(CREMAD)
 
 clean:
 	rm -rf build dist

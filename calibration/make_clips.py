@@ -1,6 +1,8 @@
-"""Makes the calibration clips: espeak-ng speech with prosody and voice quality set per emotion, over a telephone line.
+"""Makes synthetic clips, of which calibration/ has those of surprise.
 
-    python calibration/make_clips.py [FOLDER]
+Espeak-ng speech with prosody and voice quality set per emotion, over a telephone line.
+
+    python calibration/make_clips.py FOLDER
 
 Synthetic throughout, and said so in the manifest: no person is recorded. The clips give activations a range and a shape
 (level, pitch, rate, spectral tilt, tremor, breath); they are no evidence of how well emotions are recognised. Same espeak-ng,
@@ -106,7 +108,9 @@ def telephone(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+    if len(sys.argv) != 2:
+        sys.exit("usage: make_clips.py FOLDER; in calibration/ itself real clips have taken the place of most")
+    folder = Path(sys.argv[1])
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(SEED)
     rows = []

@@ -13,22 +13,36 @@ from edgeemo.adapt import cli as adapt_cli
 from edgeemo.analyze import cli as analyze_cli
 from edgeemo.bench import cli as bench_cli
 from edgeemo.compile import cli as compile_cli
-from edgeemo.console import BUILD, FLOAT_MODEL, INT8_MODEL, output_options, print_json, show_table, user_errors
+from edgeemo.console import BUILD, FLOAT_MODEL, INT8_MODEL, DebuggableGroup, output_options, print_json, show_table, user_errors
 from edgeemo.evaluate import cli as evaluate_cli
 from edgeemo.files import check_output, write_file
 from edgeemo.quantize import cli as quantize_cli
+from edgeemo.sign import cli as sign_cli
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(cls=DebuggableGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__)
 def main() -> None:
-    """From a torch speech-emotion model to an INT8 artifact for an ARM board: export, quantize, compile, eval."""
+    """From a torch speech-emotion model to an INT8 artifact for an ARM board: export, quantize, compile, eval.
+
+    Every verb takes --help, and --debug, which shows where an internal error comes from.
+    """
 
 
 @main.command()
-@click.option("--model", "kind", default="cosyvoice-tiny", help="cosyvoice-tiny, whisper-tiny-cls or mfcc-bilstm.")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with manifest.csv and splits train and dev.")
+@click.option(
+    "--model", "kind", default="cosyvoice-tiny", help="cosyvoice-tiny, cosyvoice-nano, whisper-tiny-cls or mfcc-bilstm."
+)
+@click.option(
+    "--data",
+    "folders",
+    type=click.Path(path_type=Path),
+    required=True,
+    multiple=True,
+    help="Folder with manifest.csv and splits train and dev; cosyvoice-tiny takes several.",
+)
 @click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs [default: the recipe's].")
+@click.option("--updates", type=click.IntRange(1), default=None, help="The same for cosyvoice-tiny, whose mix has no epochs.")
 @click.option("--seed", type=int, default=None, help="Random seed [default: the recipe's].")
 @click.option("--lr", "peak_lr", type=click.FloatRange(0, min_open=True), default=None, help="Peak learning rate [the recipe's].")
 @click.option(
@@ -42,22 +56,31 @@ def main() -> None:
     multiple=True,
     metavar="[FILE]",
     help="Distil as well, from Whisper tiny.en (needs edgeemo[teacher]), a folder with another CTranslate2 Whisper, or a "
-    "whisper-tiny-cls checkpoint. The first gives cosyvoice-tiny states to follow, all of them soft labels.",
+    "whisper-tiny-cls checkpoint. The first gives cosyvoice-nano states to follow, all of them soft labels. "
+    "cosyvoice-tiny always has Whisper tiny.en.",
 )
-@click.option("--unlabelled", type=click.Path(path_type=Path), default=None, help="With --teacher: a folder of any other speech.")
+@click.option(
+    "--unlabelled",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Any other speech, of which teachers' states are followed.",
+)
+@click.option("--resume", is_flag=True, help="cosyvoice-tiny: go on where a run with the same --out was cut off.")
 @click.option("--intensity", is_flag=True, help="Only fit the second level of angry (annoyed, furious) on the weights of --init.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads; part of what makes a run repeatable.")
 @output_options("build/<model>.safetensors")
 @user_errors
 def train(
     kind: str,
-    data: Path,
+    folders: tuple[Path, ...],
     epochs: int | None,
+    updates: int | None,
     seed: int | None,
     peak_lr: float | None,
     init: Path | None,
     teachers: tuple[str, ...],
     unlabelled: Path | None,
+    resume: bool,
     intensity: bool,
     threads: int,
     out: Path | None,
@@ -66,29 +89,40 @@ def train(
 ) -> None:
     """Train a model; keeps the weights that are best on the dev split."""
     from edgeemo.model.checkpoint import MODELS, committed_checkpoint
-    from edgeemo.model.config import ModelConfig
-    from edgeemo.train import trainer, windows
+    from edgeemo.model.config import CallConfig
+    from edgeemo.train import listener, trainer, windows
     from edgeemo.train.teacher import load_teacher
 
     if kind not in MODELS:
         raise click.UsageError(f"--model {kind}: there are {', '.join(MODELS)}")
-    if unlabelled is not None and not teachers:
+    mixed = kind == "cosyvoice-tiny"
+    if unlabelled is not None and not (teachers or mixed):
         raise click.UsageError("--unlabelled is for --teacher: without one there is nothing to learn from it")
-    target = check_output(out or BUILD / f"{kind.replace('-', '_')}.safetensors", force)
+    if mixed and (teachers or epochs):
+        raise click.UsageError("cosyvoice-tiny has Whisper tiny.en as its teacher, and --updates instead of --epochs")
+    if not mixed and (updates or resume or (len(folders) > 1 and not intensity)):
+        raise click.UsageError("--updates, --resume and a second --data are cosyvoice-tiny's")
+    data = folders[0]
+    target = check_output(out or BUILD / f"{kind.replace('-', '_')}.safetensors", force or resume)
     if intensity:
         from edgeemo.train.intensity import fit_intensity
 
-        if kind != "cosyvoice-tiny" or teachers or epochs or peak_lr:
-            raise click.UsageError("--intensity fits one linear head of cosyvoice-tiny: it goes with --init, --seed, --threads")
-        fitted = fit_intensity(data, init or committed_checkpoint(kind), target, threads, 1 if seed is None else seed)
+        if not kind.startswith("cosyvoice") or teachers or epochs or updates or peak_lr:
+            raise click.UsageError("--intensity fits one linear head of CosyVoice: it goes with --init, --seed, --threads")
+        fitted = fit_intensity(folders, init or committed_checkpoint(kind), target, threads, 1 if seed is None else seed)
         said = f"dev macro-F1 of annoyed and furious {fitted['dev_intensity_macro_f1']}, weights in {target}"
         print_json(fitted) if as_json else click.echo(said)
         return
-    given: dict[str, Any] = {k: v for k, v in {"epochs": epochs, "seed": seed, "peak_lr": peak_lr}.items() if v is not None}
-    listen = [load_teacher(t, ModelConfig().sample_rate) for t in teachers]
-    if kind in windows.RECIPES:
-        recipe = replace(windows.RECIPES[kind], **given)
-        report = windows.train_windowed(kind, data, target, recipe, threads, init, listen, unlabelled)
+    chosen = {"epochs": epochs, "updates": updates, "seed": seed, "peak_lr": peak_lr}
+    given: dict[str, Any] = {k: v for k, v in chosen.items() if v is not None}
+    listen = [load_teacher(t, CallConfig().sample_rate) for t in teachers]
+    if mixed:
+        recipe = replace(listener.ListenerRecipe(), **given)
+        report = listener.train_listener(folders, target, recipe, threads, init, unlabelled, resume)
+    elif kind in windows.RECIPES:
+        report = windows.train_windowed(
+            kind, data, target, replace(windows.RECIPES[kind], **given), threads, init, listen, unlabelled
+        )
     else:
         report = trainer.train(data, target, replace(trainer.Recipe(), **given), threads, init, listen, unlabelled)
     if as_json:
@@ -99,7 +133,10 @@ def train(
 
 @main.command()
 @click.option(
-    "--model", "kind", default=None, help="One of the package's: cosyvoice-tiny (the default), whisper-tiny-cls, mfcc-bilstm."
+    "--model",
+    "kind",
+    default=None,
+    help="One of the package's: cosyvoice-tiny (the default), cosyvoice-nano, whisper-tiny-cls, mfcc-bilstm.",
 )
 @click.option("--checkpoint", type=click.Path(path_type=Path), default=None, help="Weights of your own, of any of the models.")
 @output_options(str(FLOAT_MODEL))
@@ -202,5 +239,7 @@ for verb in (
     evaluate_cli.eval_calls,
     bench_cli.bench,
     bench_cli.bench_peers,
+    sign_cli.keygen,
+    sign_cli.sign,
 ):
     main.add_command(verb)

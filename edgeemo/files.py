@@ -25,14 +25,14 @@ def check_output(path: str | Path, force: bool) -> Path:
     return path
 
 
-def write_file(path: str | Path, data: bytes, force: bool) -> None:
+def write_file(path: str | Path, data: bytes, force: bool, mode: int = 0o644) -> None:
     """Writes to a temporary name beside ``path`` and renames: the old file or the new one, never a mix."""
     path = check_output(path, force)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        os.chmod(partial, 0o644)
+        os.chmod(partial, mode)
         os.replace(partial, path)
     except OSError as error:
         Path(partial).unlink(missing_ok=True)

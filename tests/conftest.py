@@ -14,14 +14,15 @@ from edgeemo.compile.compiler import compile_onnx
 from edgeemo.compile.targets import load_target
 from edgeemo.data.clips import find_clips
 from edgeemo.export.onnx_step import export_step
+from edgeemo.model.call import CallModel
 from edgeemo.model.checkpoint import load_checkpoint
-from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.quantize import DEFAULT_RECIPE
 from edgeemo.quantize.quantizer import quantize_model
 from edgeemo.quantize.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 CALIBRATION = ROOT / "calibration"
+SPEECH = ROOT / "speech"  # real clips of speakers that no model was trained on
 CORPUS = ROOT.parent / "shared" / "data" / "emotion"
 
 torch.set_num_threads(1)
@@ -42,13 +43,13 @@ def speech(clip: int, steps: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def model() -> CosyVoiceTiny:
+def model() -> CallModel:
     """The committed checkpoint."""
     return load_checkpoint()
 
 
 @pytest.fixture(scope="session")
-def float_onnx(model: CosyVoiceTiny) -> onnx.ModelProto:
+def float_onnx(model: CallModel) -> onnx.ModelProto:
     return export_step(model)
 
 

@@ -51,8 +51,8 @@ def analyze(
 ) -> None:
     """Say which layers of MODEL suffer from INT8 under a recipe, and propose a better one.
 
-    Writes a page with plots and a recipe for `edgeemo quantize --recipe`. What was scored is kept in build/evaluations.jsonl: an
-    interrupted run goes on from there.
+    Writes a page with plots and a recipe for `edgeemo quantize --recipe`. What was scored is kept beside the page in
+    evaluations.jsonl: an interrupted run goes on from there.
     """
     from edgeemo.analyze import report
     from edgeemo.analyze.comparisons import ClipComparison, Comparison, FeedComparison
@@ -79,7 +79,7 @@ def analyze(
         raise click.UsageError(f"--max-f1-drop needs labels, and none of {compared.on} has one; --min-sqnr does without")
     warn(said)
     calibration = calibrating.observe(planned, source, sample_steps=SAMPLE_STEPS)
-    evaluations = Evaluations(planned, calibration, compared, LOG, calibrating.jobs, calibrating.cluster)
+    evaluations = Evaluations(planned, calibration, compared, page.parent / LOG, calibrating.jobs, calibrating.cluster)
     parts = find_parts(planned)
     local = {p.name: study(p, calibration, planned.scalings) for p in parts}
     with progress_bar(f"each of {len(parts)} parts alone in INT8, and all but it", 2 * len(parts)) as advance:

@@ -13,7 +13,6 @@ from pathlib import Path
 import onnx
 
 from edgeemo.analyze.comparisons import Answers, Comparison, Score
-from edgeemo.console import BUILD
 from edgeemo.data.clips import hash_files
 from edgeemo.parallel import in_order
 from edgeemo.quantize.cache import StoredRange, hash_model, stored_ranges
@@ -21,7 +20,7 @@ from edgeemo.quantize.calibrate import Calibration, Progress
 from edgeemo.quantize.quantizer import Plan, apply, plan
 from edgeemo.quantize.recipe import Recipe
 
-LOG = BUILD / "evaluations.jsonl"  # what has been scored, for a run that goes on
+LOG = "evaluations.jsonl"  # what has been scored, for a run that goes on
 
 
 class Evaluations:

@@ -25,6 +25,8 @@ def along_network(found: Sequence[Sensitivity], local: dict[str, Local], measure
     )
     below.set(ylabel=f"answers: {measure}", yscale="log")
     below.set_xticks(at, names, rotation=90, fontsize=7)
+    for label in below.get_xticklabels():
+        label.set_parse_math(False)  # a node's name is no formula
     for axes in (above, below):
         axes.grid(alpha=0.3)
     below.legend(fontsize=8)

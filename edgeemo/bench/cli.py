@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from edgeemo.console import BUILD, print_json, progress_bar, show_table, user_errors
+from edgeemo.files import check_output, write_file
 
 HOST, BOARD = BUILD / "emotion-host.edgeemo", BUILD / "emotion-aarch64-neon.edgeemo"
 HOST_FLOAT, BOARD_FLOAT = BUILD / "emotion-float-host.edgeemo", BUILD / "emotion-float-aarch64-neon.edgeemo"
@@ -17,9 +18,12 @@ HOST_FLOAT, BOARD_FLOAT = BUILD / "emotion-float-host.edgeemo", BUILD / "emotion
 a72cost_option = click.option(
     "--a72cost", type=click.Path(path_type=Path), default=None, help="Folder of the a72cost tool: models a Cortex-A72."
 )
-out_option = click.option(
-    "--out", type=click.Path(path_type=Path), default=None, help="Write the figures as JSON to this file as well."
-)
+
+
+def out_option(command: Any) -> Any:
+    command = click.option("--force", is_flag=True, help="Write over existing files.")(command)
+    path = click.Path(path_type=Path)
+    return click.option("--out", type=path, default=None, help="Write the figures as JSON to this file as well.")(command)
 
 
 def artifact_options(floating: Path | None, board_float: Path | None) -> Callable[[Any], Any]:
@@ -65,6 +69,7 @@ def bench(
     costs: Path | None,
     plot: Path | None,
     out: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Cost per stream against batch size: ratios on this machine, and modelled cycles of a Cortex-A72 where a72cost is."""
@@ -73,8 +78,11 @@ def bench(
     from edgeemo.bench.plot import plot_cost
     from edgeemo.bench.report import bench_host, bench_modelled
 
+    for written in (out, plot):
+        if written is not None:
+            check_output(written, force)
     if planned:
-        _plan(streams, target, costs, out, as_json)
+        _plan(streams, target, costs, out, force, as_json)
         return
     try:
         sizes = sorted({int(n) for n in streams.split(",")})
@@ -93,9 +101,8 @@ def bench(
         curves = {"INT8, modelled Cortex-A72": {r["streams"]: r["real_per_stream"] / 1e6 for r in document["modelled"]["int8"]}}
         unit, limit = "M cycles per stream and step (modelled)", document["modelled"]["limit_per_stream"] / 1e6
     if plot is not None:
-        plot_cost(curves, unit, limit, "Cost per stream against batch size", plot)
-    if out is not None:
-        out.write_text(json.dumps(document, indent=2) + "\n")
+        write_file(plot, plot_cost(curves, unit, limit, "Cost per stream against batch size"), force)
+    _write(document, out, force)
     if as_json:
         print_json(document)
         return
@@ -113,15 +120,19 @@ def bench(
             click.echo(f"{key.replace('_', ' ')} at 8 streams: {value}")
 
 
-def _plan(streams: str, target: str, costs: Path | None, out: Path | None, as_json: bool) -> None:
+def _write(document: dict[str, Any], out: Path | None, force: bool) -> None:
+    if out is not None:
+        write_file(out, (json.dumps(document, indent=2) + "\n").encode(), force)
+
+
+def _plan(streams: str, target: str, costs: Path | None, out: Path | None, force: bool, as_json: bool) -> None:
     from edgeemo.bench.capacity import capacity
 
     if not streams.isdigit() or int(streams) < 1:
         raise click.UsageError("--plan takes one number of calls: --streams 120")
     with progress_bar("simulated calls", 1):
         document = capacity(target, int(streams), costs)
-    if out is not None:
-        out.write_text(json.dumps(document, indent=2) + "\n")
+    _write(document, out, force)
     if as_json:
         print_json(document)
         return
@@ -156,6 +167,7 @@ def bench_peers(
     litert: Path | None,
     a72cost: Path | None,
     out: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """ONNX Runtime and LiteRT beside us: our model, our QDQ file, one thread, the same batch.
@@ -165,6 +177,8 @@ def bench_peers(
     from edgeemo.bench.peers import Peer, compare, litert_peers
     from edgeemo.export.load import load_onnx
 
+    if out is not None:
+        check_output(out, force)
     for path in (model, int8_model):
         load_onnx(str(path))
     peers = [Peer("ONNX Runtime INT8 (s8s8)", "onnxruntime", int8_model), Peer("ONNX Runtime FP32", "onnxruntime", model)]
@@ -172,8 +186,7 @@ def bench_peers(
     ours = {"edgeemo INT8": (int8, board), "edgeemo FP32": (floating, board_float)}
     with progress_bar("one after another", (len(ours) + len(peers)) * (2 if a72cost else 1)) as advance:
         document = compare(ours, peers, streams, a72cost, advance)
-    if out is not None:
-        out.write_text(json.dumps(document, indent=2) + "\n")
+    _write(document, out, force)
     if as_json:
         print_json(document)
         return

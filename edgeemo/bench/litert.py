@@ -20,13 +20,13 @@ import torch
 
 from edgeemo.export.onnx_step import StepModule
 from edgeemo.model.checkpoint import load_checkpoint
-from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+from edgeemo.model.streaming import StreamingModel
 
 CALIBRATION_STEPS = 12
 FILES = ("litert-float.tflite", "litert-int8.tflite")
 
 
-def write_litert(model: CosyVoiceTiny, streams: int, folder: Path) -> None:
+def write_litert(model: StreamingModel, streams: int, folder: Path) -> None:
     """Writes litert-float.tflite and litert-int8.tflite (static, int8 weights and activations) for a batch of ``streams``.
 
     The ranges come from noise: they decide what LiteRT answers, not how long it takes.
@@ -64,6 +64,4 @@ def _calibration(model: Path) -> dict[str, list[dict[str, np.ndarray]]]:
 
 
 if __name__ == "__main__":
-    reference = load_checkpoint()
-    assert isinstance(reference, CosyVoiceTiny)
-    write_litert(reference, int(sys.argv[1]), Path(sys.argv[2]))
+    write_litert(load_checkpoint(), int(sys.argv[1]), Path(sys.argv[2]))

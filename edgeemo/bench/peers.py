@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeemo_runtime.artifact import read_manifest
+from edgeemo_runtime.artifact import unchecked
 from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.members import read_members
 
 from edgeemo.bench import host, modelled
 from edgeemo.bench.board_step import steps_of
@@ -54,8 +54,7 @@ def compare(
     if tool is None:
         return document
     board = next(iter(ours.values()))[1]
-    with zipfile.ZipFile(board) as archive:
-        macs = read_manifest(board, archive.read)["macs_per_step"] * streams
+    macs = unchecked(read_members(board)).manifest["macs_per_step"] * streams
     by_name = {row["name"]: row for row in rows}
     for name, (_, built) in ours.items():
         _add(by_name[name], modelled.measure(tool, built, streams), streams, macs)

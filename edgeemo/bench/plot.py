@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from edgeemo.evaluate.metrics import confusion_matrix
 from edgeemo.plotting import pyplot
 
 
-def plot_cost(curves: dict[str, dict[int, float]], unit: str, limit: float | None, title: str, path: Path) -> None:
-    """``curves``: name to cost per stream by number of streams."""
+def plot_cost(curves: dict[str, dict[int, float]], unit: str, limit: float | None, title: str) -> bytes:
+    """A PNG's bytes. ``curves``: name to cost per stream by number of streams."""
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for name, curve in curves.items():
         axes.plot(list(curve), list(curve.values()), marker="o", markersize=3, label=name)
@@ -21,8 +22,10 @@ def plot_cost(curves: dict[str, dict[int, float]], unit: str, limit: float | Non
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=120)
     pyplot.close(figure)
+    return png.getvalue()
 
 
 def plot_answers(probabilities: np.ndarray, truth: np.ndarray, labels: tuple[str, ...], title: str, path: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgeemo_runtime.artifact import read_manifest
-from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.artifact import unchecked
+from edgeemo_runtime.members import read_members
 
 from edgeemo.bench import host, modelled
 
@@ -34,11 +33,7 @@ def bench_modelled(
     tool: Path, int8: Path, floating: Path | None, streams: list[int], advance: Callable[[int], None]
 ) -> dict[str, Any]:
     """M cycles (modelled, Cortex-A72) per batched step, the limit of 8 INT8 MAC per cycle, and shares per kernel."""
-    try:
-        with zipfile.ZipFile(int8) as archive:
-            manifest = read_manifest(int8, archive.read)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise EdgeEmoError(f"{int8}: cannot be read as an artifact ({error}); `make run` builds it") from error
+    manifest = unchecked(read_members(int8)).manifest
     limit, streamed = manifest["int8_macs_per_step"] / 8, manifest["stream"] is not None
     rows, shares, at_8 = [], {}, None
     for n in streams:

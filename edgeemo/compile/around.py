@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from edgeemo_runtime.around import FLAGS, NUMBERS, RULES, TIMES
+from edgeemo_runtime.abi import FLAGS, NUMBERS, RULES, TIMES
 from edgeemo_runtime.conditioning import OFFSET_MEMORY
 from edgeemo_runtime.decision import LEAST_DOUBT, MEMORY, STREAK
 from tvm import tirx

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import onnx
 import tvm
-from edgeemo_runtime.artifact import SCHEMA
+from edgeemo_runtime.abi import COLUMNS
 from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.manifest import SCHEMA
 
 from edgeemo import __version__
 from edgeemo.compile.around import DECIDE, INTAKE
@@ -121,7 +122,7 @@ def _build(step: Step, target: BoardTarget, dump: Dump) -> bytes:
         with tvm.transform.PassContext(opt_level=2, disabled_pass=unneeded):
             module = tvm.tirx.build(step.mod, target=target.tvm_target())
         if target.kernels.neon:
-            assembly = mark_calls(module.inspect_source("asm"), step.calls)
+            assembly = mark_calls(module.inspect_source("asm"), step.calls, target.kernels.prefetch)
             dump("4_step.s", lambda: assembly)
             assemble(assembly, objects, target)
         else:
@@ -177,7 +178,7 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
             ],
             "outputs": [output(n) for n in imported.outputs],
         },
-        "around": None if contract is None else {"intake": INTAKE, "decide": DECIDE},
+        "around": None if contract is None else {"intake": INTAKE, "decide": DECIDE, "columns": COLUMNS},
         "states": {
             n: {"offset_words": imported.states.offset[n] // 4, "shape": list(s)} for n, s in imported.states.shapes.items()
         },

@@ -20,10 +20,10 @@ def hints_of_call(number: int) -> list[int]:
     return hints
 
 
-def mark_calls(assembly: str, calls: list[str]) -> str:
+def mark_calls(assembly: str, calls: list[str], prefetch: str = "load") -> str:
     """The step's assembly without fences and with a local symbol ``partNNN_<kernel>`` for the hints of each call. LLVM may copy a
-    call: NNN counts places. What is fused many times over is named once. Prefetches become loads to nowhere: the cost model gives
-    PRFM no effect. On a board PRFM, which does not hold up what follows, may do better."""
+    call: NNN counts places. What is fused many times over is named once. With ``prefetch`` "load" prefetches become loads to the
+    zero register, which is the target's choice (targets/*.toml)."""
     count = number = 0
 
     def symbol(match: re.Match[str]) -> str:
@@ -39,5 +39,6 @@ def mark_calls(assembly: str, calls: list[str]) -> str:
 
     assembly = re.sub(r"^\tcsdb$\n?", "", assembly, flags=re.M)
     assembly = re.sub(r"^\thint\t#(\w+)$\n?", symbol, assembly, flags=re.M)
-    assembly = re.sub(r"^\tprf(u?)m\tpldl1keep, ", r"\tld\1r\txzr, ", assembly, flags=re.M)  # PRFUM: LDUR
+    if prefetch == "load":
+        assembly = re.sub(r"^\tprf(u?)m\tpldl1keep, ", r"\tld\1r\txzr, ", assembly, flags=re.M)  # PRFUM: LDUR
     return assembly.replace(".L_internal_", "kernel_")

@@ -207,18 +207,20 @@ class _Builder:
                 functions[name] = self.table.builders[name]()
         symbols = {name: ir.GlobalVar(name) for name in functions}
         mod = tvm.IRModule({symbols[n]: f for n, f in functions.items()})
-        mod[STEP] = self._step_function(symbols)
+        weights = self.weights.finish()
+        mod[STEP] = self._step_function(symbols, len(weights))
         if self.streams:
             mod[around.INTAKE], mod[around.DECIDE] = around.intake(), around.decide()
-        return Step(mod, self.weights.finish(), self.arena.peak, [name for name, _ in self.calls], self.streams)
+        return Step(mod, weights, self.arena.peak, [name for name, _ in self.calls], self.streams)
 
-    def _step_function(self, symbols: dict[str, ir.GlobalVar]) -> tirx.PrimFunc:
+    def _step_function(self, symbols: dict[str, ir.GlobalVar], weight_bytes: int) -> tirx.PrimFunc:
+        """The step. It checks the sizes of all memory that it is given, so that no manifest can make it go beyond."""
         params = {p.name: p for p in self.graph.func.params}
         outputs = [v for name, v in self._result() if name in self.output_names]
         with IRBuilder() as builder, T.prim_func(s_tir=True):
             T.func_name(STEP)
             batch = T.int64()
-            slot_count, weight_bytes, arena_bytes = T.int64(), T.int64(), T.int64()
+            slot_count, arena_bytes = T.int64(), T.int64()
 
             def buffer(name: str, shape: Any, dtype: str) -> Any:
                 return T.arg(name, T.buffer(shape, dtype))
@@ -235,6 +237,8 @@ class _Builder:
                 for n, v in zip(self.output_names, outputs, strict=True)
             ]
             T.func_attr({"tirx.noalias": True})
+            with T.Assert(arena_bytes >= batch * self.arena.peak, "the arena is smaller than the batch needs"):
+                T.evaluate(0)
 
             def pointer(t: Tensor) -> Expr:
                 if t.place == "input":

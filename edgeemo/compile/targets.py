@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import platform
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tvm
-from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.documents import read_toml
+from edgeemo_runtime.errors import EdgeEmoError, first_line
 from edgeemo_runtime.machine import VECTORS, vector_extensions
 from tvm.target import codegen
 
-from edgeemo.compile.kernels.builder import KernelTarget
+from edgeemo.compile.kernels.builder import PREFETCHES, KernelTarget
 
 # In a checkout the folder stands beside the package; a wheel carries it inside.
 FOLDERS = (Path(__file__).parents[2] / "targets", Path(__file__).parents[1] / "targets")
@@ -51,8 +51,8 @@ def load_target(name: str) -> BoardTarget:
     path = next((f / f"{name}.toml" for f in FOLDERS if (f / f"{name}.toml").is_file()), None)
     if path is None:
         raise EdgeEmoError(f"no target {name!r}; there are: {', '.join(target_names())}")
+    values = read_toml(path)
     try:
-        values = tomllib.loads(path.read_text())
         values |= {"features": tuple(values["features"]), "kernels": _kernels(**values["kernels"])}
         if values["machine"] == "native":
             machine = platform.machine()
@@ -63,8 +63,8 @@ def load_target(name: str) -> BoardTarget:
             values |= {"machine": machine, "triple": triple, "cpu": cpu, "linker": EMULATIONS[machine]}
             values |= _extensions(triple, cpu)
         return BoardTarget(name=name, **values)
-    except (tomllib.TOMLDecodeError, TypeError, KeyError, ValueError) as error:
-        raise EdgeEmoError(f"{path}: not a target file ({error})") from error
+    except (TypeError, KeyError, ValueError) as error:
+        raise EdgeEmoError(f"{path}: not a target file ({first_line(error)})") from error
 
 
 def _extensions(triple: str, cpu: str) -> dict[str, tuple[str, ...]]:
@@ -78,15 +78,19 @@ def _extensions(triple: str, cpu: str) -> dict[str, tuple[str, ...]]:
     return {"needs": tuple(sorted(promised & here)), "features": tuple(f"-{name}" for name in sorted(promised - here))}
 
 
-def _kernels(s8: str, block_kib: int, ahead_bytes: int, tiles: dict[str, list[int]]) -> KernelTarget:
+def _kernels(
+    s8: str, block_kib: int, ahead_bytes: int, tiles: dict[str, list[int]], prefetch: str = PREFETCHES[0]
+) -> KernelTarget:
     if s8 not in ("neon", "portable"):
         raise ValueError(f"kernels.s8 is {s8!r}, not neon or portable")
     if ahead_bytes < 0 or ahead_bytes % 64:
         raise ValueError(f"kernels.ahead_bytes is {ahead_bytes}, not a multiple of 64")
+    if prefetch not in PREFETCHES:
+        raise ValueError(f"kernels.prefetch is {prefetch!r}, not {' or '.join(PREFETCHES)}")
     sizes = {}
     for weights in ("f16", "f32"):
         rows, columns = tiles[weights]
         if rows % 4 or columns % 4 or not 0 < rows * columns <= 64:
             raise ValueError(f"kernels.tiles.{weights} is {rows} x {columns}, not multiples of 4 with at most 64 sums")
         sizes[weights] = (rows, columns)
-    return KernelTarget(s8 == "neon", {"s8": (4, 4), **sizes}, block_kib * 1024, ahead_bytes)
+    return KernelTarget(s8 == "neon", {"s8": (4, 4), **sizes}, block_kib * 1024, ahead_bytes, prefetch)

@@ -32,12 +32,14 @@ class Clip:
     intensity: str = ""  # normal or strong, where it is known
 
 
-def _ravdess_intensity(corpus: str, path: Path) -> str:
-    """RAVDESS writes it into the file name's fourth field (Livingstone and Russo 2018)."""
-    parts = path.stem.split("-")
-    return (
-        dict(zip(("01", "02"), NORMAL_STRONG, strict=True)).get(parts[3], "") if corpus == "ravdess" and len(parts) == 7 else ""
+def _named_intensity(corpus: str, path: Path) -> str:
+    """RAVDESS writes it into the file name's fourth field of seven (Livingstone and Russo 2018), CREMA-D into its last of four,
+    where it is known (Cao et al. 2014): LO, HI, MD between them."""
+    codes, separator, field, count = {"ravdess": (("01", "02"), "-", 3, 7), "cremad": (("LO", "HI"), "_", -1, 4)}.get(
+        corpus, ((), "-", 0, 0)
     )
+    parts = path.stem.split(separator)
+    return dict(zip(codes, NORMAL_STRONG, strict=False)).get(parts[field], "") if len(parts) == count else ""
 
 
 def _folder(folder: str | Path) -> Path:
@@ -127,7 +129,7 @@ def _clip(folder: Path, row: dict[str, str | None], label_column: str, line: str
         row.get("split") or "",
         corpus,
         row.get("speaker") or "",
-        row.get("intensity") or _ravdess_intensity(corpus, path),
+        row.get("intensity") or _named_intensity(corpus, path),
     )
 
 

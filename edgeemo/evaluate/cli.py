@@ -45,7 +45,7 @@ def _interval(ends: tuple[float, float]) -> str:
 @click.command(name="eval")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("others", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), default=Path("calibration"), help="Folder with manifest.csv.")
+@click.option("--data", type=click.Path(path_type=Path), default=Path("speech"), help="Folder with manifest.csv.")
 @click.option("--split", default=None, help="Only this split of the manifest [default: all clips].")
 @click.option(
     "--line", default="clean", help="What clips come through: clean, alaw, mulaw (G.711), noise20, noise10, noise5 (dB)."
@@ -105,7 +105,7 @@ def eval_(model: Path, others: tuple[Path, ...], data: Path, split: str | None, 
 @click.argument("reference", type=click.Path(path_type=Path), default=FLOAT_MODEL)
 @click.argument("model", type=click.Path(path_type=Path), default=INT8_MODEL)
 @click.option("--max-f1-drop", type=click.FloatRange(0, 1), default=0.011, help="Largest loss of macro-F1, absolute.")
-@click.option("--on", "data", type=click.Path(path_type=Path), envvar="EDGEEMO_SPEECH", default=Path("calibration"),
+@click.option("--on", "data", type=click.Path(path_type=Path), envvar="EDGEEMO_SPEECH", default=Path("speech"),
               help="Folder with manifest.csv; the variable EDGEEMO_SPEECH may name it, too.")  # fmt: skip
 @click.option("--split", default=None, help="Only this split [default: test, where the manifest has it].")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a line.")

@@ -12,7 +12,8 @@ from edgeemo_runtime.errors import EdgeEmoError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from edgeemo.model.config import ModelConfig
+from edgeemo.model.config import NanoConfig, TinyConfig
+from edgeemo.model.cosyvoice_nano import CosyVoiceNano
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.mfcc_bilstm import MfccBiLstm, MfccConfig
 from edgeemo.model.streaming import StreamingModel
@@ -23,7 +24,8 @@ DEFAULT_CHECKPOINT = WEIGHTS / "cosyvoice_tiny.safetensors"
 
 # By their names in checkpoints and on the command line.
 MODELS: dict[str, tuple[type[StreamingModel], type[Any]]] = {
-    CosyVoiceTiny.kind: (CosyVoiceTiny, ModelConfig),
+    CosyVoiceTiny.kind: (CosyVoiceTiny, TinyConfig),
+    CosyVoiceNano.kind: (CosyVoiceNano, NanoConfig),
     WhisperTinyCls.kind: (WhisperTinyCls, WhisperConfig),
     MfccBiLstm.kind: (MfccBiLstm, MfccConfig),
 }
@@ -60,8 +62,10 @@ def load_checkpoint(path: str | Path = DEFAULT_CHECKPOINT) -> StreamingModel:
             stored = {k: tensors.get_tensor(k) for k in tensors.keys()}  # noqa: SIM118  not a dict
         state = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in stored.items()}
         values = json.loads(metadata["config"])  # one key: safetensors writes several in any order
-        # The first checkpoints did not say which model they are of: there was one.
-        made, config = MODELS[values.pop("model", CosyVoiceTiny.kind)]
+        kind = values.pop("model", CosyVoiceNano.kind)  # the first checkpoints did not say which model they are of
+        if kind == CosyVoiceTiny.kind and "blocks" in values:
+            kind = CosyVoiceNano.kind  # as it was called when there was one size
+        made, config = MODELS[kind]
         model = made(config.from_dict(values))
         model.load_state_dict(model.installed() | state)
     except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Self
+from typing import ClassVar, Self
 
 INTENSITIES = ("annoyed", "furious")  # the second level of the label angry
 LABELS = ("angry", "happy", "sad", "neutral", "fear", "disgust", "surprise")
@@ -26,20 +26,80 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class ModelConfig(Sizes):
-    """Numbers that fix the architecture.
+class CallConfig(Sizes):
+    """What the models that hear a call step by step have in common: the stream, the filterbank, the second level of anger."""
+
+    sample_rate: int = 8000  # Hz
+    step_samples: int = 1280  # samples per step, 160 ms
+    frames_per_step: int = 16
+    window: int = 200  # samples, 25 ms Hann
+    n_fft: int = 256
+    bands: int = 64  # filterbank channels
+    level_decay: float = 0.95  # per step; time constant about 3 s
+    relative_floor: float = 1e-6  # of a band's energy, under the running level: what is quieter cannot be told apart
+    intensity: bool = False  # whether there is a second head: how strong an anger is
+    intensity_decay: float = 0.95  # of its evidence, per step
+
+    slaney: ClassVar[bool] = True  # whether the filterbank starts as Whisper's, on Slaney's mel scale
+    filter_floor: float = 0.0  # weight of bins outside a band's triangle; 0 leaves them out for good, and their products
+    frames_lookback = 3  # frames that two convolutions of kernel 3 see before the step
+    emotion_lookback = 2  # tokens before the step under a causal kernel of 3
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return LABELS
+
+    @property
+    def longest(self) -> int:
+        """Steps in the longest window."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TinyConfig(CallConfig):
+    """Numbers that fix CosyVoice-Tiny.
+
+    A step is 16 frames of 10 ms, as Whisper has them, and 4 tokens of 40 ms. The ring is 51 frames: the 12 tokens that the local
+    path of two layers reaches over (48 frames), and 3 frames of look-back.
+    """
+
+    d_model: int = 384
+    heads: int = 6  # half of them local, half global
+    ffn: int = 1440  # Whisper's 1536 less those that do least
+    layers: int = 2
+    emotion_groups: int = 3
+    local_past: int = 4  # tokens seen before the step by local heads: 4 + 4 = 8 tokens, 320 ms
+    global_past: int = 96  # and by global ones: 96 + 4 = 100 tokens, 4 s
+    summary_decay: float = 0.97  # of the mean and deviation over the call, per step; time constant about 5 s
+    hidden: int = 192  # of the classifier's first layer
+    summary: int = 256  # of its second
+    # Logits are multiplied with least + more s / (s + half), s steps of speech; fitted on dev.
+    sure_least: float = 0.1
+    sure_more: float = 1.0
+    sure_half: float = 6.0
+    tokens_per_step = 4
+
+    @property
+    def longest(self) -> int:
+        return self.global_past // self.tokens_per_step + 1
+
+    @property
+    def ring_frames(self) -> int:
+        """Frames the answer of one step depends on directly: the step's, the local path's before it, the look-back."""
+        tokens = self.layers * self.local_past + self.tokens_per_step
+        return self.frames_per_step // self.tokens_per_step * tokens + self.frames_lookback
+
+
+@dataclass(frozen=True)
+class NanoConfig(CallConfig):
+    """Numbers that fix CosyVoice-nano.
 
     Times follow from them: a step is ``step_samples / sample_rate`` = 160 ms, a frame hop 13 1/3 ms (three frames per
     320 samples), a token 53 1/3 ms (four frames), the ring 51 frames = 48 (640 ms) + 3 frames of look-back.
     """
 
-    sample_rate: int = 8000  # Hz
-    step_samples: int = 1280  # samples per step
     frames_per_step: int = 12
-    window: int = 200  # samples, 25 ms Hann
-    n_fft: int = 256
-    bands: int = 64  # filterbank channels
-    filter_floor: float = 0.0  # weight of bins outside a band's triangle; 0 leaves them out for good, and their products
+    relative_floor: float = 1e-4  # -40 dB under the running level: keeps line noise from moving the features
     d_model: int = 256
     heads: int = 4
     local_ffn: int = 256  # hidden width per token, three to a step
@@ -49,19 +109,15 @@ class ModelConfig(Sizes):
     local_past: int = 3  # tokens seen before the step: 3 + 3 = 6 tokens, 320 ms
     global_past: int = 24  # steps seen before this one: 24 + 1 = 25 steps, 4 s
     head_past: int = 9  # tokens seen before the step by the head: 9 + 3 = 12 tokens, 640 ms
-    level_decay: float = 0.95  # per step; time constant about 3 s
-    intensity: bool = False  # whether there is a second head: how strong an anger is
-    intensity_decay: float = 0.95  # of its evidence, per step
 
-    frames_lookback = 3  # frames that two stride-2, kernel-3 causal convolutions see before the step
+    slaney: ClassVar[bool] = False
     tokens_per_step = 3
-    emotion_lookback = 2  # tokens before the step under a causal kernel of 3
+
+    @property
+    def longest(self) -> int:
+        return self.global_past + 1
 
     @property
     def ring_frames(self) -> int:
         """Frames the answer of one step depends on directly: 48 under the head's window and 3 of look-back."""
         return self.frames_per_step // self.tokens_per_step * (self.head_past + self.tokens_per_step) + self.frames_lookback
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return LABELS

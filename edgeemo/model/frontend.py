@@ -19,16 +19,41 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeemo.model.config import ModelConfig
+from edgeemo.model.config import CallConfig
 
 RADIX = 16
+WHISPER_BANDS = 80  # up to 8 kHz
 GROUPS = RADIX // 2  # k1 = 0 with 8, and 1..7
 POWER_FLOOR = 1e-10  # full scale squared; digital silence
-RELATIVE_FLOOR = 1e-4  # -40 dB under the running level: keeps line noise from moving the features
-FRAME_STARTS = (0, 106, 213)  # samples; three hops of 13 1/3 ms in every 320
+BLOCK = 320  # samples, after which frames lie the same again
 
 
-def mel_filterbank(config: ModelConfig) -> np.ndarray:
+def frame_starts(config: CallConfig) -> list[int]:
+    """Where the frames of a block start: three hops of 13 1/3 ms, or four of 10 ms."""
+    hops = config.frames_per_step * BLOCK // config.step_samples
+    return [i * BLOCK // hops for i in range(hops)]
+
+
+def slaney_mel(bins: int, bands: int, rate: int) -> np.ndarray:
+    """Mel filters on Slaney's scale (linear below 1 kHz, logarithmic above), area 1; float32 (bins, bands)."""
+    step = np.log(6.4) / 27.0
+    to_mel = lambda f: np.where(f < 1000.0, f * 3 / 200, 15.0 + np.log(np.maximum(f, 1.0) / 1000.0) / step)  # noqa: E731
+    to_hz = lambda m: np.where(m < 15.0, m * 200 / 3, 1000.0 * np.exp(step * (m - 15.0)))  # noqa: E731
+    edges = to_hz(np.linspace(0.0, to_mel(np.array(rate / 2.0)), bands + 2))
+    f = np.linspace(0.0, rate / 2, bins)[:, None]
+    rise = (f - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    fall = (edges[2:] - f) / (edges[2:] - edges[1:-1])
+    return (np.maximum(0.0, np.minimum(rise, fall)) * 2.0 / (edges[2:] - edges[:-2])).astype(np.float32)
+
+
+def whisper_filterbank(config: CallConfig) -> np.ndarray:
+    """The filters of Whisper's 80 that reach under 4 kHz, 63, and one that is empty as those above are; the largest weight
+    about 1; float32 (n_fft // 2 + 1, bands)."""
+    filters = slaney_mel(config.n_fft + 1, WHISPER_BANDS, 2 * config.sample_rate)
+    return filters[: config.n_fft // 2 + 1, : config.bands] / filters.max()
+
+
+def mel_filterbank(config: CallConfig) -> np.ndarray:
     """Triangular mel filters (O'Shaughnessy's mel scale), peak 1; float32 of shape (n_fft // 2 + 1, bands)."""
     to_mel = lambda f: 2595.0 * np.log10(1.0 + f / 700.0)  # noqa: E731
     edges_mel = np.linspace(to_mel(60.0), to_mel(config.sample_rate / 2), config.bands + 2)
@@ -43,7 +68,7 @@ def mel_filterbank(config: ModelConfig) -> np.ndarray:
     return filters.astype(np.float32)
 
 
-def _dft_factors(config: ModelConfig) -> dict[str, Tensor]:
+def _dft_factors(config: CallConfig) -> dict[str, Tensor]:
     """The constants of the 16 x 16 split: inner DFT, outer DFTs with twiddle factors, and which bin is where.
 
     ``inner_dft`` (n1, 2 group + part), ``outer_dft`` (32 group + 16 part + place, part in, n2), part 0 real and 1 imaginary;
@@ -86,12 +111,13 @@ class FilterbankFrontend(nn.Module):
     band_gain: Tensor
     filterbank: Tensor | None
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: CallConfig) -> None:
         super().__init__()
         self.config = config
+        self.starts = frame_starts(config)
         for name, value in _dft_factors(config).items():
             self.register_buffer(name, value, persistent=False)
-        mel = torch.from_numpy(mel_filterbank(config))
+        mel = torch.from_numpy(whisper_filterbank(config) if config.slaney else mel_filterbank(config))
         # softplus keeps the learned filters non-negative; its inverse starts them at mel.
         start = mel.clamp(min=config.filter_floor or 1e-4)
         support = ((mel > 0) | (config.filter_floor > 0)).float()
@@ -121,7 +147,7 @@ class FilterbankFrontend(nn.Module):
 
     @property
     def _needed(self) -> int:
-        return FRAME_STARTS[-1] - 320 + self.window.numel()
+        return self.starts[-1] - BLOCK + self.window.numel()
 
     def weights(self) -> Tensor:
         """Non-negative filterbank on the 128 values of the split DFT: (128, bands)."""
@@ -130,14 +156,14 @@ class FilterbankFrontend(nn.Module):
         return (nn.functional.softplus(self.filters) * self.support)[self.bin_of]
 
     def frames(self, pcm: Tensor, steps: int) -> Tensor:
-        size, hop = self.window.numel(), 320
+        size, hop = self.window.numel(), BLOCK
         pcm = pcm[:, self.history - self._needed :]
-        if steps == 1:  # twelve plain slices: the exported graph then needs no gather
-            starts = [hop * block + start for block in range(self.config.step_samples // hop) for start in FRAME_STARTS]
+        if steps == 1:  # plain slices: the exported graph then needs no gather
+            starts = [hop * block + start for block in range(self.config.step_samples // hop) for start in self.starts]
             return torch.stack([pcm[:, s : s + size] for s in starts], dim=1)
         count = steps * self.config.step_samples // hop
-        parts = [pcm[:, start : start + size + hop * (count - 1)].unfold(1, size, hop) for start in FRAME_STARTS]
-        return torch.stack(parts, dim=2).reshape(-1, count * 3, size)
+        parts = [pcm[:, start : start + size + hop * (count - 1)].unfold(1, size, hop) for start in self.starts]
+        return torch.stack(parts, dim=2).reshape(-1, count * len(self.starts), size)
 
     def power(self, frames: Tensor) -> Tensor:
         """Squared magnitude of the windowed frames, (B, T, 128): bin ``bin_of[i]`` at index i, but for bins 0 and
@@ -150,8 +176,8 @@ class FilterbankFrontend(nn.Module):
         real, imaginary = z[..., :RADIX], z[..., RADIX:]
         return (real * real + imaginary * imaginary).reshape(-1, count, GROUPS * RADIX)
 
-    def forward(self, pcm: Tensor, level: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Features, the next level state, and each step's energy over the level (B, S).
+    def forward(self, pcm: Tensor, level: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features, the next level state, each step's energy over the level (B, S), and that energy (B, S).
 
         ``level`` (B, 2) holds the decayed sum of the steps' mean band energies and the decayed count: their ratio is a
         running level that is unbiased from the first step, and dividing by it removes the caller's gain causally.
@@ -171,6 +197,6 @@ class FilterbankFrontend(nn.Module):
         # A clamp, not a sum: the exporter's optimizer takes + 1e-10 for + 0 and drops it, and silence becomes 0 / 0.
         gain = 1.0 / torch.clamp(sums / counts, min=POWER_FLOOR)
         ratio = energy.reshape(-1, steps, config.frames_per_step, config.bands) * gain.reshape(-1, steps, 1, 1)
-        log = torch.log(ratio + RELATIVE_FLOOR).reshape(-1, steps * config.frames_per_step, config.bands)
+        log = torch.log(ratio + config.relative_floor).reshape(-1, steps * config.frames_per_step, config.bands)
         features = (log - self.band_mean) * self.band_gain
-        return features, torch.cat([sums[:, -1:], counts[:, -1:]], dim=1), per_step * gain
+        return features, torch.cat([sums[:, -1:], counts[:, -1:]], dim=1), per_step * gain, per_step

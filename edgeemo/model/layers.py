@@ -55,12 +55,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int, poo
 
 
 class FeedForward(nn.Module):
-    def __init__(self, d: int, hidden: int) -> None:
+    def __init__(self, d: int, hidden: int, dropout: float = DROPOUT) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(d)
         self.up = nn.Linear(d, hidden)
         self.down = nn.Linear(hidden, d)
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.dropout(self.down(F.gelu(self.up(self.norm(x)))))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeemo.model.whisper import slaney_mel
+from edgeemo.model.frontend import slaney_mel
 from edgeemo.model.windowed import WindowConfig, WindowedModel
 
 SIDES = ("", "_reverse")  # of the LSTM, as torch names them

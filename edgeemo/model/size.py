@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgeemo.model.cosyvoice_nano import CosyVoiceNano
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.streaming import StreamingModel
 
@@ -33,7 +34,7 @@ def model_size(model: StreamingModel) -> ModelSize:
     pcm = torch.zeros(1, c.step_samples)
     total = _macs(model, lambda m: m(pcm, m.initial_state(1)))
     emotion = 0
-    if isinstance(model, CosyVoiceTiny):
+    if isinstance(model, CosyVoiceTiny | CosyVoiceNano):
         tokens, past = torch.zeros(1, c.tokens_per_step, c.d_model), torch.zeros(1, c.emotion_lookback, c.d_model)
         emotion = _macs(model.emotion_conv, lambda m: m(tokens, past))
     return ModelSize(parameters, parameters * 4, total, emotion)

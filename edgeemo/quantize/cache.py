@@ -11,7 +11,6 @@ refused.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.documents import read_json
+from edgeemo_runtime.errors import EdgeEmoError, first_line
 
 from edgeemo.parallel import in_order
 from edgeemo.quantize.calibrate import Calibration
@@ -80,14 +80,15 @@ def read_calibration(path: Path, planned: Plan, source: Source | None) -> Calibr
 
     Raises EdgeEmoError naming the file and why it cannot be used: of another model or other data, a tensor or number missing.
     """
+    if not path.exists():
+        raise EdgeEmoError(f"{path}: no such file; `edgeemo quantize --save-calibration {path}` writes it")
+    document = read_json(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
         ranges = {t: _stored(t, entry) for t, entry in document["tensors"].items()}
-        model_sha, data_sha, of_clips, steps = (document[k] for k in ("model_sha256", "data_sha256", "clips", "steps"))
-    except FileNotFoundError as error:
-        raise EdgeEmoError(f"{path}: no such file; `edgeemo quantize --save-calibration {path}` writes it") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EdgeEmoError(f"{path}: not a calibration ({error!r})") from error
+        model_sha, data_sha = (document[k] for k in ("model_sha256", "data_sha256"))
+        of_clips, steps = (int(document[k]) for k in ("clips", "steps"))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise EdgeEmoError(f"{path}: not a calibration ({first_line(error)})") from error
     if model_sha != hash_model(planned.model):
         raise EdgeEmoError(f"{path}: stale: made of another model (its weights or graph differ); calibrate anew without it")
     if source is not None and data_sha != hash_source(source):
@@ -96,10 +97,12 @@ def read_calibration(path: Path, planned: Plan, source: Source | None) -> Calibr
         )
     if missing := sorted(set(planned.observed) - set(ranges)):
         raise EdgeEmoError(f"{path}: has no range of {', '.join(missing)}; calibrate anew without it")
-    return Calibration(ranges, {}, int(of_clips), int(steps), str(data_sha))
+    return Calibration(ranges, {}, of_clips, steps, str(data_sha))
 
 
 def _stored(tensor: str, entry: dict[str, Any]) -> StoredRange:
+    if missing := [method for method in THRESHOLDS if method not in entry["thresholds"]]:
+        raise ValueError(f"tensor {tensor} lacks the threshold of {', '.join(missing)}: calibrate anew without it")
     thresholds = {method: float(entry["thresholds"][method]) for method in THRESHOLDS}
     if not all(math.isfinite(v) and v >= 0 for v in (*thresholds.values(), float(entry["largest"]))):
         raise ValueError(f"tensor {tensor}: thresholds are finite and not negative")

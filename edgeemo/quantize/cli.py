@@ -185,7 +185,9 @@ def quantize(
         calibration = calibrating.observe(planned, source)
     comment = ""
     if max_f1_drop is not None:
-        planned, comment = _search(planned, calibration, clips, max_f1_drop, data, budget, calibrating)
+        from edgeemo.analyze.evaluations import LOG
+
+        planned, comment = _search(planned, calibration, clips, max_f1_drop, data, budget, calibrating, target.parent / LOG)
     quantized, report = quantize_plan(planned, calibration)
     said += calibration_warnings(planned, calibration) + report_warnings(report)
     if source is not None:
@@ -213,11 +215,11 @@ def quantize(
 
 def _search(
     planned: Plan, calibration: Calibration, clips: list[Clip], max_f1_drop: float, data: Path | None, budget: int,
-    calibrating: CalibrationOptions,
+    calibrating: CalibrationOptions, log: Path,
 ) -> tuple[Plan, str]:  # fmt: skip
     """The plan of the cheapest recipe found, and a comment on it. Raises EdgeEmoError where none is good enough."""
     from edgeemo.analyze.comparisons import ClipComparison
-    from edgeemo.analyze.evaluations import LOG, Evaluations
+    from edgeemo.analyze.evaluations import Evaluations
     from edgeemo.analyze.report import proposal_toml_comment
     from edgeemo.analyze.search import find_recipe
     from edgeemo.compile.targets import load_target
@@ -226,7 +228,7 @@ def _search(
     compared = ClipComparison.of(data, None, None, clips)
     if not compared.labelled:
         raise EdgeEmoError(f"--max-f1-drop needs labels, and none of {compared.on} has one; --on names a folder with a manifest")
-    evaluations = Evaluations(planned, calibration, compared, LOG, calibrating.jobs, calibrating.cluster)
+    evaluations = Evaluations(planned, calibration, compared, log, calibrating.jobs, calibrating.cluster)
     with progress_bar(f"searching a recipe on {compared.on}, at most {budget} evaluations", budget) as advance:
         found = find_recipe(planned, calibration, evaluations, max_f1_drop, budget, load_target("aarch64-neon"), advance)
     if found.best is None:
@@ -234,7 +236,7 @@ def _search(
         kept = ", ".join(p.name for p in nearest.kept) or "no part"
         raise EdgeEmoError(
             f"no recipe of {len(found.points)} within --budget {budget} loses at most {max_f1_drop} of macro-F1; nearest: "
-            f"{nearest.score.drop:.4f}, keeping {kept}; what was scored is kept in {LOG}, a larger --budget goes on from it"
+            f"{nearest.score.drop:.4f}, keeping {kept}; what was scored is kept in {log}, a larger --budget goes on from it"
         )
     asked = f"a drop of macro-F1 of at most {max_f1_drop}"
     about = f"found by edgeemo quantize --max-f1-drop on {compared.on}"

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.documents import read_toml
+from edgeemo_runtime.errors import EdgeEmoError, first_line
 
 from edgeemo.compile.kernels.pack import INT8_MAX
 from edgeemo.quantize.observers import ActivationScaling
@@ -64,8 +64,9 @@ class Rule:
     def __post_init__(self) -> None:
         try:
             re.compile(self.match)
-        except re.error as error:
-            raise EdgeEmoError(f"{self.origin}: {self.match!r} is not a regular expression ({error})") from error
+        except (re.error, OverflowError, RecursionError) as error:
+            said = f"{self.match[:60]!r} is not a regular expression"
+            raise EdgeEmoError(f"{self.origin}: {said} ({first_line(error)})") from error
         for key in CHOICES:
             if (value := getattr(self, key)) is not None:
                 check_choice(key, value, f"{self.origin}: {self.match!r}")
@@ -137,10 +138,7 @@ def load_recipe(name: str) -> Recipe:
     path = NAMED / f"{name}.toml" if name in recipe_names() else Path(name)
     if not path.is_file():
         raise EdgeEmoError(f"recipe {name}: neither a file nor one of {', '.join(recipe_names())}")
-    try:
-        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise EdgeEmoError(f"{path}: not TOML ({error})") from error
+    values = read_toml(path)
     layers = values.pop("layers", [])
     description = values.pop("description", "")
     chosen = {key: values.pop(key, default) for key, default in DEFAULTS.items()}

@@ -7,6 +7,7 @@ learns to answer is what a stream answers at the end of a clip.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,26 +20,28 @@ from edgeemo.data.clips import NORMAL_STRONG, Clip, read_manifest
 from edgeemo.data.corpus import Corpus
 from edgeemo.data.telephone import TelephoneChannel
 from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
+from edgeemo.model.call import CallModel
 from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.config import INTENSITIES, LABELS
-from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 
 COPIES = 8  # of every clip: cropped, at other speeds, through the telephone line
 L2 = 0.01  # of standardised features; of 0.003 to 0.3, by cross-validation over training speakers
 LINE = 0.3
 
 
-def angry_clips(folder: Path, split: str) -> list[Clip]:
+def angry_clips(folders: Sequence[Path], split: str) -> list[Clip]:
     """The clips whose anger has a known strength. Raises EdgeEmoError unless there are some of both."""
-    clips = [c for c in read_manifest(folder, split) if c.label == LABELS.index("angry") and c.intensity in NORMAL_STRONG]
+    listed = [c for folder in folders for c in read_manifest(folder, split)]
+    clips = [c for c in listed if c.label == LABELS.index("angry") and c.intensity in NORMAL_STRONG]
     if len({c.intensity for c in clips}) < len(NORMAL_STRONG):
-        raise EdgeEmoError(f"{folder}: split {split} has no angry clips of both intensities (column intensity: normal, strong)")
+        names = ", ".join(map(str, folders))
+        raise EdgeEmoError(f"{names}: split {split} has no angry clips of both intensities (column intensity: normal, strong)")
     return clips
 
 
-def with_intensity_head(model: CosyVoiceTiny) -> CosyVoiceTiny:
+def with_intensity_head(model: CallModel) -> CallModel:
     """The same model with a second head of zeros, in evaluation mode."""
-    made = CosyVoiceTiny(replace(model.config, intensity=True))
+    made = type(model)(replace(model.config, intensity=True))
     state = model.state_dict()
     for name in ("head.classifier.weight", "head.classifier.bias"):
         kept = state[name][: len(LABELS)]
@@ -47,12 +50,12 @@ def with_intensity_head(model: CosyVoiceTiny) -> CosyVoiceTiny:
     return made.eval()
 
 
-def gathered(model: CosyVoiceTiny, corpus: Corpus, channel: TelephoneChannel | None, rng: np.random.Generator | None) -> Tensor:
-    """What the head is multiplied with at the end of each clip, the last column by its bias: float64 (clips, d + 1)."""
+def gathered(model: CallModel, corpus: Corpus, channel: TelephoneChannel | None, rng: np.random.Generator | None) -> Tensor:
+    """What the head is multiplied with at the end of each clip, the last column by its bias: float64 (clips, inputs + 1)."""
     c = model.config
-    rows = torch.empty(len(corpus), c.d_model + 1, dtype=torch.float64)
+    rows = torch.empty(len(corpus), model.classifier.in_features + 1, dtype=torch.float64)
     seen: list[Tensor] = []
-    hook = model.head.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    hook = model.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.inference_mode():
         for batch, index in corpus.batches(32, rng):
             steps = batch.pcm.shape[1] // c.step_samples
@@ -66,16 +69,16 @@ def gathered(model: CosyVoiceTiny, corpus: Corpus, channel: TelephoneChannel | N
     return rows
 
 
-def fit_intensity(folder: Path, init: Path, out: Path, threads: int, seed: int = 1) -> dict[str, object]:
-    """Adds the head to the checkpoint ``init`` from the split ``train`` of ``folder`` and writes ``out``. Returns its scores on
+def fit_intensity(folders: Sequence[Path], init: Path, out: Path, threads: int, seed: int = 1) -> dict[str, object]:
+    """Adds the head to the checkpoint ``init`` from the splits ``train`` of ``folders`` and writes ``out``. Returns its scores on
     ``dev``: macro-F1 of annoyed and furious over angry clips. Raises EdgeEmoError where intensities are not known."""
     torch.set_num_threads(threads)
     base = load_checkpoint(init)
-    if not isinstance(base, CosyVoiceTiny):
-        raise EdgeEmoError(f"{init}: is a checkpoint of {base.title}; the second level is CosyVoice-Tiny's")
+    if not isinstance(base, CallModel):
+        raise EdgeEmoError(f"{init}: is a checkpoint of {base.title}; the second level is CosyVoice's")
     model = with_intensity_head(base)
     c = model.config
-    sets = {s: Corpus(angry_clips(folder, s), c.sample_rate, c.step_samples) for s in ("train", "dev")}
+    sets = {s: Corpus(angry_clips(folders, s), c.sample_rate, c.step_samples) for s in ("train", "dev")}
     strong = {s: np.array([x.intensity == NORMAL_STRONG[1] for x in corpus.clips]) for s, corpus in sets.items()}
     rng, channel = np.random.default_rng(seed), TelephoneChannel(seed, LINE)
     rows = torch.cat([gathered(model, sets["train"], channel, rng) for _ in range(COPIES)])
@@ -93,8 +96,8 @@ def fit_intensity(folder: Path, init: Path, out: Path, threads: int, seed: int =
     optimizer.step(loss)
     with torch.no_grad():
         head = w / spread
-        model.head.classifier.weight[-1] = head[:-1].float()
-        model.head.classifier.bias[-1] = head[-1].float()
+        model.classifier.weight[-1] = head[:-1].float()
+        model.classifier.bias[-1] = head[-1].float()
         answer = (gathered(model, sets["dev"], None, None) @ head > 0).numpy()
     save_checkpoint(model, out)
     f1 = macro_f1(confusion_matrix(strong["dev"].astype(int), answer.astype(int), len(INTENSITIES)))

@@ -1,4 +1,4 @@
-"""Training CosyVoice-Tiny: from labelled clips through a telephone line, with SpecAugment, with or without a teacher."""
+"""Training CosyVoice-nano: from labelled clips through a telephone line, with SpecAugment, with or without a teacher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgeemo.data.corpus import Batch, Corpus
 from edgeemo.data.telephone import TelephoneChannel
 from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
 from edgeemo.model.checkpoint import load_checkpoint
-from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+from edgeemo.model.cosyvoice_nano import CosyVoiceNano
 from edgeemo.model.streaming import StreamingModel
 from edgeemo.train.loop import class_weights, fit, load_sets, smoothed_nll, spec_augment
 from edgeemo.train.teacher import Lessons, Listen
@@ -45,10 +45,11 @@ class Recipe:
     soft_loss: float = 1.0  # weight of the divergence from the teacher's soft labels
 
 
-def clip_log_probabilities(model: CosyVoiceTiny, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def clip_log_probabilities(model: CosyVoiceNano, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Log of the mean step probability (B, 7), step log-probabilities (B, S, 7), and the mask (B, S) of real steps."""
     steps = features.shape[1] // model.config.frames_per_step
-    logits, _ = model.logits(features, model.initial_state(len(features)), steps)
+    energy = features.new_ones(len(features), steps)  # which this model does not look at
+    logits, _ = model.logits(features, energy, model.initial_state(len(features)), steps)
     log_p = torch.log_softmax(logits[..., : len(model.config.labels)].float(), dim=-1)
     real = (torch.arange(steps) < batch.steps[:, None]).float()
     mean = torch.logsumexp(log_p + real.log()[:, :, None], dim=1) - batch.steps.log()[:, None]
@@ -58,7 +59,7 @@ def clip_log_probabilities(model: CosyVoiceTiny, features: Tensor, batch: Batch)
 class Student:
     """The model beside its teacher: linear maps from the tokens after its last blocks to the teacher's states."""
 
-    def __init__(self, model: CosyVoiceTiny, layers: int, width: int) -> None:
+    def __init__(self, model: CosyVoiceNano, layers: int, width: int) -> None:
         self.maps = torch.nn.ModuleList(torch.nn.Linear(model.config.d_model, width // layers) for _ in range(layers))
         self.tokens: list[Tensor] = [torch.empty(0)] * layers
         for i, block in enumerate(list(model.blocks)[-layers:]):
@@ -75,7 +76,7 @@ class Student:
         return recipe.state_loss * distance + recipe.soft_loss * divergence
 
 
-def evaluate(model: CosyVoiceTiny, corpus: Corpus, size: int = 64) -> float:
+def evaluate(model: CosyVoiceNano, corpus: Corpus, size: int = 64) -> float:
     """Macro-F1 of the mean step probability per clip, as `edgeemo eval` counts it."""
     model.eval()
     answer = np.empty(len(corpus.clips), dtype=np.int64)
@@ -88,7 +89,7 @@ def evaluate(model: CosyVoiceTiny, corpus: Corpus, size: int = 64) -> float:
     return macro_f1(confusion_matrix(corpus.label, answer, len(model.config.labels)))
 
 
-def _set_statistics(model: CosyVoiceTiny, corpus: Corpus, size: int) -> None:
+def _set_statistics(model: CosyVoiceNano, corpus: Corpus, size: int) -> None:
     """Standardises the bands over every eighth batch: a few hundred clips of all lengths."""
     c = model.config
     sample = list(corpus.batches(size))
@@ -117,8 +118,8 @@ def train(
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
-    model = CosyVoiceTiny() if init is None else load_checkpoint(init)
-    if not isinstance(model, CosyVoiceTiny):
+    model = CosyVoiceNano() if init is None else load_checkpoint(init)
+    if not isinstance(model, CosyVoiceNano):
         raise EdgeEmoError(f"{init}: is a checkpoint of {model.title}; give --model {model.kind} to go on with it")
     c = model.config
     print(f"recipe: {recipe}", file=sys.stderr)
@@ -145,7 +146,7 @@ def train(
     def losses() -> Iterator[Tensor]:
         for batch, _ in lessons.batches(recipe.batch, rng):
             steps = batch.pcm.shape[1] // c.step_samples
-            features, _, _ = model.features(channel(batch.pcm), model.initial_state(len(batch.pcm)), steps)
+            features, _, _, _ = model.features(channel(batch.pcm), model.initial_state(len(batch.pcm)), steps)
             # Features are standardised: zero is the mean.
             masked = spec_augment(features, recipe.bands_masked, recipe.frames_masked, torch.zeros(()), rng)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.half):
@@ -159,7 +160,7 @@ def train(
             yield loss if student is None else loss + student.loss(batch, mean, real, recipe)
 
     def score(averaged: StreamingModel) -> float:
-        assert isinstance(averaged, CosyVoiceTiny)
+        assert isinstance(averaged, CosyVoiceNano)
         return evaluate(averaged, dev_set)
 
     report = fit(model, groups, losses, -(-len(lessons) // recipe.batch), recipe.epochs, recipe.average, score, out)

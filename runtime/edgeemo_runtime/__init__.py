@@ -6,10 +6,11 @@ from edgeemo_runtime import single_core  # noqa: F401 - before numpy is imported
 from edgeemo_runtime.artifact import Artifact, load_artifact
 from edgeemo_runtime.conditioning import AudioRules
 from edgeemo_runtime.decision import PRESETS, DecisionRules
-from edgeemo_runtime.engine import Engine, OverloadError, Stream
+from edgeemo_runtime.engine import Engine
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.function import Function
 from edgeemo_runtime.results import Result, StepResults
+from edgeemo_runtime.stream import OverloadError, Stream
 
 __version__ = "0.1.0"
 __all__ = [

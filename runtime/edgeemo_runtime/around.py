@@ -13,20 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeemo_runtime.abi import FLAGS, NUMBERS, RULES, TIMES
 from edgeemo_runtime.decision import Decided, Decisions
-from edgeemo_runtime.model import LARGEST_BATCH, Model, aligned_zeros
+from edgeemo_runtime.memory import aligned_zeros
+from edgeemo_runtime.model import LARGEST_BATCH, Model
 
 if TYPE_CHECKING:
     from edgeemo_runtime.conditioning import Conditioner
     from edgeemo_runtime.ring import AudioRings
-
-# What lies where in the arrays that compiled code reads and writes.
-RULES = ("alpha", "consistency", "disagreement", "confidence", "least_confidence", "neutral", "settle", "settle_steps", "handoff",
-         "handoff_steps", "jump_s", "step_s", "step")  # fmt: skip
-NUMBERS = ("stream", "label", "handoff", "odd")  # odd, by bits: 1 another step is waiting already, 2 no probabilities
-FLAGS = ("low", "jumped", "changed")
-TIMES = ("start_s", "end_s", "since")
-WAITING, BAD = 1, 2
 
 
 class Around:

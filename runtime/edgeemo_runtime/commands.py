@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import argparse
 import json
-import zipfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from edgeemo_runtime import loadtest, single_core, store, top
-from edgeemo_runtime.config import EngineRules
-from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.config import EngineRules, ModelRules, load_config
+from edgeemo_runtime.errors import EdgeEmoError, first_line, printable
 from edgeemo_runtime.function import Function
+from edgeemo_runtime.trust import Trust, load_trust
 
 COMMANDS = ("install", "rollback", "list", "bench", "top", "feed")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edgeemo-run")
-    verbs = parser.add_subparsers(dest="command", required=True)
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="only what this minisign key signed (.pub file, or the key itself); again for several",
+    )
+    parser.add_argument("--allow-writable", action="store_true", help="take files and folders that others may write, too")
+
+
+def trust_of(arguments: argparse.Namespace, rules: ModelRules) -> Trust:
+    """Whose artifacts may run: the keys of the command line and the config together."""
+    return load_trust([*arguments.trust, *rules.trust], arguments.allow_writable or rules.allow_writable)
+
+
+def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     install = verbs.add_parser("install", help="unpack a model, check it, make it current")
     install.add_argument("artifact", type=Path)
     install.add_argument("--canary", action="store_true", help="for a share of the users first ([canary] in the config)")
@@ -30,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="one JSON document")
     for verb in (install, rollback, listing):
         verb.add_argument("--models", type=Path, required=True, metavar="DIR", help="folder of models")
+        verb.add_argument("--config", type=Path, help="TOML file: its [models] says whose are taken")
+        add_trust(verb)
     bench = verbs.add_parser("bench", help="many calls through one engine: percentiles, memory, misses")
     bench.add_argument("artifact", type=Path)
     bench.add_argument("--streams", type=int, default=80)
@@ -49,20 +64,20 @@ def _parser() -> argparse.ArgumentParser:
     table = verbs.add_parser("top", help="a running process's figures as a live table")
     table.add_argument("status", type=Path, help="the file that [metrics] status in its config names")
     table.add_argument("--once", action="store_true", help="print one table and end")
-    return parser
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Raises EdgeEmoError for what cannot be done."""
-    arguments = _parser().parse_args(argv)
+    if arguments.command in ("install", "rollback", "list"):
+        trust = trust_of(arguments, load_config(arguments.config).models if arguments.config else ModelRules())
     if arguments.command == "install":
         role = store.CANARY if arguments.canary else store.CURRENT
-        name = store.install(arguments.artifact, arguments.models, role)
-        print(f"{arguments.models / name}: installed, {role}")
+        name = store.install(arguments.artifact, arguments.models, role, trust)
+        print(f"{printable(str(arguments.models / name))}: installed, {role}")
     elif arguments.command == "rollback":
-        print(f"{arguments.models / store.rollback(arguments.models)}: current again")
+        print(f"{printable(str(arguments.models / store.rollback(arguments.models, trust)))}: current again")
     elif arguments.command == "list":
-        _list(arguments.models, arguments.json)
+        _list(arguments.models, arguments.json, trust)
     elif arguments.command == "bench":
         _bench(arguments)
     elif arguments.command == "feed":
@@ -77,8 +92,8 @@ def _feed(artifact: Path, inputs: Path, out: Path) -> None:
     try:
         with np.load(inputs, allow_pickle=False) as stored:
             found = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-        raise EdgeEmoError(f"{inputs}: not an .npz of plain arrays ({error})") from error
+    except Exception as error:  # numpy passes on whatever its parsers meet
+        raise EdgeEmoError(f"{inputs}: not an .npz of plain arrays ({first_line(error)})") from error
     results = Function(artifact).run(found)
     try:
         with out.open("wb") as file:
@@ -86,18 +101,19 @@ def _feed(artifact: Path, inputs: Path, out: Path) -> None:
     except OSError as error:
         raise EdgeEmoError(f"{out}: cannot be written ({error.strerror})") from error
     for name, array in results.items():
-        print(f"{name}: {array.dtype} {array.shape}, {array.min():.6g} to {array.max():.6g}")
+        ends = f", {array.min():.6g} to {array.max():.6g}" if array.size else ""
+        print(f"{printable(name)}: {array.dtype} {array.shape}{ends}")
 
 
-def _list(folder: Path, as_json: bool) -> None:
-    rows = store.installed(folder)
+def _list(folder: Path, as_json: bool, trust: Trust) -> None:
+    rows = store.installed(folder, trust)
     if as_json:
         print(json.dumps([asdict(r) for r in rows]))
         return
     width = max([4, *(len(r.name) for r in rows)])
     print(f"{'name':{width}}  {'version':19}  {'role':8}  checks")
     for r in rows:
-        print(f"{r.name:{width}}  {r.version:19}  {r.role:8}  {r.problem or 'fine'}")
+        print(f"{printable(r.name):{width}}  {r.version:19}  {r.role:8}  {r.problem or 'fine'}")
 
 
 def _bench(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeemo_runtime.errors import EdgeEmoError, check_range
-from edgeemo_runtime.model import aligned_zeros
+from edgeemo_runtime.memory import aligned_zeros
 
 GAPS = ("fill", "reset")
 OFFSET_MEMORY = 0.1  # weight of the newest step in the running mean
@@ -28,7 +28,7 @@ class AudioRules:
         if self.gaps not in GAPS:
             raise EdgeEmoError(f"gaps must be one of {', '.join(GAPS)}, not {self.gaps!r}")
         for name, good in (
-            ("longest_fill_s must not be negative", self.longest_fill_s >= 0),
+            ("longest_fill_s must lie in 0..3600", 0 <= self.longest_fill_s <= 3600),
             ("largest_offset must lie in (0, 1]", 0 < self.largest_offset <= 1),
             ("silence_dbfs must be at most 0", self.silence_dbfs <= 0),
             ("hangover_steps must be at least 1", self.hangover_steps >= 1),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from edgeemo_runtime.errors import EdgeEmoError, check_range
-from edgeemo_runtime.model import aligned_zeros
+from edgeemo_runtime.memory import aligned_zeros
 
 NEUTRAL = "neutral"
 REASONS = ("", "low confidence", "jumping", "low confidence and jumping")  # of a handoff, by bits: 1 low, 2 jumping

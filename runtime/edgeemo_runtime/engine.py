@@ -23,98 +23,25 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeemo_runtime.around import BAD, WAITING, Around
+from edgeemo_runtime.abi import BAD, WAITING
+from edgeemo_runtime.around import Around
 from edgeemo_runtime.artifact import Artifact
-from edgeemo_runtime.audio import check_samples
 from edgeemo_runtime.conditioning import AudioRules, Conditioner
-from edgeemo_runtime.counters import StreamCounters
+from edgeemo_runtime.counters import BUDGET_S, StreamCounters
 from edgeemo_runtime.decision import DecisionRules, Decisions
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.fleet import Fleet, intensities
-from edgeemo_runtime.model import LARGEST_BATCH, Model, aligned_zeros
+from edgeemo_runtime.memory import aligned_zeros
+from edgeemo_runtime.model import LARGEST_BATCH, Model, misfit
 from edgeemo_runtime.results import StepResults
 from edgeemo_runtime.ring import AudioRings
 from edgeemo_runtime.schedule import PHASES, quietest_lead
+from edgeemo_runtime.source_clock import Placement, SourceClock
+from edgeemo_runtime.stream import OverloadError, Stream
 
 OVERLOADS = ("refuse", "drop-oldest")
 BACKLOG_HOPS = 4
-
-
-class OverloadError(EdgeEmoError):
-    """No room: for another stream, or for more audio of one that is not being stepped."""
-
-
-class Stream:
-    """One call. Made by Engine.open; ``id`` is unique over the engine's life, its slot is not."""
-
-    def __init__(self, engine: Engine, slot: int, id_: int) -> None:
-        self._engine, self._slot, self.id = engine, slot, id_
-        self._open = True
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise EdgeEmoError(f"stream {self.id} is closed; open another")
-
-    def push(self, samples: np.ndarray, at: int | None = None, came: float | None = None) -> None:
-        """Adds audio: float32 in [-1, 1] (what is beyond is clipped) or int16, mono, any length up to the backlog, at the
-        engine's rate.
-
-        ``at`` is the first sample's number in the source's own count (an RTP timestamp, say): what was sent twice is left out,
-        what is missing filled or the stream begun anew, as AudioRules says, and counted. Without it all audio is taken as it
-        comes.
-
-        ``came``: when the last sample came, on the engine's clock, if that was not now; latencies count from it.
-
-        Raises EdgeEmoError for a closed stream, another shape or dtype, or samples that are not finite; OverloadError for more
-        than the backlog holds, where the engine refuses instead of dropping.
-        """
-        self._check_open()
-        samples = np.asarray(samples)
-        if samples.dtype == np.int16:
-            samples = samples.astype(np.float32) / 32768.0
-        if samples.ndim != 1 or samples.dtype != np.float32:
-            raise EdgeEmoError(
-                f"push takes float32 or int16 samples of one channel, not {samples.dtype} of shape {samples.shape}"
-            )
-        if samples.size:
-            if not np.abs(samples).max() <= 1.0:
-                check_samples(samples, f"stream {self.id}")
-                samples = samples.clip(-1.0, 1.0)
-            self._engine._push(self._slot, samples, at, came)
-
-    def finish(self) -> None:
-        """No more audio: fills what is left up to a whole step with silence, so that the next step() answers for it."""
-        self._check_open()
-        size = self._engine.samples_per_step
-        if rest := self._engine._rings.waiting(self._slot) % size:
-            self._engine._push(self._slot, np.zeros(size - rest, dtype=np.float32), None, None)
-
-    def room(self) -> int:
-        """Samples that may be pushed before the backlog is full."""
-        self._check_open()
-        return self._engine._rings.room(self._slot)
-
-    def waiting(self) -> int:
-        """Samples pushed that no step has taken."""
-        self._check_open()
-        return self._engine._rings.waiting(self._slot)
-
-    def recent(self) -> np.ndarray:
-        """The last samples the network has seen, at most the ring of 51 frames (680 ms), float32."""
-        self._check_open()
-        return self._engine._rings.recent(self._slot)
-
-    def close(self) -> None:
-        """Frees the slot; its state, ring and smoothing are cleared before anyone else gets it."""
-        if self._open:
-            self._open = False
-            self._engine._release(self._slot)
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+MAX_STREAMS, MAX_BACKLOG_HOPS = 10_000, 1_000
 
 
 class Engine:
@@ -130,39 +57,48 @@ class Engine:
         backlog_hops: int = BACKLOG_HOPS,
         spread_phases: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        budget_s: float = BUDGET_S,
     ) -> None:
         """``overload``: what happens to audio beyond ``backlog_hops`` waiting steps: "refuse" raises, "drop-oldest" drops and
-        counts whole hops. Streams beyond ``max_streams`` are always refused.
+        counts whole hops. Streams beyond ``max_streams`` are always refused. ``budget_s``: answers that come later after their
+        hop's last sample count as late.
 
-        Raises EdgeEmoError if the artifact does not load or is not a streaming model, or an argument is out of range.
+        Raises EdgeEmoError if the artifact does not load or is not a streaming model, or an argument is out of range. The
+        artifact's code runs in this process: where it comes from somebody else, `edgeemo-run install` tries it in another first.
         """
-        if max_streams < 1 or backlog_hops < 1:
-            raise EdgeEmoError(f"max_streams and backlog_hops must be at least 1, not {max_streams} and {backlog_hops}")
+        if not 1 <= max_streams <= MAX_STREAMS or not 1 <= backlog_hops <= MAX_BACKLOG_HOPS:
+            raise EdgeEmoError(
+                f"max_streams must be 1 to {MAX_STREAMS} and backlog_hops 1 to {MAX_BACKLOG_HOPS}, not {max_streams} and "
+                f"{backlog_hops}"
+            )
         if overload not in OVERLOADS:
             raise EdgeEmoError(f"overload must be one of {', '.join(OVERLOADS)}, not {overload!r}")
         model = Model(artifact, max_streams)
         self.sample_rate, self.samples_per_step, self.labels = model.sample_rate, model.samples_per_step, model.labels
         self.max_streams, self.overload, self.clock = max_streams, overload, clock
         self.step_s = self.samples_per_step / self.sample_rate
-        self.fleet = Fleet(model)
+        self.fleet = Fleet(model, budget_s)
         self.counters = StreamCounters()
         self.audio_rules = audio
-        self._rings = AudioRings(max_streams, self.samples_per_step, model.ring_samples, backlog_hops)
+        try:
+            self.rings = AudioRings(max_streams, self.samples_per_step, model.ring_samples, backlog_hops)
+        except MemoryError as error:
+            raise EdgeEmoError(f"rings of {backlog_hops} hops for {max_streams} streams do not fit this machine") from error
+        self._source_clock = SourceClock(max_streams, self.rings, audio, self.sample_rate, self.counters)
         self._decisions = Decisions(max_streams, self.labels, rules, self.step_s)
         self._conditioner = Conditioner(max_streams, self.samples_per_step, audio)
-        self._begun_at = aligned_zeros((max_streams,), np.int64)  # the source's count at the ring's first sample
-        self._heard = np.zeros(max_streams, dtype=bool)
         self.spread_phases = spread_phases
         self._phase = np.full(max_streams, -1, dtype=np.int64)
         self._ready_since = aligned_zeros((max_streams,), np.float64)
         self._ready_since[:] = np.inf
         self._ids = aligned_zeros((max_streams,), np.int64)
         self._ids[:] = -1
-        kept = (self._begun_at, self._ids, self._ready_since)
-        self._around = Around(self._rings, self._conditioner, self._decisions, *kept, self.sample_rate)
+        kept = (self._source_clock.begun_at, self._ids, self._ready_since)
+        self._around = Around(self.rings, self._conditioner, self._decisions, *kept, self.sample_rate)
         self._free = list(range(max_streams - 1, -1, -1))
         self._next_id = 0
         self._thread = threading.get_ident()
+        self._warm_up()
 
     @property
     def open_streams(self) -> int:
@@ -190,7 +126,7 @@ class Engine:
 
     def ready(self) -> tuple[np.ndarray, np.ndarray]:
         """Slots with a whole step waiting, and since when (engine clock); longest waiting first."""
-        slots = self._rings.ready()
+        slots = self.rings.ready()
         since = self._ready_since[slots]
         order = np.argsort(since, kind="stable")
         return slots[order], since[order]
@@ -199,12 +135,14 @@ class Engine:
         """Runs one step of each of ``slots`` (as ready() gives them; default: all that are), batched. Call again until it returns
         none."""
         self._check_thread()
-        ready = self._rings.ready() if slots is None else slots
+        ready = self.rings.ready() if slots is None else slots
         self.fleet.carry_some(self._replay)
+        if self._source_clock.breaks:
+            self._pass_breaks(ready)
         split = self.fleet.split(ready)
         if len(split) == 1 and not self.audio_rules.skip_silence and self._around.serves(split[0][0], ready):
             return self._step_of(split[0][0], ready)
-        start_s = (self._begun_at[ready] + self._rings.taken(ready)) / self.sample_rate
+        start_s = (self._source_clock.begun_at[ready] + self.rings.taken(ready)) / self.sample_rate
         if len(split) == 1:
             versions = [split[0][0].version] * len(ready)
             probabilities = self._run_all(split[0][0], ready)
@@ -216,7 +154,7 @@ class Engine:
         for model, rows in split:
             self.fleet.counters_of(model).note(decided.rows(rows), waited_s[rows])
         # A step that is still waiting has been since its last sample came; that is not kept, so it counts from now.
-        waiting = self._rings.waiting_steps(ready)
+        waiting = self.rings.waiting_steps(ready)
         self._ready_since[ready] = np.where(waiting > 0, done, np.inf) if np.count_nonzero(waiting) else np.inf
         return StepResults(
             self._ids[ready],
@@ -271,7 +209,7 @@ class Engine:
         """One batch: conditioned audio through the network, but for streams whose silence is skipped."""
         n = len(slots)
         audio = model.audio[:n]
-        self._rings.take(slots, audio)
+        self.rings.take(slots, audio)
         self._conditioner(slots, audio)
         quiet = self._conditioner.skipped(slots, audio)
         counters = self.fleet.counters_of(model)
@@ -331,7 +269,7 @@ class Engine:
         """Builds the states of ``slots`` in ``model`` from the audio in their rings: whole steps, oldest first."""
         size = self.samples_per_step
         model.clear(slots)
-        rings = [self._rings.recent(slot) for slot in slots]
+        rings = [self.rings.recent(slot) for slot in slots]
         for back in range(max(len(r) // size for r in rings), 0, -1):
             rows = np.array([i for i, r in enumerate(rings) if len(r) >= back * size])
             for i, row in enumerate(rows):
@@ -349,72 +287,74 @@ class Engine:
         lead = quietest_lead(np.bincount(self._phase[self._phase >= 0], minlength=PHASES), phase)
         self._phase[slot] = (int(phase * PHASES) - lead) % PHASES
         samples = lead * self.samples_per_step // PHASES
-        self._rings.push(slot, np.zeros(samples, dtype=np.float32))
-        self._begun_at[slot] = -samples
+        self.rings.push(slot, np.zeros(samples, dtype=np.float32))
+        self._source_clock.lead_in(slot, samples)
 
     # -- slots and audio -------------------------------------------------------------------------------------------------
-    def _push(self, slot: int, samples: np.ndarray, at: int | None, came: float | None) -> None:
+    def push(self, slot: int, samples: np.ndarray, at: object | None, came: float | None) -> None:
+        """Stream.push, once its arguments are sound."""
         self._check_thread()
-        if at is not None:
-            samples = self._in_order(slot, samples, at)
-        if len(samples) > self._rings.room(slot):
-            samples = self._make_room(slot, samples)
-        self._rings.push(slot, samples)
-        self._heard[slot] = True
-        if self._ready_since[slot] == np.inf and self._rings.waiting(slot) >= self.samples_per_step:
+        placement = Placement(samples) if at is None else self._source_clock.place(slot, samples, at)
+        if placement.length > self.rings.room(slot):
+            self._make_room(slot, placement)
+        self._source_clock.push(slot, placement, at)
+        if self._ready_since[slot] == np.inf and self.rings.waiting(slot) >= self.samples_per_step:
             self._ready_since[slot] = self.clock() if came is None else came
 
-    def _in_order(self, slot: int, samples: np.ndarray, at: int) -> np.ndarray:
-        """What of ``samples`` is new, with what is missing before it."""
-        if not self._heard[slot]:
-            self._begun_at[slot] = at - self._rings.written(slot)
-            return samples
-        expected = int(self._begun_at[slot]) + self._rings.written(slot)
-        if at < expected:
-            self.counters.duplicate_samples += min(len(samples), expected - at)
-            return samples[expected - at :]
-        if at > expected:
-            missing = at - expected
-            self.counters.gaps += 1
-            if self.audio_rules.gaps == "fill" and missing <= self.audio_rules.longest_fill_s * self.sample_rate:
-                self.counters.filled_samples += missing
-                return np.concatenate([np.zeros(missing, dtype=np.float32), samples])
-            self.counters.resets += 1
-            self._forget(slot)
-            self._begun_at[slot] = at
-        return samples
-
-    def _make_room(self, slot: int, samples: np.ndarray) -> np.ndarray:
-        size, room = self.samples_per_step, self._rings.room(slot)
+    def _make_room(self, slot: int, placement: Placement) -> None:
+        size, room = self.samples_per_step, self.rings.room(slot)
         if self.overload == "refuse":
             raise OverloadError(
-                f"stream {self._ids[slot]}: {len(samples)} samples do not fit, {room} do; step() oftener, push less at once, or "
-                'make the engine with overload="drop-oldest"'
+                f"stream {self._ids[slot]}: {placement.length} samples do not fit, {room} do; step() oftener, push less at once, "
+                'or make the engine with overload="drop-oldest"'
             )
-        excess = -(-(len(samples) - room) // size)
-        waiting = min(excess, self._rings.waiting(slot) // size)
-        self._rings.drop(slot, waiting)
+        excess = -(-(placement.length - room) // size)
+        waiting = min(excess, self.rings.waiting(slot) // size)
+        self.rings.drop(slot, waiting)
         self.counters.dropped_hops += excess
-        ahead = (excess - waiting) * size  # of what is being pushed, when that alone is too long
-        self._begun_at[slot] += ahead
-        return samples[ahead:]
+        if excess > waiting:  # what is pushed is alone too long
+            ahead = (excess - waiting) * size
+            placement.cut(ahead)
+            if placement.at_break is None:
+                self._source_clock.skip(slot, ahead)
 
-    def _forget(self, slot: int) -> None:
-        """Everything a slot knows of its audio."""
+    def _pass_breaks(self, slots: np.ndarray) -> None:
+        """Before a step: calls whose source began anew, or was silent for long, begin anew with it."""
+        for slot in [s for s in self._source_clock.breaks if s in slots]:
+            if self._source_clock.reached(slot):
+                self._forget_call(slot)
+                self.rings.begin(slot)
+
+    def _forget_call(self, slot: int) -> None:
+        """What was learned from a slot's audio."""
         self.fleet.clear(slot)
         self._decisions.clear(slot)
         self._conditioner.clear(slot)
-        self._rings.clear(slot)
-        self._begun_at[slot] = 0
-        self._heard[slot] = False
+
+    def _forget(self, slot: int) -> None:
+        """Everything a slot knows of its audio."""
+        self._forget_call(slot)
+        self.rings.clear(slot)
+        self._source_clock.clear(slot)
         self._ready_since[slot] = np.inf
 
-    def _release(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
+        """Stream.close: the slot is anybody's again."""
         self._check_thread()
         self._forget(slot)
         self.fleet.release(slot)
         self._phase[slot] = self._ids[slot] = -1
         self._free.append(slot)
+
+    def _warm_up(self) -> None:
+        """A step of silence in slot 0, all of whose code must take what the manifest says; then nothing of it is left."""
+        self.model.warm_up(1)
+        if self._around.serves(self.model, np.zeros(1)):
+            try:
+                self._around(self.model, np.zeros(1, dtype=np.int64))
+            except (RuntimeError, ValueError, TypeError) as error:
+                raise misfit(self.model.artifact, error) from error
+        self._forget(0)
 
     def _check_thread(self) -> None:
         if threading.get_ident() != self._thread:

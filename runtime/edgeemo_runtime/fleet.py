@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeemo_runtime.counters import ModelCounters
+from edgeemo_runtime.counters import BUDGET_S, ModelCounters
 from edgeemo_runtime.decision import Decided
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.model import Model
@@ -56,8 +56,9 @@ def intensities(split: list[tuple[Model, slice | np.ndarray]], slots: np.ndarray
 
 
 class Fleet:
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, budget_s: float = BUDGET_S) -> None:
         self.live = model
+        self._budget_s = budget_s
         self.canary: _Canary | None = None
         self._counters: dict[str, ModelCounters] = {}
         self._models: list[Model | None] = []
@@ -68,7 +69,7 @@ class Fleet:
         self._add(model)
 
     def _add(self, model: Model) -> int:
-        self._counters.setdefault(model.version, ModelCounters(model.labels))
+        self._counters.setdefault(model.version, ModelCounters(model.labels, self._budget_s))
         free = next((i for i, m in enumerate(self._models) if m is None), None)
         if free is None:
             self._models.append(model)

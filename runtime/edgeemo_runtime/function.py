@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from edgeemo_runtime.artifact import ALIGNMENT, Artifact, load_artifact
+from edgeemo_runtime.artifact import Artifact, load_artifact
 from edgeemo_runtime.errors import EdgeEmoError
-from edgeemo_runtime.model import LARGEST_BATCH, aligned_zeros
+from edgeemo_runtime.memory import ALIGNMENT, aligned_zeros
+from edgeemo_runtime.model import LARGEST_BATCH, misfit
 
 # LLVM loads whole vectors of what is padded and drops what lies beyond: as far in front of an array as it is padded. Pages that
 # are never written take no memory.
@@ -70,9 +71,16 @@ class Function:
             arrays.append((noise.integers(0, 10, (n, *shape)) if whole else noise.standard_normal((n, *shape))).astype(kind))
         return self._bound(arrays)[0]
 
+    def warm_up(self) -> None:
+        """One item of zeros. Raises EdgeEmoError if the compiled code does not take what the manifest says."""
+        self._piece([np.zeros((1, *shape), dtype=kind) for kind, shape in self.inputs.values()])
+
     def _piece(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         step, out = self._bound(arrays)
-        step()
+        try:
+            step()
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise misfit(self.artifact, error) from error
         return out
 
     def _bound(self, arrays: list[np.ndarray]) -> tuple[Callable[[], Any], list[np.ndarray]]:

@@ -6,30 +6,40 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgeemo_runtime.engine import Engine, OverloadError, Stream
+from edgeemo_runtime.audio import ArrayAudio, Audio
+from edgeemo_runtime.engine import Engine
+from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.results import StepResults
 from edgeemo_runtime.schedule import Scheduler
+from edgeemo_runtime.stream import OverloadError, Stream
+
+POLL_S = 0.02  # between two looks at everything else
 
 
 @dataclass
 class Call:
-    """Recorded audio, float32 at the engine's rate, that is to come as a live call would."""
+    """Recorded audio, float32 at the engine's rate, that is to come as a live call would: in memory, or opened when it begins."""
 
     name: str
-    audio: np.ndarray
+    audio: np.ndarray | Callable[[], Audio]
     begins_s: float = 0.0  # after the loop's start
     user: str = ""
+
+    def open(self) -> Audio:
+        return ArrayAudio(self.audio) if isinstance(self.audio, np.ndarray) else self.audio()
 
 
 @dataclass
 class _Running:
     call: Call
     stream: Stream | None = None
-    sent: int = 0
+    audio: Audio | None = None
+    piece: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))  # what comes next
+    last: bool = False  # nothing comes after it
 
 
 class LiveLoop:
@@ -37,12 +47,19 @@ class LiveLoop:
         self.engine, self.scheduler, self._sleep = engine, scheduler, sleep
         self.names: dict[int, str] = {}  # of streams by id
         self.busy_s = 0.0  # in steps
+        self._failed: Callable[[Call, EdgeEmoError], None] | None = None
 
     def run(
-        self, calls: Iterable[Call], poll: Callable[[], bool] = lambda: True, poll_s: float = 0.25
+        self,
+        calls: Iterable[Call],
+        poll: Callable[[], bool] = lambda: True,
+        failed: Callable[[Call, EdgeEmoError], None] | None = None,
+        poll_s: float = POLL_S,
     ) -> Iterator[tuple[StepResults, list[Call]]]:
         """Yields every batch's results, and the calls refused since the last. ``poll`` is called every ``poll_s`` between two
-        steps; False ends the loop. ``calls`` by their begin; each is closed when its last hop has been answered."""
+        steps; False ends the loop. ``calls`` by their begin; each is closed when its last hop has been answered. A call whose
+        audio cannot be read, or not to its end, ends there and is told to ``failed``; without that its error is raised."""
+        self._failed = failed
         engine = self.engine
         began = engine.clock()
         coming = sorted(calls, key=lambda c: c.begins_s)
@@ -65,12 +82,13 @@ class LiveLoop:
                     if not self._open(running):
                         refused.append(running.call)
                         continue
+                    self._read(running)
                 else:
                     self._send(running, at)
-                if running.sent < len(running.call.audio):
-                    heapq.heappush(due, (at + self._piece(running) / engine.sample_rate, next(order), running))
-                else:
+                if running.last and not len(running.piece):
                     ending.append(running)
+                else:
+                    heapq.heappush(due, (at + len(running.piece) / engine.sample_rate, next(order), running))
             slots, since = engine.ready()
             start = self.scheduler.start_at(since)
             if start <= now:
@@ -87,12 +105,6 @@ class LiveLoop:
                 self._sleep(max(0.0, wake - engine.clock()))
                 ending = self._close_done(ending) if not len(slots) else ending
 
-    def _piece(self, running: _Running) -> int:
-        """Samples up to the end of the stream's hop, or of the call."""
-        assert running.stream is not None
-        hop = self.engine.samples_per_step
-        return min(hop - running.stream.waiting() % hop, len(running.call.audio) - running.sent)
-
     def _open(self, running: _Running) -> bool:
         try:
             running.stream = self.engine.open(running.call.user)
@@ -101,13 +113,32 @@ class LiveLoop:
         self.names[running.stream.id] = running.call.name
         return True
 
+    def _read(self, running: _Running) -> None:
+        """Reads up to the end of the stream's hop, or of the call."""
+        assert running.stream is not None
+        hop = self.engine.samples_per_step
+        wanted = hop - running.stream.waiting() % hop
+        try:
+            if running.audio is None:
+                running.audio = running.call.open()
+            running.piece = running.audio.read(wanted)
+        except EdgeEmoError as error:
+            if self._failed is None:
+                raise
+            self._failed(running.call, error)
+            running.piece = running.piece[:0]
+        running.last = len(running.piece) < wanted
+
     def _send(self, running: _Running, came: float) -> None:
         assert running.stream is not None
-        piece = running.call.audio[running.sent : running.sent + self._piece(running)]
-        running.stream.push(piece, came=came)
-        running.sent += len(piece)
-        if running.sent >= len(running.call.audio):
+        running.stream.push(running.piece, came=came)
+        if running.last:
             running.stream.finish()
+            running.piece = running.piece[:0]
+        else:
+            self._read(running)
+            if running.last and not len(running.piece):
+                running.stream.finish()
 
     def _close_done(self, ending: list[_Running]) -> list[_Running]:
         left = []

@@ -40,11 +40,12 @@ def run_bench(
 ) -> dict[str, Any]:
     """Latency is from a hop's last sample to its answer. Only ``real_time`` has latencies: without pace there is nothing to wait
     for."""
-    engine = Engine(artifact, streams, overload="drop-oldest", spread_phases=spread and real_time)
+    engine = Engine(artifact, streams, overload="drop-oldest", spread_phases=spread and real_time, budget_s=budget_s)
     single_core.assert_single()
+    samples = int(seconds * engine.sample_rate)
     calls = noise_calls(streams, seconds, engine.sample_rate, engine.step_s, seed)
     single_core.settle_memory()
-    measured = _paced(engine, calls, budget_s) if real_time else _unpaced(engine, calls)
+    measured = _paced(engine, calls, samples, budget_s) if real_time else _unpaced(engine, calls, samples)
     steps = sum(c.steps for c in engine.fleet.counters.values())
     batches = sum(int(c.batches.sum()) for c in engine.fleet.counters.values())
     return {
@@ -61,13 +62,13 @@ def run_bench(
     }
 
 
-def _paced(engine: Engine, calls: list[Call], budget_s: float) -> dict[str, Any]:
+def _paced(engine: Engine, calls: list[Call], samples: int, budget_s: float) -> dict[str, Any]:
     loop = LiveLoop(engine, Scheduler(budget_s=budget_s))
     began = time.monotonic()
     stolen, switched = _stolen_s(), _switched_out()
     warm: list[float] = []
     # All that will be measured, there and touched from the start: the engine's memory is to be seen, not this.
-    waited = np.full(sum(-(-len(c.audio) // engine.samples_per_step) + 1 for c in calls), -1.0, dtype=np.float32)
+    waited = np.full(len(calls) * (-(-samples // engine.samples_per_step) + 1), -1.0, dtype=np.float32)
     count = 0
     memory = np.zeros(2)
 
@@ -91,7 +92,7 @@ def _paced(engine: Engine, calls: list[Call], budget_s: float) -> dict[str, Any]
         "stolen_s": round(_stolen_s() - stolen, 2),
         "switched_out": _switched_out() - switched,
         "utilisation": round(loop.busy_s / wall, 4),
-        "rtf": round(loop.busy_s / (len(calls) * len(calls[0].audio) / engine.sample_rate), 6),
+        "rtf": round(loop.busy_s / (len(calls) * samples / engine.sample_rate), 6),
         "resident_mb": {
             "warm": round(warm[0] if warm else memory[0], 2),
             "end": round(float(memory[0]), 2),
@@ -114,15 +115,16 @@ def _switched_out() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def _unpaced(engine: Engine, calls: list[Call]) -> dict[str, Any]:
+def _unpaced(engine: Engine, calls: list[Call], samples: int) -> dict[str, Any]:
     hop = engine.samples_per_step
     streams = [engine.open(c.user) for c in calls]
+    audio = [c.open() for c in calls]
     busy = 0.0
     warm = 0.0
-    count = len(calls[0].audio) // hop
+    count = samples // hop
     for i in range(count):
-        for stream, call in zip(streams, calls, strict=True):
-            stream.push(call.audio[i * hop : (i + 1) * hop])
+        for stream, source in zip(streams, audio, strict=True):
+            stream.push(source.read(hop))
         began = time.perf_counter()
         engine.step()
         busy += time.perf_counter() - began

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from edgeemo_runtime.artifact import ALIGNMENT, Artifact, load_artifact
-from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.abi import load_functions
+from edgeemo_runtime.artifact import Artifact, load_artifact
+from edgeemo_runtime.errors import EdgeEmoError, first_line
+from edgeemo_runtime.memory import ALIGNMENT, aligned_zeros
 
 # From 8 to 16 streams the cost per stream falls by 2 % (docs/performance.md): what a batch shares, the weights, it has shared by
 # then, while its activations take 36 kB of L2 per stream.
 LARGEST_BATCH = 16
+SUM_TOLERANCE = 1e-3  # of a step's probabilities from 1
 
 
 class Model:
@@ -43,14 +46,18 @@ class Model:
         self._step = self.artifact.load_step()
         self._tensor = tvm_ffi.from_dlpack
         batch = min(slots, LARGEST_BATCH)
-        self.states = aligned_zeros((slots, step["state_words"]), np.float32)
-        self._arena = aligned_zeros((batch * max(ALIGNMENT, step["arena_bytes_per_stream"]),), np.uint8)
+        try:
+            self.states = aligned_zeros((slots, step["state_words"]), np.float32)
+            self._arena = aligned_zeros((batch * max(ALIGNMENT, step["arena_bytes_per_stream"]),), np.uint8)
+        except MemoryError as error:
+            needed = 4 * slots * step["state_words"] / 1e6
+            raise EdgeEmoError(f"{self.artifact.path}: {slots} streams need {needed:.0f} MB, which are not to be had") from error
         self.audio = aligned_zeros((batch, self.samples_per_step), np.float32)
         self.batch_slots = aligned_zeros((batch,), np.int32)
         self.answers = aligned_zeros((batch, len(self.labels)), np.float32)
         self._fixed = [self._tensor(a) for a in (self.states, self.artifact.weights, self._arena)]
         self._calls: dict[int, Callable[[], Any]] = {}
-        self.around = self.artifact.load_around()
+        self.around = load_functions(self.artifact)
         self.around_calls: dict[int, tuple[Callable[[], Any], Callable[[], Any]]] = {}  # by batch size (around.py)
 
     def run(self, slots: np.ndarray) -> np.ndarray:
@@ -74,22 +81,22 @@ class Model:
         """Begins new streams in ``slots``."""
         self.states[slots] = 0
 
-    def warm_up(self) -> None:
-        """One step on silence in a largest batch, so that code and weights are in memory; raises EdgeEmoError if its answer is
-        no probability. All slots must be free."""
-        n = len(self.audio)
-        self.audio[:] = 0
-        answer = self.run(np.arange(n))
+    def warm_up(self, streams: int = LARGEST_BATCH) -> None:
+        """One step on silence, in a batch of as many slots as there are up to ``streams``, so that code and weights are in
+        memory. All slots must be free. Raises EdgeEmoError if the compiled code does not take what the manifest says, or its
+        answer is no probability."""
+        n = min(len(self.audio), streams)
+        self.audio[:n] = 0
+        try:
+            answer = self.run(np.arange(n))
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise misfit(self.artifact, error) from error
         sums = answer.sum(axis=1)
         self.clear(np.arange(n))
-        if not np.isfinite(answer).all() or np.abs(sums - 1).max() > 1e-3:
+        if not np.isfinite(answer).all() or np.abs(sums - 1).max() > SUM_TOLERANCE:
             raise EdgeEmoError(f"{self.artifact.path}: answers silence with {answer[0]}, which are no probabilities")
 
 
-def aligned_zeros(shape: tuple[int, ...], dtype: Any, margin: int = 0) -> np.ndarray:
-    """Zeros at a multiple of 64 bytes, with as many after them that may be read: compiled code takes both for granted.
-    ``margin``: bytes before and after that may be read as well."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + 2 * ALIGNMENT + 2 * margin, dtype=np.uint8)
-    start = margin + -(raw.ctypes.data + margin) % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
+def misfit(artifact: Artifact, error: Exception) -> EdgeEmoError:
+    """Compiled code that refused its arguments, as TVM says it over several lines."""
+    return EdgeEmoError(f"{artifact.path}: its code does not fit its manifest ({first_line(error)}); compile it again")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeemo_runtime.schedule import BUDGET_S, Scheduler, quietest_lead
+from edgeemo_runtime.counters import BUDGET_S
 from edgeemo_runtime.schedule import PHASES as PARTS
+from edgeemo_runtime.schedule import Scheduler, quietest_lead
 
 HOP_S = 0.16
 SEEDS = 5  # of the streams' random phases; the worst counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeemo_runtime.model import aligned_zeros
+from edgeemo_runtime.memory import aligned_zeros
 
 
 class AudioRings:
@@ -21,6 +21,7 @@ class AudioRings:
         self.samples = aligned_zeros((slots, steps * step), np.float32)
         self.written_samples = aligned_zeros((slots,), np.int64)
         self.taken_samples = aligned_zeros((slots,), np.int64)
+        self._begun = np.zeros(slots, dtype=np.int64)  # where the call began (anew): nothing before it is of its history
 
     @property
     def capacity(self) -> int:
@@ -63,6 +64,23 @@ class AudioRings:
         out[:] = steps[slots, self.taken_samples[slots] // self.step % steps.shape[1]]
         self.taken_samples[slots] += self.step
 
+    def read(self, slot: int, position: int, count: int) -> np.ndarray | None:
+        """``count`` samples from ``position`` on; None where they are not in the ring any more, or not yet."""
+        written = int(self.written_samples[slot])
+        if position < max(0, written - self.capacity) or position + count > written:
+            return None
+        return self.samples[slot, np.arange(position, position + count) % self.capacity]
+
+    def patch(self, slot: int, position: int, samples: np.ndarray) -> None:
+        """Writes over what lies from ``position`` on, but for what a step has taken already."""
+        taken = max(0, int(self.taken_samples[slot]) - position)
+        at = np.arange(position + taken, position + len(samples)) % self.capacity
+        self.samples[slot, at] = samples[taken:]
+
+    def rewind(self, slot: int, position: int) -> None:
+        """Takes back what was pushed beyond ``position``, which no step has taken."""
+        self.written_samples[slot] = position
+
     def drop(self, slot: int, steps: int) -> None:
         """Passes over the oldest waiting steps."""
         self.taken_samples[slot] += steps * self.step
@@ -70,9 +88,13 @@ class AudioRings:
     def recent(self, slot: int) -> np.ndarray:
         """Up to ``history`` of the samples taken last, in order."""
         taken = int(self.taken_samples[slot])
-        at = np.arange(max(0, taken - self.history), taken) % self.capacity
+        at = np.arange(max(int(self._begun[slot]), taken - self.history), taken) % self.capacity
         return self.samples[slot, at]
+
+    def begin(self, slot: int) -> None:
+        """The next step is the first of its call."""
+        self._begun[slot] = self.taken_samples[slot]
 
     def clear(self, slot: int) -> None:
         self.samples[slot] = 0
-        self.written_samples[slot] = self.taken_samples[slot] = 0
+        self.written_samples[slot] = self.taken_samples[slot] = self._begun[slot] = 0

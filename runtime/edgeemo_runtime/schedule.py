@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgeemo_runtime.counters import BUDGET_S
 from edgeemo_runtime.model import LARGEST_BATCH
 
-BUDGET_S = 0.02  # answers within 180 ms, of which a hop takes 160
 PHASES = 16  # parts of a hop by which streams' phases are told apart
 LEARNING = 0.05  # weight of the newest measurement of a batch's cost
 

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.documents import read_json
+from edgeemo_runtime.errors import EdgeEmoError, first_line, printable
 
 STALE_S = 5.0
 
 
 def read_status(path: Path) -> dict[str, Any]:
     """What a live process wrote. Raises EdgeEmoError if there is nothing to read."""
-    try:
-        document: dict[str, Any] = json.loads(path.read_text())
-    except OSError as error:
-        raise EdgeEmoError(f"{path}: cannot be read ({error.strerror}); [metrics] status in the config names the file") from error
-    except ValueError as error:
-        raise EdgeEmoError(f"{path}: is no status file ({error})") from error
-    return document
+    if not path.exists():
+        raise EdgeEmoError(f"{path}: no such file; [metrics] status in the config of a live process names it")
+    return read_json(path)
 
 
 def table(status: dict[str, Any], age_s: float) -> Any:
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
-    stale = f"  [red]not written for {age_s:.0f} s[/red]" if age_s > STALE_S else ""
+    serving = Text(printable(str(status["serving"])))
+    if age_s > STALE_S:
+        serving.append(f"  not written for {age_s:.0f} s", "red")
     head = Table.grid(padding=(0, 2))
-    head.add_row("serving", f"{status['serving']}{stale}", "up", f"{status['uptime_s']:.0f} s")
+    head.add_row("serving", serving, "up", f"{status['uptime_s']:.0f} s")
     head.add_row("streams", f"{status['streams']} of {status['max_streams']}", "in steps", f"{status['utilisation']:.1%}")
-    head.add_row("canary", status["canary"] or "-", "resident", f"{status['resident_mb']} MB")
+    head.add_row("canary", Text(printable(str(status["canary"] or "-"))), "resident", f"{status['resident_mb']} MB")
     models = Table(title="models", title_justify="left")
     for name in ("version", "steps", "jump rate", "low", "late", "errors", "handoffs", "most said"):
         models.add_column(name, justify="left" if name in ("version", "most said") else "right")
@@ -39,7 +38,7 @@ def table(status: dict[str, Any], age_s: float) -> Any:
         most = max(m["labels"], key=m["labels"].get) if m["steps"] else "-"
         low = f"{m['low_confidence'] / m['steps']:.1%}" if m["steps"] else "-"
         numbers = (m["steps"], f"{m['jump_rate']:.2%}", low, f"{m['late_share']:.2%}", m["errors"], sum(m["handoffs"].values()))
-        models.add_row(version, *map(str, numbers), most)
+        models.add_row(Text(printable(version)), *map(str, numbers), Text(printable(most)))
     audio = Table(title="audio", title_justify="left")
     for name in status["audio"]:
         audio.add_column(name.replace("_", " "), justify="right")
@@ -56,7 +55,11 @@ def top(path: Path, once: bool) -> None:
         raise EdgeEmoError("top needs rich: pip install 'edgeemo-runtime[ops]'") from error
 
     def now() -> Any:
-        return table(read_status(path), time.time() - path.stat().st_mtime)
+        status = read_status(path)
+        try:
+            return table(status, time.time() - path.stat().st_mtime)
+        except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+            raise EdgeEmoError(f"{path}: is no status of a live process ({first_line(error)})") from error
 
     if once:
         console = Console()

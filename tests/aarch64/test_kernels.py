@@ -40,7 +40,7 @@ BOARD_CASES = [
 SCRIPT = """
 import sys
 import numpy as np, tvm_ffi
-from edgeemo_runtime.model import aligned_zeros
+from edgeemo_runtime.memory import aligned_zeros
 run = tvm_ffi.load_module(sys.argv[1])["run"]
 with np.load(sys.argv[2]) as file:
     arrays = [file[f"x{i}"] for i in range(len(file) - 1)]

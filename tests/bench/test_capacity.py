@@ -34,10 +34,9 @@ def test_the_plan_of_the_committed_costs() -> None:
     document = json.loads(done.stdout)
     rows = json.loads(Path(document["costs"]).read_text())["modelled"]["int8"]
     busy_throughout = max(r["streams_per_core"] for r in rows)  # in the largest batches, whenever they come
-    for phases in ("phases_at_random", "phases_spread"):
-        assert document[phases]["fits"]
-        assert 80 <= document[phases]["most_streams"] < busy_throughout
-    assert document["phases_spread"]["most_streams"] > document["phases_at_random"]["most_streams"]
+    assert document["phases_spread"]["fits"]
+    assert 80 <= document["phases_spread"]["most_streams"] < busy_throughout
+    assert 60 <= document["phases_at_random"]["most_streams"] < document["phases_spread"]["most_streams"]
 
 
 @pytest.mark.parametrize(("text", "words"), [("{}", "no report"), ("nonsense", "no report"), (None, "cannot be read")])

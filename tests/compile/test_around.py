@@ -7,7 +7,7 @@ import pytest
 import tvm
 import tvm_ffi
 from edgeemo_runtime.conditioning import AudioRules, Conditioner
-from edgeemo_runtime.model import aligned_zeros
+from edgeemo_runtime.memory import aligned_zeros
 from edgeemo_runtime.ring import AudioRings
 
 from edgeemo.compile.around import INTAKE, intake

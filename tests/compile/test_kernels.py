@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tvm
 import tvm_ffi
-from edgeemo_runtime.model import aligned_zeros
+from edgeemo_runtime.memory import aligned_zeros
 from tvm import ir
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T

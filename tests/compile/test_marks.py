@@ -19,6 +19,11 @@ def test_prefetches_are_loads_to_nowhere() -> None:
     assert mark_calls(text, []) == "\tldr\txzr, [x8, #512]\n\tldr\txzr, [x8, x9]\n\tldur\txzr, [x8, #-64]\n"
 
 
+def test_prefetches_stay_where_the_target_says_so() -> None:
+    text = "\tprfm\tpldl1keep, [x8, #512]\n"
+    assert mark_calls(text, [], "prfm") == text
+
+
 def test_every_call_has_a_mark_of_its_own() -> None:
     calls = [f"kernel{i}" for i in range(2000)]
     text = "".join("\tmov\tx0, x1\n".join(f"\thint\t#{h}\n" for h in hints_of_call(i)) + "\tret\n" for i in range(2000))

@@ -11,7 +11,7 @@ import tvm_ffi
 from edgeemo_runtime import Engine
 from edgeemo_runtime.artifact import load_artifact
 from edgeemo_runtime.errors import EdgeEmoError
-from edgeemo_runtime.model import aligned_zeros
+from edgeemo_runtime.memory import aligned_zeros
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeemo.compile.compiler import compile_onnx

@@ -12,7 +12,7 @@ from edgeemo_runtime.audio import load_audio
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.data.clips import find_clips, read_manifest
-from tests.conftest import CALIBRATION
+from tests.conftest import CALIBRATION, SPEECH
 
 
 def test_calibration_folder_is_what_its_manifest_says() -> None:
@@ -21,13 +21,27 @@ def test_calibration_folder_is_what_its_manifest_says() -> None:
     counts = Counter(c.label for c in clips)
     assert set(counts) == set(range(7))
     assert max(counts.values()) - min(counts.values()) <= 1
-    assert sum(c.path.stat().st_size for c in clips) <= 8e6
-    with (CALIBRATION / "manifest.csv").open() as file:
-        for row in csv.DictReader(file):
-            assert hashlib.sha256((CALIBRATION / row["path"]).read_bytes()).hexdigest() == row["sha256"]
-            assert row["how"].startswith("synthetic")
-            info = soundfile.info(CALIBRATION / row["path"])
-            assert (info.samplerate, info.channels) == (8000, 1)
+    assert sum(c.path.stat().st_size for c in clips) <= 3e6
+    _check_files(CALIBRATION, {"CREMA-D": 172, "synthetic": 28})
+
+
+def test_speech_folder_has_real_clips_of_other_speakers() -> None:
+    clips = read_manifest(SPEECH, "test")
+    assert set(Counter(c.label for c in clips).values()) == {50}
+    assert len({c.speaker for c in clips}) == 14
+    assert not {c.speaker for c in clips} & {c.speaker for c in find_clips(CALIBRATION)}
+    _check_files(SPEECH, {"CREMA-D": 300})
+
+
+def _check_files(folder: Path, kinds: dict[str, int]) -> None:
+    with (folder / "manifest.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert hashlib.sha256((folder / row["path"]).read_bytes()).hexdigest() == row["sha256"]
+        info = soundfile.info(folder / row["path"])
+        assert (info.samplerate, info.channels) == (8000, 1)
+    assert {kind: sum(r["how"].startswith(kind) for r in rows) for kind in kinds} == kinds
+    assert "Open Database" in (folder / "README.md").read_text()  # its notice goes with the clips
 
 
 def write(path: Path, samples: np.ndarray, rate: int = 8000) -> Path:

@@ -1,4 +1,4 @@
-"""Long calls from clips, on the project's own synthetic ones; and what counts as a jump."""
+"""Long calls from clips, on the project's own; and what counts as a jump."""
 
 from __future__ import annotations
 

@@ -8,13 +8,13 @@ from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.evaluate.onnx_stream import OnnxStream
 from edgeemo.export.contract import StreamContract, read_contract, write_contract
-from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+from edgeemo.model.call import CallModel
 from tests.conftest import speech
 
 pytestmark = pytest.mark.slow
 
 
-def test_onnx_runtime_equals_torch_over_a_call(model: CosyVoiceTiny, float_onnx: onnx.ModelProto) -> None:
+def test_onnx_runtime_equals_torch_over_a_call(model: CallModel, float_onnx: onnx.ModelProto) -> None:
     """48 steps of two calls, one of which pauses in digital silence: the states, not only the first answer, must agree."""
     steps = 48
     audio = np.stack([speech(3, steps), speech(101, steps)]).reshape(2, steps, 1280)
@@ -33,7 +33,7 @@ def test_onnx_runtime_equals_torch_over_a_call(model: CosyVoiceTiny, float_onnx:
     assert worst <= 1e-4
 
 
-def test_batch_is_symbolic_and_the_contract_complete(model: CosyVoiceTiny, float_onnx: onnx.ModelProto) -> None:
+def test_batch_is_symbolic_and_the_contract_complete(model: CallModel, float_onnx: onnx.ModelProto) -> None:
     onnx.checker.check_model(float_onnx, full_check=True)
     contract = read_contract(float_onnx, "m")
     assert contract is not None
@@ -45,7 +45,7 @@ def test_batch_is_symbolic_and_the_contract_complete(model: CosyVoiceTiny, float
 
 def test_layers_have_their_modules_names(float_onnx: onnx.ModelProto) -> None:
     names = {n.name for n in float_onnx.graph.node}
-    assert {"emotion_conv.conv", "blocks.2.global_ffn.down", "head.classifier", "subsample.conv1"} <= names
+    assert {"emotion_conv.conv", "layers.1.ffn.down", "layers.0.global_path.qkv", "head.classifier", "stem.conv1"} <= names
     assert len(names) == len(float_onnx.graph.node)
 
 

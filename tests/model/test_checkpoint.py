@@ -6,6 +6,7 @@ import pytest
 import torch
 from edgeemo_runtime.errors import EdgeEmoError
 
+from edgeemo.model.call import CallModel
 from edgeemo.model.checkpoint import DEFAULT_CHECKPOINT, MODELS, load_checkpoint, save_checkpoint
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 
@@ -33,7 +34,7 @@ def test_bad_checkpoint_is_named(tmp_path: Path, content: bytes | None) -> None:
         load_checkpoint(path)
 
 
-def test_folding_changes_nothing(model: CosyVoiceTiny) -> None:
+def test_folding_changes_nothing(model: CallModel) -> None:
     import copy
 
     folded = copy.deepcopy(model)

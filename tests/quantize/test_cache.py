@@ -61,7 +61,7 @@ def test_an_edited_threshold_is_used(planned: Plan, stored: str, tmp_path: Path)
     document["tensors"]["gelu"]["thresholds"]["kl"] = 127.0
     (tmp_path / "c.json").write_text(json.dumps(document))
     _, report = quantize_plan(planned, read_calibration(tmp_path / "c.json", planned, None))
-    assert next(r.scale for r in report.layers if r.name == "subsample.conv2") == 1.0
+    assert next(r.scale for r in report.layers if r.name == "stem.conv2") == 1.0
 
 
 def test_stale_or_broken_ones_are_refused_with_the_reason(planned: Plan, stored: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from edgeemo.quantize.recipe import Recipe, load_recipe
 from tests.conftest import CALIBRATION, speech
 
 pytestmark = pytest.mark.slow
+KEPT = "layers.1.local_path"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def int8(files: dict[str, Path]) -> onnx.ModelProto:
 def test_weights_are_symmetric_int8_per_channel(int8: onnx.ModelProto) -> None:
     constants = {i.name: numpy_helper.to_array(i) for i in int8.graph.initializer}
     weights = [n for n in int8.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
-    assert len(weights) == 36  # every MatMul, Gemm and Conv but the front end's three
+    assert len(weights) == 18  # every MatMul, Gemm and Conv but the front end's three
     for node in weights:
         w, scale, zero = (constants[i] for i in node.input)
         axis = next(a.i for a in node.attribute if a.name == "axis")
@@ -45,7 +46,7 @@ def test_caches_hold_quantized_tokens(int8: onnx.ModelProto) -> None:
     producer = {o: n for n in int8.graph.node for o in n.output}
     rings = {s.input for s in contract.states if s.update == "ring"}
     joins = [n for n in int8.graph.node if n.op_type == "Concat" and n.input[0] in rings]
-    assert len(joins) == len(rings) == 15
+    assert len(joins) == len(rings) == 8
     for join in joins:
         dequantize = producer[join.input[1]]
         assert dequantize.op_type == "DequantizeLinear"
@@ -53,10 +54,10 @@ def test_caches_hold_quantized_tokens(int8: onnx.ModelProto) -> None:
 
 
 def test_attention_kept_in_float_stays_whole(float_onnx: onnx.ModelProto) -> None:
-    _, report = quantize_model(float_onnx, "m", find_clips(CALIBRATION)[:2], Recipe().keep((r"head\.",), "fp16", "--keep-fp16"))
+    _, report = quantize_model(float_onnx, "m", find_clips(CALIBRATION)[:2], Recipe().keep((KEPT,), "fp16", "--keep-fp16"))
     tokens = [r.name for r in report.layers if r.op == "Tokens"]
-    assert len(tokens) == 18
-    assert not any(name.startswith("head.") for name in tokens)
+    assert len(tokens) == 9
+    assert not any(name.startswith(KEPT) for name in tokens)
 
 
 def test_file_is_small(files: dict[str, Path]) -> None:
@@ -92,8 +93,8 @@ def test_report_names_every_layer(float_onnx: onnx.ModelProto) -> None:
     assert by_name["emotion_conv.conv"].precision == "fp16"
     assert by_name["frontend.outer_dft"].precision == "fp32"
     int8 = [r for r in report.layers if r.precision == "int8"]
-    assert [r.op for r in int8].count("Tokens") == 21  # queries, keys and values of seven attentions
-    assert len(int8) == 35 + 21
+    assert [r.op for r in int8].count("Tokens") == 12  # queries, keys and values of four attentions
+    assert len(int8) == 17 + 12
     assert all(r.sqnr_db is not None and r.sqnr_db > 10 for r in int8)
     assert all(r.scale is not None and r.scale > 0 for r in int8)
 
@@ -101,7 +102,7 @@ def test_report_names_every_layer(float_onnx: onnx.ModelProto) -> None:
 def test_unknown_layer_lists_the_known(float_onnx: onnx.ModelProto) -> None:
     with pytest.raises(
         EdgeEmoError,
-        match=r"--keep-fp16 nothing_here: no layer's name matches; the layers are frontend\.inner_dft, .*subsample\.conv1",
+        match=r"--keep-fp16 nothing_here: no layer's name matches; the layers are frontend\.inner_dft, .*stem\.conv1",
     ):
         quantize_model(float_onnx, "m", find_clips(CALIBRATION)[:1], Recipe().keep(("nothing_here",), "fp16", "--keep-fp16"))
     with pytest.raises(EdgeEmoError, match="not a regular expression"):

@@ -67,7 +67,7 @@ def memories(engines: list[Engine], off: float = 0.0) -> None:
     np.testing.assert_allclose(a._decisions.smoothed, b._decisions.smoothed, rtol=0, atol=off)
     for name in ("window", "seen", "memory"):
         np.testing.assert_array_equal(getattr(a._decisions, name), getattr(b._decisions, name), name)
-    np.testing.assert_array_equal(a._rings.taken_samples, b._rings.taken_samples)
+    np.testing.assert_array_equal(a.rings.taken_samples, b.rings.taken_samples)
     np.testing.assert_array_equal(a._ready_since, b._ready_since)
     np.testing.assert_allclose(a._conditioner.mean, b._conditioner.mean, atol=1e-6)
 

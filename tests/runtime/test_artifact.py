@@ -75,7 +75,7 @@ def test_damage_is_noticed(host_artifacts: dict[str, Path], tmp_path: Path, spoi
         (lambda m: m.update(schema=99), "has schema 99, this runtime reads up to 1; upgrade edgeemo-runtime"),
         (lambda m: m["target"].update(machine="riscv64"), "is for riscv64"),
         (lambda m: m["target"].update(cpu="znver9", needs=["avx2048"]), "is for znver9, this machine lacks its avx2048; .* host"),
-        (lambda m: m.pop("step"), "its manifest lacks step"),
+        (lambda m: m.pop("step"), "its manifest is not sound: it lacks step"),
     ],
     ids=["newer schema", "other machine", "other processor", "missing key"],
 )

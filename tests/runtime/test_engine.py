@@ -57,7 +57,7 @@ def test_a_slot_forgets_its_last_call(artifact: Path) -> None:
     assert not engine._decisions.smoothed.any()
     assert (engine._decisions.window == len(engine.labels)).all()
     assert not engine._decisions.seen.any()
-    assert not engine._rings.samples.any()
+    assert not engine.rings.samples.any()
     np.testing.assert_array_equal(answers(engine, [speech(0, STEPS)], 1280)[0], fresh)
 
 

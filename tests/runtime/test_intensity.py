@@ -18,9 +18,9 @@ from edgeemo.data.clips import find_clips
 from edgeemo.data.corpus import Corpus
 from edgeemo.evaluate.evaluate import ArtifactModel, OnnxModel, TorchModel
 from edgeemo.export.onnx_step import export_step
+from edgeemo.model.call import CallModel
 from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.config import LABELS
-from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.train.intensity import gathered, with_intensity_head
 from tests.conftest import CALIBRATION
 
@@ -29,13 +29,13 @@ ANGRY = [c for c in find_clips(CALIBRATION) if c.label == LABELS.index("angry")]
 
 
 @pytest.fixture(scope="module")
-def chain(model: CosyVoiceTiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def chain(model: CallModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("intensity")
     made = with_intensity_head(model)
     torch.manual_seed(1)
     rows = gathered(made, Corpus(ANGRY, 8000, 1280), None, None).float()
     with torch.no_grad():
-        head = made.head.classifier
+        head = made.classifier
         head.weight[-1].normal_()
         head.bias[-1] = -(rows[:, :-1] @ head.weight[-1] / rows[:, -1]).median()  # half of the clips on either side
     paths = {n: folder / f"m.{n}" for n in ("safetensors", "onnx", "edgeemo")}

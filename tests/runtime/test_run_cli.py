@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def artifact(host_artifacts: dict[str, Path]) -> Path:
 
 
 def test_lines_and_table(artifact: Path) -> None:
-    clips = sorted((CALIBRATION / "clips").glob("sad_00*.flac"))[:3]
+    clips = sorted((CALIBRATION / "clips").glob("sad_*.ogg"))[:3]
     done = run(artifact, *clips)
     lines = done.stdout.decode().splitlines()
     assert done.returncode == 0
@@ -87,7 +88,7 @@ def test_g711_and_raw_files_and_stdin_are_heard_as_what_they_are(artifact: Path,
 
 
 def test_config_and_rules(artifact: Path, tmp_path: Path) -> None:
-    clip = sorted((CALIBRATION / "clips").glob("angry_*.flac"))[0]
+    clip = sorted((CALIBRATION / "clips").glob("angry_*.ogg"))[0]
     (tmp_path / "run.toml").write_text('[decision]\npreset = "raw"\n')
     raw = [json.loads(x) for x in run(artifact, clip, "--json", "--config", tmp_path / "run.toml").stdout.splitlines()]
     assert all(x["smoothed"] == x["probabilities"] for x in raw)
@@ -107,7 +108,7 @@ def test_a_live_process_is_one_thread_follows_its_models_and_ends_when_told(
     models, status = tmp_path / "models", tmp_path / "status.json"
     assert run("install", artifact, "--models", models).returncode == 0
     (tmp_path / "run.toml").write_text(f'[swap]\nwatch_s = 0.0\n[metrics]\nstatus = "{status}"\n')
-    clips = sorted((CALIBRATION / "clips").glob("happy_*.flac"))[:4]
+    clips = sorted((CALIBRATION / "clips").glob("happy_*.ogg"))[:4]
     command = [sys.executable, "-m", "edgeemo_runtime.cli", models, *clips, "--real-time", "--repeat", "--json"]
     process = subprocess.Popen(
         [*map(str, command), "--config", str(tmp_path / "run.toml")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -149,7 +150,10 @@ def test_a_call_on_stdin_follows_its_models_too(artifact: Path, host_artifacts: 
     before = answer()
     run("install", host_artifacts["float"], "--models", models)
     process.send_signal(signal.SIGHUP)
-    after = [answer() for _ in range(4)]
+    after = [before]
+    while after[-1] == before and len(after) < 200:  # it is read and tried meanwhile
+        after.append(answer())
+        time.sleep(0.02)
     process.stdin.close()
     assert process.wait(timeout=60) == 0
     assert before != after[-1]
@@ -183,7 +187,7 @@ def test_openssl_stays_out(artifact: Path) -> None:
     )
     found = []
     for way in ("cli", "engine"):
-        arguments = [way, str(artifact), "--summary", str(CALIBRATION / "clips/angry_000.flac")]
+        arguments = [way, str(artifact), "--summary", str(CALIBRATION / "clips/surprise_000.flac")]
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, check=False, timeout=120)
         found.append(done.stdout.decode().splitlines()[-1])
     assert found == ["False", "True"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -9,11 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from edgeemo_runtime import EdgeEmoError, store
+from edgeemo_runtime.members import read_members
 from edgeemo_runtime.model import Model
+
+from edgeemo.compile.package import pack_artifact
 
 pytestmark = pytest.mark.slow
 
@@ -126,6 +132,77 @@ def test_killed_at_any_instant_current_works(old: Path, new: Path, tmp_path: Pat
     rows = [r for r in store.installed(tmp_path) if r.role == "current"]
     assert len(rows) == 1
     assert not rows[0].problem
+
+
+class Killed(BaseException):
+    """What a killed process is like to the one that goes on: it did nothing after."""
+
+
+@pytest.mark.parametrize("atomic", [True, False], ids=["exchange", "without exchange"])
+def test_whatever_was_done_last_both_links_are_right(
+    old: Path, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atomic: bool
+) -> None:
+    """Ended before each change of the folder in turn, an operation has happened whole or not at all."""
+    first, second = store.install(old, tmp_path), store.install(new, tmp_path)
+    if not atomic:
+        monkeypatch.setattr(store, "_exchange", lambda one, other: False)
+    changes = {"rename": os.rename, "replace": os.replace, "symlink": os.symlink, "unlink": os.unlink}
+    for at in range(8):
+        before = store.linked(tmp_path, store.CURRENT), store.linked(tmp_path, store.PREVIOUS)
+        assert set(before) == {first, second}
+        left = [at]
+
+        def spoilt(name: str, left: list[int] = left) -> Callable:
+            def change(*arguments: Any, **options: Any) -> Any:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+                return changes[name](*arguments, **options)
+
+            return change
+
+        with monkeypatch.context() as patch:
+            for name in changes:
+                patch.setattr(os, name, spoilt(name))
+            with contextlib.suppress(Killed):
+                store.rollback(tmp_path)
+        after = store.linked(tmp_path, store.CURRENT), store.linked(tmp_path, store.PREVIOUS)
+        assert after in (before, before[::-1])
+    assert store.rollback(tmp_path) in (first, second)
+    assert not (tmp_path / ".previous").is_symlink()
+
+
+def test_many_at_once(old: Path, tmp_path: Path) -> None:
+    """Installations, rollbacks and lists side by side: none fails for another's sake, and every model is whole."""
+    models = tmp_path / "models"
+    whole = read_members(old)
+    manifest = json.loads(whole.manifest)
+    made = []
+    for i in range(3):
+        manifest["created"] = f"2026-12-0{i + 1}"
+        path = tmp_path / f"{i}.edgeemo"
+        path.write_bytes(pack_artifact(manifest, whole.library, whole.weights.tobytes()))
+        made.append(path)
+    store.install(old, models)
+    run = [sys.executable, "-m", "edgeemo_runtime.cli"]
+    commands = [[*run, "install", str(p), "--models", str(models)] for p in made]
+    commands += [[*run, "list", "--models", str(models)] for _ in range(2)]
+    processes = [subprocess.Popen(c, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for c in commands]
+    for process in processes:
+        assert process.wait(timeout=300) == 0, process.stderr and process.stderr.read()
+    rows = store.installed(models)
+    assert len(rows) == 4 and not any(r.problem for r in rows)
+    assert sorted(r.role for r in rows) == ["", "", "current", "previous"]
+
+
+def test_links_lead_nowhere_else(old: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    name = store.install(old, models)
+    (tmp_path / "other").mkdir()
+    for target in ("../other", "/tmp", ".", "..", name + "/../" + name, ".hidden", "missing", "current"):
+        (models / "current").unlink()
+        (models / "current").symlink_to(target)
+        assert store.linked(models, store.CURRENT) is None
 
 
 def test_commands(old: Path, new: Path, tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ from edgeemo.cli import main
 from edgeemo.data.clips import find_clips, read_manifest
 from edgeemo.data.corpus import change_speed
 from edgeemo.evaluate.evaluate import TorchModel, evaluate_intensity
+from edgeemo.model.call import CallModel
 from edgeemo.model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, save_checkpoint
 from edgeemo.model.config import LABELS
+from edgeemo.model.cosyvoice_nano import CosyVoiceNano
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.mfcc_bilstm import MfccBiLstm
 from edgeemo.train.intensity import fit_intensity, with_intensity_head
@@ -27,12 +29,13 @@ from tests.conftest import CALIBRATION, speech
 pytestmark = pytest.mark.slow
 
 
-def test_the_head_changes_no_answer_and_streams_as_it_trains() -> None:
+@pytest.mark.parametrize("made", [CosyVoiceTiny, CosyVoiceNano])
+def test_the_head_changes_no_answer_and_streams_as_it_trains(made: type[CallModel]) -> None:
     torch.manual_seed(0)
-    plain = CosyVoiceTiny().eval()
+    plain = made().eval()
     model = with_intensity_head(plain)
     with torch.no_grad():
-        model.head.classifier.weight[-1].normal_()
+        model.classifier.weight[-1].normal_()
     pcm = torch.from_numpy(np.stack([speech(3, 6), speech(40, 6)]))
     with torch.inference_mode():
         at_once, after = model(pcm, model.initial_state(2), 6)
@@ -68,7 +71,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_learns_a_difference_that_is_there(told: Path, tmp_path: Path) -> None:
     made = []
     for name in ("a.safetensors", "b.safetensors"):
-        report = fit_intensity(told, DEFAULT_CHECKPOINT, tmp_path / name, 1)
+        report = fit_intensity([told], DEFAULT_CHECKPOINT, tmp_path / name, 1)
         made.append((tmp_path / name).read_bytes())
     assert made[0] == made[1]
     assert report["clips"] == {"train": 32, "dev": 16}
@@ -89,10 +92,10 @@ def test_what_cannot_be_fitted_is_refused(told: Path, tmp_path: Path) -> None:
     (weak / "0_normal.wav").write_bytes((told / "0_normal.wav").read_bytes())
     (weak / "manifest.csv").write_text("path,label7,split,intensity\n0_normal.wav,angry,train,normal\n")
     with pytest.raises(EdgeEmoError, match="both intensities"):
-        fit_intensity(weak, DEFAULT_CHECKPOINT, tmp_path / "x", 1)
+        fit_intensity([weak], DEFAULT_CHECKPOINT, tmp_path / "x", 1)
     save_checkpoint(MfccBiLstm(), tmp_path / "other.safetensors")
     with pytest.raises(EdgeEmoError, match="MFCC"):
-        fit_intensity(told, tmp_path / "other.safetensors", tmp_path / "x", 1)
+        fit_intensity([told], tmp_path / "other.safetensors", tmp_path / "x", 1)
     refused = CliRunner().invoke(
         main, ["train", "--intensity", "--data", str(told), "--epochs", "3", "--out", str(tmp_path / "x")]
     )

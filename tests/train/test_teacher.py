@@ -13,8 +13,9 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo.data.clips import read_manifest
 from edgeemo.data.corpus import Corpus, change_speed, unlabelled_pieces
 from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
-from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
-from edgeemo.model.whisper import WhisperEncoder, load_whisper, read_ctranslate2, slaney_mel
+from edgeemo.model.cosyvoice_nano import CosyVoiceNano
+from edgeemo.model.frontend import slaney_mel
+from edgeemo.model.whisper import WhisperEncoder, load_whisper, read_ctranslate2
 from edgeemo.model.whisper_cls import WhisperConfig, WhisperTinyCls
 from edgeemo.train.teacher import Lesson, Lessons, SoftLabels, frozen_teacher, load_teacher, standardise, token_pooling
 from edgeemo.train.trainer import Recipe, train
@@ -157,6 +158,6 @@ def test_tuned_teacher_hears_windows_that_end_with_the_clip(tmp_path: Path) -> N
         for step, new in ((3, slice(0, 32)), (5, slice(32, 48))):  # the first window, and what is new in the last
             whole = saved.encoder.encode(saved.scaled(seen[step : step + 1]).transpose(1, 2))[1][0]
             torch.testing.assert_close(states[1][new], whole[-(new.stop - new.start) :], atol=1e-5, rtol=1e-4)
-    save_checkpoint(CosyVoiceTiny(), tmp_path / "other")
+    save_checkpoint(CosyVoiceNano(), tmp_path / "other")
     with pytest.raises(EdgeEmoError, match="whisper-tiny-cls"):
         load_teacher(str(tmp_path / "other"), 8000)

@@ -13,7 +13,7 @@ from edgeemo.data.corpus import Batch, Corpus
 from edgeemo.evaluate.evaluate import clip_answers, open_model
 from edgeemo.evaluate.evaluate import evaluate as report
 from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
-from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+from edgeemo.model.cosyvoice_nano import CosyVoiceNano
 from edgeemo.train.trainer import Recipe, clip_log_probabilities, evaluate, train
 from tests.conftest import CALIBRATION
 
@@ -47,11 +47,11 @@ def test_same_seed_same_bytes_other_seed_other_bytes(small_corpus: Path, tmp_pat
 
 def test_loss_falls_on_a_batch_it_sees_again(small_corpus: Path) -> None:
     torch.manual_seed(0)
-    model = CosyVoiceTiny()
+    model = CosyVoiceNano()
     corpus = Corpus([Clip(c.path, c.label) for c in find_clips(CALIBRATION)[::25]], 8000, 1280)
     batch, _ = next(corpus.batches(8))
     steps = batch.pcm.shape[1] // 1280
-    features, _, _ = model.features(batch.pcm, model.initial_state(len(batch.pcm)), steps)
+    features, _, _, _ = model.features(batch.pcm, model.initial_state(len(batch.pcm)), steps)
     features = features.detach()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     losses = []
@@ -65,9 +65,9 @@ def test_loss_falls_on_a_batch_it_sees_again(small_corpus: Path) -> None:
 
 
 def test_clip_answer_is_the_mean_of_real_steps_only() -> None:
-    model = CosyVoiceTiny().eval()
+    model = CosyVoiceNano().eval()
     pcm = torch.randn(2, 6 * 1280) * 0.1
-    features, _, _ = model.features(pcm, model.initial_state(2), 6)
+    features, _, _, _ = model.features(pcm, model.initial_state(2), 6)
     mean, log_p, _ = clip_log_probabilities(model, features, Batch(pcm, torch.tensor([6, 2]), torch.zeros(2)))
     torch.testing.assert_close(mean[1].exp(), log_p[1, :2].exp().mean(dim=0))
 
@@ -75,7 +75,7 @@ def test_clip_answer_is_the_mean_of_real_steps_only() -> None:
 def test_dev_score_is_what_eval_prints(tmp_path: Path) -> None:
     """The trainer had left out what the model scales its logits with, and so chose by a score that nobody gets."""
     torch.manual_seed(3)
-    model = CosyVoiceTiny()
+    model = CosyVoiceNano()
     with torch.no_grad():  # sure enough of itself that the scaling changes answers
         model.head.classifier.weight.mul_(40)
     path = tmp_path / "m.safetensors"
@@ -83,5 +83,5 @@ def test_dev_score_is_what_eval_prints(tmp_path: Path) -> None:
     clips = [c for c in find_clips(CALIBRATION) if c.label is not None][::5]
     printed = report(open_model(path), clips, clip_answers(open_model(path), clips))["macro_f1"]
     saved = load_checkpoint(path)
-    assert isinstance(saved, CosyVoiceTiny)
+    assert isinstance(saved, CosyVoiceNano)
     assert evaluate(saved, Corpus(clips, 8000, 1280)) == pytest.approx(printed, abs=1e-4)

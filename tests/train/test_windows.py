@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from edgeemo.model import whisper_cls
 from edgeemo.model.checkpoint import committed_checkpoint, load_checkpoint, save_checkpoint
-from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+from edgeemo.model.cosyvoice_nano import CosyVoiceNano
 from edgeemo.model.mfcc_bilstm import MfccBiLstm
 from edgeemo.model.streaming import StreamingModel
 from edgeemo.model.whisper import WhisperEncoder
@@ -136,6 +136,6 @@ def test_a_corpus_of_its_own_is_told_from_others(small_corpus: Path, tmp_path: P
 
 
 def test_a_checkpoint_of_another_model_is_refused(small_corpus: Path, tmp_path: Path) -> None:  # noqa: F811
-    save_checkpoint(CosyVoiceTiny(), tmp_path / "other")
-    with pytest.raises(EdgeEmoError, match="--model cosyvoice-tiny"):
+    save_checkpoint(CosyVoiceNano(), tmp_path / "other")
+    with pytest.raises(EdgeEmoError, match="--model cosyvoice-nano"):
         train_windowed(KIND, small_corpus, tmp_path / "x", RECIPES[KIND], 1, tmp_path / "other")

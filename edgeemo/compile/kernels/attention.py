@@ -70,16 +70,22 @@ class Attention(AttentionShape):
 
 def softmax_exponentials(b: Builder, scores: Expr, padded: int) -> Expr:
     """Turns ``padded`` scores into exp(score - max) where they are; returns 1 / their sum as a float32x4."""
-    top = b.load(scores, 0)
-    for j in range(4, padded, 4):
-        top = b.bind(b.maximum(top, b.load(scores, j)))
-    top = b.bind(T.Broadcast(b.bind(b.max4(top)), 4))
-    total = b.bind(b.splat(0.0))
-    for j in range(0, padded, 4):
+    running = b.scratch(4)  # registers, once LLVM has seen it
+
+    def largest(j: Expr) -> None:
+        b.store(running, b.maximum(b.load(running, 0), b.load(scores, j)), 0)
+
+    def exponential(j: Expr) -> None:
         p = exp4(b, b.load(scores, j) - top)
         b.store(scores, p, j)
-        total = b.bind(total + p)
-    return b.bind(b.splat(T.float32(1.0) / b.sum4(total)))
+        b.store(running, b.load(running, 0) + p, 0)
+
+    b.store(running, b.load(scores, 0), 0)
+    b.fours(padded, largest)
+    top = b.bind(T.Broadcast(b.bind(b.max4(b.load(running, 0))), 4))
+    b.store(running, b.splat(0.0), 0)
+    b.fours(padded, exponential)
+    return b.bind(b.splat(T.float32(1.0) / b.sum4(b.load(running, 0))))
 
 
 class _Emitter:
@@ -112,16 +118,14 @@ class _Emitter:
             self.mean = b.scratch(self.padded) if spec.pooled else None
             with T.serial(0, spec.heads) as head:
                 if spec.pooled:
-                    for j in range(0, self.padded, 4):
-                        b.store(self.mean, b.splat(0.0), j)
+                    b.fours(self.padded, lambda j: b.store(self.mean, b.splat(0.0), j))
                 if spec.cached_queries:
                     with T.serial(0, spec.past) as i:
                         self._query(self.rings["q"], self._ring_at(i) + head * spec.width, head, i)
                 with T.serial(0, spec.new) as i:
                     self._query(self.tokens, self._token_at("q", i) + head * spec.width, head, spec.queries - spec.new + i)
                 if spec.pooled:
-                    for j in range(0, self.padded, 4):
-                        b.store(self.scores, b.load(self.mean, j), j)
+                    b.fours(self.padded, lambda j: b.store(self.scores, b.load(self.mean, j), j))
                     self._values(head, b.splat(1.0), b.bind(stream * self.d + head * spec.width))
             self._write_rings()
 
@@ -170,8 +174,7 @@ class _Emitter:
             self._values(head, inverse_sum, b.bind((self.stream * spec.queries + i) * self.d + head * spec.width))
             return
         factor = b.bind(inverse_sum * T.Broadcast(self.pool[self.stream * spec.queries + i], 4))
-        for j in range(0, self.padded, 4):
-            b.store(self.mean, b.fma(b.load(self.scores, j), factor, b.load(self.mean, j)), j)
+        b.fours(self.padded, lambda j: b.store(self.mean, b.fma(b.load(self.scores, j), factor, b.load(self.mean, j)), j))
 
     def _values(self, head: Expr, factor: Expr, out_at: Expr) -> None:
         """The window's values, weighted by the scores and summed, times ``factor``, to one row of one head."""

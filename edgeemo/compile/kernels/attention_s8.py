@@ -74,15 +74,13 @@ class _Emitter:
             self.turned_pool = self._twice(self.pool)
             with T.serial(0, spec.heads) as head:
                 if spec.pooled:
-                    for j in range(0, self.padded, 4):
-                        b.store(self.mean, b.splat(0.0), j)
+                    b.fours(self.padded, lambda j: b.store(self.mean, b.splat(0.0), j))
                 with T.serial(0, spec.queries) as i:
                     self._query(head, i)
                     if not spec.pooled:
                         self._values(head, b.bind((stream * spec.queries + i) * self.d + head * spec.width))
                 if spec.pooled:
-                    for j in range(0, self.padded, 4):
-                        self._set_weights(j, b.load(self.mean, j))
+                    b.fours(self.padded, lambda j: self._set_weights(j, b.load(self.mean, j)))
                     self._values(head, b.bind(stream * self.d + head * spec.width))
 
     def _twice(self, buffer: Expr | None) -> Expr | None:
@@ -90,10 +88,16 @@ class _Emitter:
             return None
         keys = self.spec.keys
         twice = self.b.scratch(2 * keys)
-        for j in range(keys):
-            value = self.b.load(buffer, self.stream * keys + j, 1)
-            self.b.store(twice, value, j, 1)
-            self.b.store(twice, value, j + keys, 1)
+
+        def copy(j: Expr, lanes: int) -> None:
+            value = self.b.load(buffer, self.stream * keys + j, lanes)
+            self.b.store(twice, value, j, lanes)
+            self.b.store(twice, value, j + keys, lanes)
+
+        whole = keys // 4 * 4
+        self.b.fours(whole, lambda j: copy(j, 4))
+        for j in range(whole, keys):
+            copy(j, 1)
         return twice
 
     def _write(self, newest: Expr) -> None:
@@ -138,12 +142,15 @@ class _Emitter:
         total = softmax_exponentials(b, self.scores, self.padded)
         if spec.pooled:
             total = b.bind(total * T.Broadcast(self.turned_pool[i + self.turn], 4))
-        for j in range(0, self.padded, 4):
+
+        def weigh(j: Expr) -> None:
             p = b.load(self.scores, j)
             if spec.pooled:
                 b.store(self.mean, b.fma(p, total, b.load(self.mean, j)), j)
             else:
                 self._set_weights(j, p * total)
+
+        b.fours(self.padded, weigh)
 
     def _add_biases(self, head: Expr, i: Expr) -> None:
         spec, b = self.spec, self.b
@@ -152,14 +159,17 @@ class _Emitter:
         biases += [(self.distance, (head * spec.queries + i) * 2 * spec.keys + self.turn)] if self.distance is not None else []
         for buffer, start in biases:
             first = b.bind(start)
-            for j in range(0, whole, 4):
-                b.store(self.scores, b.load(self.scores, j) + b.load(buffer, first + j), j)
+
+            def add(j: Expr, lanes: int = 4, buffer: Expr = buffer, first: Expr = first) -> None:
+                b.store(self.scores, b.load(self.scores, j, lanes) + b.load(buffer, first + j, lanes), j, lanes)
+
+            b.fours(whole, add)
             for j in range(whole, spec.keys):
-                b.store(self.scores, b.load(self.scores, j, 1) + b.load(buffer, first + j, 1), j, 1)
+                add(j, 1)
         for j in range(spec.keys, self.padded):
             b.store(self.scores, T.float32(LOWEST), j, 1)
 
-    def _set_weights(self, j: int, p: Expr) -> None:
+    def _set_weights(self, j: Expr, p: Expr) -> None:
         b = self.b
         b.store(self.weights, b.cast(b.round_to_int32(b.bind(p * b.splat(WEIGHT_ONE))), "int16x4"), j)
 

@@ -7,7 +7,7 @@ call to a workspace hook that the slim runtime does not have.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +19,11 @@ from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.pack import INT8_MAX
 
+PREFETCHES = ("load", "prfm")  # a load to the zero register; ARM's own, which does not hold up what follows it
 FENCE_HINT = 20  # CSDB: the one hint that LLVM's AArch64 scheduler does not move code across
 LINE = 64  # bytes that a cache brings in at once
 WIDTHS = {"int8": 1, "float16": 2, "float32": 4}
+WRITTEN_OUT = 32  # elements up to which what is done four by four stands in a row; a long window's code would not end
 FLAT = 1 << 30  # a flat view of a pointer needs some extent; nothing checks it
 Expr = Any  # tvm.ir.Expr; TVM ships no stubs
 
@@ -34,6 +36,7 @@ class KernelTarget:
     tiles: dict[str, tuple[int, int]]  # rows x columns of a matrix product's tile by weight type: s8, f16, f32
     block_bytes: int  # weights that stay in L1 while rows pass by
     ahead_bytes: int  # how long before its use a line of weights is asked for; 0: the core's prefetcher sees to it
+    prefetch: str = "load"  # by which instruction, of PREFETCHES
 
 
 class Builder:
@@ -64,6 +67,15 @@ class Builder:
     def store(self, buffer: Expr, value: Expr, index: Expr, lanes: int = 4) -> None:
         T.buffer_store(buffer, value, [index if lanes == 1 else T.Ramp(index, 1, lanes)])
 
+    def fours(self, size: int, visit: Callable[[Expr], None]) -> None:
+        """Calls visit(first of four) over ``size`` elements, in a row or in a loop."""
+        if size <= WRITTEN_OUT:
+            for j in range(0, size, 4):
+                visit(j)
+        else:
+            with T.serial(0, size // 4) as group:
+                visit(self.bind(group * 4))
+
     def bind(self, value: Expr) -> Expr:
         return T.Bind(value)
 
@@ -74,7 +86,8 @@ class Builder:
 
     def ask_for(self, buffer: Expr, index: Expr, elements: int) -> None:
         """Asks for the cache lines that so many elements fill, well before their use: a core's prefetcher stops at the end of a
-        page. Prefetches to LLVM, loads to nowhere in the assembly (compile/marks.py), so that there must be memory."""
+        page. Prefetches to LLVM; where the target says so they are loads to nowhere in the assembly (compile/marks.py),
+        so there must be memory."""
         if self.target.ahead_bytes:
             size = WIDTHS[buffer.dtype]
             for line in range(elements * size // LINE):

@@ -1,0 +1,135 @@
+"""The classifier of CosyVoice-Tiny on an encoder that stays as it is: many copies of every clip cost little then."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeemo.data.telephone import TelephoneChannel
+from edgeemo.model.config import LABELS
+from edgeemo.model.cosyvoice_tiny import SUMMARY_STATES, CosyVoiceTiny
+from edgeemo.model.encoder import SummaryHead
+from edgeemo.train.mix import Mix, Pool, Row
+
+LEAST_STEPS = 3  # of a clip before its summary is one to learn from
+
+
+@dataclass(frozen=True)
+class HeadRecipe:
+    """Chosen on dev."""
+
+    copies: int = 3  # of every clip, at other speeds, on other lines
+    moments: int = 4  # of every copy, its end among them
+    epochs: int = 8
+    batch: int = 256
+    peak_lr: float = 1e-3
+    weight_decay: float = 0.02
+    source_loss: float = 0.1  # of the second task, telling which corpus a clip is from
+    line: float = 0.3
+    seed: int = 1
+
+
+@dataclass
+class Moments:
+    """Summaries (n, size) and the clips that they are of (n,), by their place in a list."""
+
+    pooled: Tensor
+    clip: Tensor
+
+
+def summaries(model: CosyVoiceTiny, pcm: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every step of calls that begin with ``pcm`` (B, S * 1280): (B, S, size), and the steps of speech so far (B, S)."""
+    steps, state = pcm.shape[1] // model.config.step_samples, model.initial_state(len(pcm))
+    features, energy, spoken, _ = model.features(pcm, state, steps)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        layers, _ = model.tokens(features, state, steps)
+    return model.summary([x.float() for x in layers], energy, [state[n] for n in SUMMARY_STATES], steps)[0], spoken
+
+
+def gather(model: CosyVoiceTiny, mix: Mix, recipe: HeadRecipe, size: int = 32) -> Moments:
+    """Moments of all labelled clips of the mix, drawn as often as the mix draws them."""
+    rng, channel = np.random.default_rng(recipe.seed), TelephoneChannel(recipe.seed, recipe.line)
+    step, parts, clips = model.config.step_samples, [], []
+    count = recipe.copies * len(mix.labelled)
+    drawn = rng.choice(len(mix.labelled), count, p=mix.chance)
+    drawn = drawn[np.argsort([mix.labelled[i].samples for i in drawn], kind="stable")]  # little padding
+    model.eval()
+    with torch.inference_mode():
+        for group in np.split(drawn, range(size, count, size)):
+            heard = [mix.heard(mix.labelled[i]) for i in group]
+            counts = [-(-len(a) // step) for a in heard]
+            pcm = torch.zeros(len(group), max(counts) * step)
+            for row, audio in enumerate(heard):
+                pcm[row, : len(audio)] = torch.from_numpy(audio)
+            pooled, _ = summaries(model, channel(pcm))
+            for row, n in enumerate(counts):
+                at = [n - 1, *rng.integers(min(LEAST_STEPS, n - 1), n, recipe.moments - 1)]
+                parts.append(pooled[row, at].half())
+                clips += [int(group[row])] * len(at)
+    return Moments(torch.cat(parts).clone(), torch.tensor(clips))
+
+
+def fit_head(model: CosyVoiceTiny, moments: Moments, mix: Mix, recipe: HeadRecipe) -> SummaryHead:
+    """A new head for what ``moments`` are summaries of."""
+    torch.manual_seed(recipe.seed)
+    c = model.config
+    head = SummaryHead(moments.pooled.shape[1], c.hidden, c.summary, len(LABELS))
+    head.set_statistics(moments.pooled[:: max(1, len(moments.pooled) // 50000)].float())
+    sources = nn.Linear(c.summary, len(mix.corpora))
+    target = torch.tensor([r.target for r in mix.labelled]) * mix.class_weight
+    corpus = torch.tensor([mix.corpora.index(r.corpus) for r in mix.labelled])
+    trained = nn.ModuleList([head, sources]).train()
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=recipe.peak_lr, weight_decay=recipe.weight_decay)
+    batches = -(-len(moments.clip) // recipe.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.peak_lr, total_steps=batches * recipe.epochs)
+    for _ in range(recipe.epochs):
+        for rows in torch.randperm(len(moments.clip)).split(recipe.batch):
+            clips = moments.clip[rows]
+            seen = head.summarised(moments.pooled[rows].float())
+            loss = -(target[clips] * torch.log_softmax(head.classifier(seen), dim=1)).sum(dim=1).mean()
+            loss = loss + recipe.source_loss * F.cross_entropy(sources(seen), corpus[clips])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return head.eval()
+
+
+@dataclass
+class Summaries:
+    """All steps of some clips: summaries (n, size) as float16, the steps of speech so far (n,), the clip of each (n,)."""
+
+    rows: list[Row]
+    pooled: Tensor
+    spoken: Tensor
+    clip: Tensor
+
+    @classmethod
+    def of(cls, model: CosyVoiceTiny, pool: Pool, rows: list[Row], size: int = 32) -> Summaries:
+        step, parts, speech, clips = model.config.step_samples, list[Tensor](), list[Tensor](), list[int]()
+        order = np.argsort([-r.samples for r in rows], kind="stable")
+        model.eval()
+        with torch.inference_mode():
+            for group in np.split(order, range(size, len(order), size)):
+                counts = [-(-rows[i].samples // step) for i in group]
+                pcm = torch.zeros(len(group), max(counts) * step)
+                for k, i in enumerate(group):
+                    pcm[k, : rows[i].samples] = torch.from_numpy(pool.audio(rows[i]))
+                pooled, spoken = summaries(model, pcm)
+                for k, n in enumerate(counts):
+                    parts.append(pooled[k, :n].half())
+                    speech.append(spoken[k, :n])
+                    clips += [int(group[k])] * n
+        return cls(rows, torch.cat(parts).clone(), torch.cat(speech).clone(), torch.tensor(clips))
+
+    def answers(self, model: CosyVoiceTiny) -> np.ndarray:
+        """Mean step probability of each clip (clips, 7), by the head and the sureness of ``model``."""
+        with torch.inference_mode():
+            logits = torch.cat([model.head(x.float()) for x in self.pooled.split(4096)])[:, : len(LABELS)]
+            p = torch.softmax(logits * model.sureness(self.spoken)[:, None], dim=1)
+        total = torch.zeros(len(self.rows), len(LABELS)).index_add_(0, self.clip, p)
+        return (total / torch.bincount(self.clip, minlength=len(self.rows))[:, None]).numpy()

@@ -1,0 +1,160 @@
+"""Clips of several folders as training rows: corpora balanced, rows filled with further clips, targets with the crowd's votes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from edgeemo_runtime.audio import load_audio
+from torch import Tensor
+
+from edgeemo.data.clips import Clip, find_clips
+from edgeemo.data.corpus import SILENCE_RMS, change_speed
+from edgeemo.model.config import LABELS
+
+VOTES = "cremad_voice_votes.csv"  # beside a manifest: how many listeners heard which emotion
+VOTES_SHARE = 0.3  # of a target, the rest is what the actor intended
+SMOOTHING = 0.1
+ONLY_AUDIO = ("baved",)  # its one label is neutral: a language would become an emotion
+RMS = 0.05  # every clip's level before a line changes it
+SHORTEST_S = 0.3
+LATEST = 1200  # of Whisper's positions, at which half of the rows begin anywhere, the others at 0
+
+
+@dataclass
+class Row:
+    """One clip in memory: samples from ``at``, ``target`` (7,) or None where it has no label."""
+
+    corpus: str
+    speaker: str
+    split: str
+    label: int | None
+    at: int
+    samples: int
+    target: list[float] | None
+
+
+def read_votes(folder: Path) -> dict[str, np.ndarray]:
+    """Shares of votes (7,) by path, where the folder has them."""
+    if not (folder / VOTES).is_file():
+        return {}
+    with (folder / VOTES).open(newline="", encoding="utf-8") as lines:
+        counts = {row["path"]: np.array([float(row.get(name) or 0) for name in LABELS]) for row in csv.DictReader(lines)}
+    return {path: votes / votes.sum() for path, votes in counts.items() if votes.sum()}
+
+
+def target_of(clip: Clip, votes: np.ndarray | None) -> list[float] | None:
+    if clip.label is None or clip.corpus in ONLY_AUDIO:
+        return None
+    target = np.full(len(LABELS), SMOOTHING / len(LABELS))
+    target[clip.label] += 1.0 - SMOOTHING
+    return list(target if votes is None else (1 - VOTES_SHARE) * target + VOTES_SHARE * votes)
+
+
+class Pool:
+    """All clips of some folders in memory (int16, 58 MB an hour at 8 kHz)."""
+
+    def __init__(self, rows: list[Row], audio: np.ndarray) -> None:
+        self.rows, self.samples = rows, audio
+
+    @classmethod
+    def load(cls, folders: Sequence[Path], rate: int, cache: Path) -> Pool:
+        """Decoded once: ``cache`` (.npy, and a .json beside it) keeps them for the next time. Of clips of one corpus, speaker and
+        name that of the later folder is taken."""
+        table = cache.with_suffix(".json")
+        if cache.is_file() and table.is_file():
+            return cls([Row(**r) for r in json.loads(table.read_text())], np.load(cache))
+        rows, parts, at = [], [], 0
+        seen: set[tuple[str, str, str]] = set()
+        for folder in reversed(folders):
+            votes = read_votes(folder)
+            for clip in find_clips(folder):
+                key = (clip.corpus, clip.speaker, clip.path.name)
+                audio = load_audio(clip.path, rate)
+                if (clip.corpus and key in seen) or len(audio) < SHORTEST_S * rate:
+                    continue
+                seen.add(key)
+                target = target_of(clip, votes.get(str(clip.path.relative_to(folder))))
+                split = clip.split or "unlabelled"
+                rows.append(Row(clip.corpus, clip.speaker, split, clip.label, at, len(audio), target))
+                parts.append(np.clip(np.round(audio * 32767), -32768, 32767).astype(np.int16))
+                at += len(audio)
+        pool = cls(rows, np.concatenate(parts))
+        np.save(cache, pool.samples)
+        table.write_text(json.dumps([asdict(r) for r in rows]))
+        return pool
+
+    def audio(self, row: Row) -> np.ndarray:
+        """Its samples, float32 in [-1, 1]."""
+        return self.samples[row.at : row.at + row.samples].astype(np.float32) / 32768.0
+
+    def of(self, split: str) -> list[Row]:
+        return [r for r in self.rows if r.split == split]
+
+
+@dataclass
+class Rows:
+    """A batch to follow a teacher on: pcm (B, S * 1280), and Whisper's position of each row's first token (B,)."""
+
+    pcm: Tensor
+    began: Tensor
+
+
+class Mix:
+    """Draws rows: a corpus by the root of its size, any of its clips, further clips of the same speaker until the row is full."""
+
+    def __init__(self, pool: Pool, steps: int, step_samples: int, unlabelled: float, seed: int) -> None:
+        """``unlabelled``: share of rows that are speech without labels."""
+        self.pool, self.steps, self.size, self.unlabelled = pool, steps, step_samples, unlabelled
+        self.rng = np.random.default_rng(seed)
+        train = pool.of("train")
+        self.labelled = [r for r in train if r.target is not None]
+        self.others = [r for r in [*train, *pool.of("unlabelled")] if r.target is None]
+        self.corpora = sorted({r.corpus for r in self.labelled})
+        corpus = np.array([self.corpora.index(r.corpus) for r in self.labelled])
+        share = np.bincount(corpus) ** -0.5
+        self.chance = share[corpus] / share[corpus].sum()
+        self.speakers: dict[str, list[Row]] = {}
+        for r in train:
+            self.speakers.setdefault(r.speaker, []).append(r)
+        drawn = np.zeros(len(LABELS))
+        for r, p in zip(self.labelled, self.chance, strict=True):
+            drawn[r.label or 0] += p
+        weight = (drawn.max() / drawn) ** 0.5
+        self.class_weight = torch.from_numpy((weight / (weight @ drawn)).astype(np.float32))
+
+    def batch(self, count: int) -> Rows:
+        rng, size = self.rng, self.size
+        began = rng.integers(0, LATEST // 8, count) * 8 * (rng.random(count) < 0.5)
+        made = Rows(torch.zeros(count, self.steps * size), torch.from_numpy(began))
+        for row in made.pcm:
+            clip, at = self._drawn(), 0
+            while at < self.steps:
+                audio = self.heard(clip)
+                steps = min(-(-len(audio) // size), self.steps - at)
+                audio = audio[: steps * size]
+                row[at * size : at * size + len(audio)] = torch.from_numpy(audio)
+                at += steps
+                same = self.speakers.get(clip.speaker) or self.others
+                clip = same[int(rng.integers(len(same)))]
+        return made
+
+    def _drawn(self) -> Row:
+        if self.others and self.rng.random() < self.unlabelled:
+            return self.others[int(self.rng.integers(len(self.others)))]
+        return self.labelled[int(self.rng.choice(len(self.labelled), p=self.chance))]
+
+    def heard(self, row: Row) -> np.ndarray:
+        """The clip at another speed and one level, from anywhere where it is longer than a row."""
+        audio = self.pool.audio(row)
+        longest = int(self.steps * self.size * 1.1)
+        if len(audio) > longest:
+            start = int(self.rng.integers(len(audio) - longest))
+            audio = audio[start : start + longest]
+        audio = change_speed(audio, self.rng.uniform(0.9, 1.1))
+        return audio * (RMS / max(float(np.sqrt(np.mean(audio**2))), SILENCE_RMS / 10))

@@ -1,0 +1,179 @@
+"""CosyVoice-Tiny from Whisper's front: it begins as Whisper hears, learns from a mix, goes on where it was cut off."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgeemo.data.clips import Clip, find_clips
+from edgeemo.model.checkpoint import load_checkpoint
+from edgeemo.model.config import LABELS, TinyConfig
+from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
+from edgeemo.model.whisper import WhisperEncoder
+from edgeemo.train import listener
+from edgeemo.train.head import Summaries
+from edgeemo.train.listener import Lesson, ListenerRecipe, Teacher, scores, train_listener
+from edgeemo.train.mix import VOTES, Mix, Pool, Row, read_votes, target_of
+from edgeemo.train.start import begin_with_whisper
+from edgeemo.train.sureness import Steps, errors, fit_sureness
+from tests.conftest import CALIBRATION
+
+pytestmark = pytest.mark.slow
+SMALL = ListenerRecipe(updates=2, rows=3, steps=8, every=1, half=False, copies=1)
+
+
+@pytest.fixture
+def encoder() -> WhisperEncoder:
+    """Of tiny.en's shape, random: the real one needs a package."""
+    torch.manual_seed(1)
+    made = WhisperEncoder(384, 6, 4).eval()
+    angle = torch.arange(1500)[:, None] * 10000.0 ** (-torch.arange(192) / 191)
+    made.positions.copy_(torch.cat([torch.sin(angle), torch.cos(angle)], dim=1))
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("corpus")
+    with (made / "manifest.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label7", "split", "corpus", "speaker"])
+        for i, clip in enumerate(find_clips(CALIBRATION)[::10]):
+            assert clip.label is not None
+            (made / clip.path.name).write_bytes(clip.path.read_bytes())
+            writer.writerow([clip.path.name, LABELS[clip.label], "dev" if i % 4 == 0 else "train", f"c{i % 2}", f"s{i % 5}"])
+    return made
+
+
+def test_begins_as_whisper_hears(encoder: WhisperEncoder) -> None:
+    """The same log-mel a frame later, the same first weights, no head lost."""
+    torch.manual_seed(2)
+    model = CosyVoiceTiny().eval()
+    teacher = Teacher(encoder)
+    pcm = torch.randn(2, 8 * 1280) * 0.1 * torch.rand(2, 8, 1).repeat_interleave(1280, dim=1).reshape(2, -1)
+    begin_with_whisper(model, encoder, teacher.mel(pcm))
+    with torch.no_grad():
+        state = model.initial_state(2)
+        features = model.features(pcm, state, 8)[0]
+        theirs = teacher.mel(pcm).transpose(1, 2)[..., :63]
+    ours = features[:, :-1, :63].flatten().numpy()  # theirs counts from the middle of a frame: one later
+    assert np.corrcoef(ours, theirs[:, 1 : features.shape[1]].flatten().numpy())[0, 1] > 0.85
+    assert torch.equal(model.stem.conv1.weight, encoder.conv1.weight[:, :64])
+    total = sum(p.qkv.weight.square().sum() for p in (model.layers[0].local_path, model.layers[0].global_path))
+    torch.testing.assert_close(total, encoder.layers[0]["qkv"].weight.square().sum())
+
+
+def test_positions_are_whispers_and_come_round(encoder: WhisperEncoder) -> None:
+    model = CosyVoiceTiny()
+    with torch.no_grad():
+        first, _ = model.positions(torch.zeros(1, 384), 12)
+        whole, after = model.positions(torch.zeros(1, 384), 188)
+    pairs = encoder.positions[:96].reshape(48, 2, 384).mean(dim=1)
+    assert (first[0] - pairs).abs().mean() < 0.05
+    assert after.abs().max() < 1e-4
+    assert whole.shape == (1, 752, 384)
+
+
+def test_a_row_is_filled_and_audio_is_decoded_once(folder: Path, tmp_path: Path) -> None:
+    pool = Pool.load([folder], 8000, tmp_path / "a.npy")
+    again = Pool.load([], 8000, tmp_path / "a.npy")
+    assert [r.at for r in again.rows] == [r.at for r in pool.rows]
+    mix = Mix(pool, 24, 1280, 0.0, 1)
+    rows = mix.batch(6)
+    assert rows.pcm.shape == (6, 24 * 1280)
+    assert (rows.pcm.reshape(6, 24, 1280).abs().amax(dim=2) > 0).float().mean() > 0.95
+    assert (rows.began % 8 == 0).all()  # a step is eight of Whisper's positions
+
+
+def test_votes_are_part_of_a_target_and_arousal_is_no_emotion(tmp_path: Path) -> None:
+    (tmp_path / VOTES).write_text("path,angry,happy\na/1.ogg,3,1\nb.ogg,0,0\n")
+    votes = read_votes(tmp_path)
+    assert list(votes) == ["a/1.ogg"]
+    target = target_of(Clip(Path("a/1.ogg"), 0, corpus="cremad"), votes["a/1.ogg"])
+    assert target is not None
+    assert sum(target) == pytest.approx(1.0)
+    assert target[0] > 0.8
+    assert target[1] > 0.05
+    assert target_of(Clip(Path("x"), 3, corpus="baved"), None) is None
+
+
+def test_same_seed_same_bytes_and_a_cut_run_goes_on(
+    folder: Path,
+    tmp_path: Path,
+    encoder: WhisperEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(listener, "load_whisper", lambda: copy.deepcopy(encoder))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        report = train_listener([folder], tmp_path / name / "m.safetensors", SMALL, 1)
+    assert set(report["dev"]) == {"all", "mean", "c0"}  # type: ignore[call-overload]
+    made = [(tmp_path / name / "m.safetensors").read_bytes() for name in ("a", "b")]
+    assert made[0] == made[1]
+    model = load_checkpoint(tmp_path / "a" / "m.safetensors")
+    assert isinstance(model, CosyVoiceTiny)
+    assert model.config.sure_half != CosyVoiceTiny().config.sure_half  # fitted
+    capsys.readouterr()
+    train_listener([folder], tmp_path / "a" / "m.safetensors", SMALL, 1, resume=True)
+    assert "distance" not in capsys.readouterr().err  # nothing was left to follow
+
+
+def test_the_distance_falls_on_a_batch_it_sees_again(folder: Path, tmp_path: Path, encoder: WhisperEncoder) -> None:
+    torch.manual_seed(0)
+    model, teacher = CosyVoiceTiny(), Teacher(encoder)
+    mix = Mix(Pool.load([folder], 8000, tmp_path / "a.npy"), 8, 1280, 0.0, 1)
+    rows = mix.batch(4)
+    states = teacher.states(rows, False)
+    assert teacher.scale is not None
+    begin_with_whisper(model, encoder, teacher.mel(rows.pcm))
+    lesson = Lesson(model, teacher.scale)
+    optimizer = torch.optim.AdamW(lesson.parameters(), lr=3e-4)
+    seen = []
+    for _ in range(8):
+        loss = lesson.loss(rows, rows.pcm, states, False)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen.append(float(loss.detach()))
+    assert seen[-1] < 0.9 * seen[0]
+
+
+def test_answers_from_summaries_are_what_a_call_gives(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = CosyVoiceTiny(TinyConfig(sure_least=0.5, sure_more=2.0)).eval()
+    pool = Pool.load([folder], 8000, tmp_path / "a.npy")
+    rows = pool.of("dev")[:3]
+    answers = Summaries.of(model, pool, rows, 2).answers(model)
+    audio = pool.audio(rows[0])
+    steps = -(-len(audio) // 1280)
+    pcm = torch.zeros(1, steps * 1280)
+    pcm[0, : len(audio)] = torch.from_numpy(audio)
+    with torch.no_grad():
+        alone, _ = model(pcm, model.initial_state(1), steps)
+    np.testing.assert_allclose(answers[0], alone[0].mean(dim=0).numpy(), atol=5e-3)  # bfloat16 and float16 on the way
+
+
+def test_sureness_becomes_what_steps_deserve() -> None:
+    """Answers that are right half of the time, given as if they were certain."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 7, 4000)
+    said = np.where(rng.random(4000) < 0.5, label, (label + 1) % 7)
+    logits = torch.nn.functional.one_hot(torch.from_numpy(said), 7).float() * 8
+    steps = Steps(logits, torch.from_numpy(rng.uniform(0, 25, 4000)).float(), torch.from_numpy(label), torch.arange(4000))
+    model = CosyVoiceTiny()
+    assert errors(model, steps)["steps"] > 0.4
+    assert errors(fit_sureness(model, steps), steps)["steps"] < 0.05
+
+
+def test_scores_count_the_classes_a_corpus_has() -> None:
+    rows = [Row(c, "s", "dev", label, 0, 1, None) for c, label in (("a", 0), ("a", 1), ("b", 2))]
+    found = scores(rows, np.eye(7)[[0, 1, 3]])
+    assert found["a"] == 1.0
+    assert found["b"] == 0.0
+    assert found["mean"] == 0.5
