@@ -54,6 +54,7 @@ class Compiled:
     archive: bytes
     manifest: dict[str, Any]
     kernels: dict[str, int]  # name -> calls per step
+    ours: tuple[str, ...]  # those of them that are no stock operators of TVM
     stock_products: list[str]
 
 
@@ -82,14 +83,15 @@ def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None
     manifest = _manifest(Path(path), model, imported, step, target)
     manifest["checked"] = checked  # against ONNX Runtime
     specs = [table.specs[c] for c in step.calls if c in table.specs]
-    manifest["int8_macs_per_step"] = sum(s.macs for s in specs if isinstance(s, Gemm) and s.weights == "s8")
+    manifest["int8_macs_per_step"] = sum(s.macs for s in specs if isinstance(s, Gemm | Depthwise) and s.weights == "s8")
     manifest["macs_per_step"] = sum(
         s.macs for s in specs if isinstance(s, Gemm | Depthwise | Attention | AttentionInt8 | BatchedProduct)
     )
+    ours = tuple(name for name in dict.fromkeys(step.calls) if name in table.specs)
     counts: dict[str, int] = {}
     for name in step.calls:
         counts[name] = counts.get(name, 0) + 1
-    return Compiled(pack_artifact(manifest, library, step.weights), manifest, counts, left)
+    return Compiled(pack_artifact(manifest, library, step.weights), manifest, counts, ours, left)
 
 
 def _compiles(model: onnx.ModelProto, target: BoardTarget) -> bool:
@@ -146,7 +148,10 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
             "dtype": str(np.dtype(dtype(tensor.elem_type))),
         }
 
-    quantization = next((json.loads(p.value) for p in model.metadata_props if p.key == QUANTIZATION), None)
+    try:
+        quantization = next((json.loads(p.value) for p in model.metadata_props if p.key == QUANTIZATION), None)
+    except (ValueError, RecursionError) as error:
+        raise EdgeEmoError(f"{path}: its {QUANTIZATION} metadata is no JSON ({error}); quantize it again") from error
     contract = imported.contract
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     today = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC) if epoch else datetime.datetime.now(datetime.UTC)
