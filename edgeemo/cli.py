@@ -195,7 +195,7 @@ def compile_(
     board = load_target(target_name)
     compiled = compile_checked(model, board, debug_dump, feeds) if check else compile_onnx(model, board, debug_dump)
     write_file(target, compiled.archive, force)
-    ours = {k: v for k, v in compiled.kernels.items() if k.startswith(("gemm", "attention", "product", "layer_norm", "quantize"))}
+    ours = {k: compiled.kernels[k] for k in compiled.ours}
     facts = {
         "out": str(target),
         "bytes": len(compiled.archive),

@@ -42,6 +42,10 @@ from edgeemo.export.load import load_onnx
 from edgeemo.isolated import isolated
 from edgeemo.quantize.report import KEY as QUANTIZATION
 
+# Passes that find nothing to do in a graph without a stream contract and take most of a large one's time. The contract's own
+# models keep them: their code is what was measured.
+UNNEEDED = ["s_tir.InjectPermutedLayout", "s_tir.RenormalizeSplitPattern", "s_tir.InjectVirtualThread"]
+
 
 @dataclass
 class Compiled:
@@ -50,6 +54,7 @@ class Compiled:
     archive: bytes
     manifest: dict[str, Any]
     kernels: dict[str, int]  # name -> calls per step
+    ours: tuple[str, ...]  # those of them that are no stock operators of TVM
     stock_products: list[str]
 
 
@@ -78,14 +83,15 @@ def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None
     manifest = _manifest(Path(path), model, imported, step, target)
     manifest["checked"] = checked  # against ONNX Runtime
     specs = [table.specs[c] for c in step.calls if c in table.specs]
-    manifest["int8_macs_per_step"] = sum(s.macs for s in specs if isinstance(s, Gemm) and s.weights == "s8")
+    manifest["int8_macs_per_step"] = sum(s.macs for s in specs if isinstance(s, Gemm | Depthwise) and s.weights == "s8")
     manifest["macs_per_step"] = sum(
         s.macs for s in specs if isinstance(s, Gemm | Depthwise | Attention | AttentionInt8 | BatchedProduct)
     )
+    ours = tuple(name for name in dict.fromkeys(step.calls) if name in table.specs)
     counts: dict[str, int] = {}
     for name in step.calls:
         counts[name] = counts.get(name, 0) + 1
-    return Compiled(pack_artifact(manifest, library, step.weights), manifest, counts, left)
+    return Compiled(pack_artifact(manifest, library, step.weights), manifest, counts, ours, left)
 
 
 def _compiles(model: onnx.ModelProto, target: BoardTarget) -> bool:
@@ -114,8 +120,7 @@ def _dumper(folder: Path | None) -> Dump:
 def _build(step: Step, target: BoardTarget, dump: Dump) -> bytes:
     with tempfile.TemporaryDirectory(prefix="edgeemo-") as folder:
         objects, library = Path(folder, "step.o"), Path(folder, "step.so")
-        # A foreign model's kernels have no buffer that the pass would make smaller, and it takes most of the time.
-        unneeded = [] if step.streams else ["s_tir.CompactBufferAllocation"]
+        unneeded = [] if step.streams else UNNEEDED
         with tvm.transform.PassContext(opt_level=2, disabled_pass=unneeded):
             module = tvm.tirx.build(step.mod, target=target.tvm_target())
         if target.kernels.neon:
@@ -143,7 +148,10 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
             "dtype": str(np.dtype(dtype(tensor.elem_type))),
         }
 
-    quantization = next((json.loads(p.value) for p in model.metadata_props if p.key == QUANTIZATION), None)
+    try:
+        quantization = next((json.loads(p.value) for p in model.metadata_props if p.key == QUANTIZATION), None)
+    except (ValueError, RecursionError) as error:
+        raise EdgeEmoError(f"{path}: its {QUANTIZATION} metadata is no JSON ({error}); quantize it again") from error
     contract = imported.contract
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     today = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC) if epoch else datetime.datetime.now(datetime.UTC)

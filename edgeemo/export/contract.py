@@ -64,7 +64,7 @@ class StreamContract:
             level = values.pop("intensity", None)
             level = level and Intensity(**{**level, "names": tuple(level["names"])})
             contract = cls(**{**values, "labels": tuple(values["labels"])}, states=states, intensity=level)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise EdgeEmoError(f"{source}: its {KEY} metadata is not a stream contract ({error})") from error
         for state in contract.states:
             if state.update not in UPDATES:

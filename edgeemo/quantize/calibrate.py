@@ -67,7 +67,7 @@ def calibrate(
     observers = {name: Observer(name, value) for name, value in largest.items()}
     samples: dict[str, list[np.ndarray]] = {t: [] for t in tensors}
     every = max(1, sum(steps) // sample_steps)
-    room = SAMPLE_BYTES * sample_steps // SAMPLE_STEPS // len(tensors)  # of one tensor
+    room = max(1, SAMPLE_BYTES * sample_steps // SAMPLE_STEPS // len(tensors))  # bytes of one tensor
     apart = {t: every * max(1, -(-sample_steps * sizes[t] // room)) for t in tensors}
     reach = {t: largest[name] for t, name in shared.items()}
     starts = accumulate(steps, initial=0)

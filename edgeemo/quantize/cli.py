@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgeemo.quantize.calibrate import Calibration
     from edgeemo.quantize.quantizer import Plan
     from edgeemo.quantize.recipe import Recipe
+    from edgeemo.quantize.report import LayerReport
     from edgeemo.quantize.sources import Source
 
 
@@ -133,6 +134,7 @@ def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--max-f1-drop", type=click.FloatRange(-1, 1), default=None, help="Search a recipe that loses no more macro-F1.")
 @click.option("--on", "data", type=click.Path(path_type=Path), envvar="EDGEEMO_SPEECH", default=None,
               help="Labelled clips to search on, their dev split where they have one [default: those of --calib].")  # fmt: skip
+@click.option("--target", "target_name", default="aarch64-neon", help="Board whose cycles --max-f1-drop counts.")
 @click.option("--budget", type=click.IntRange(2), default=60, help="Most evaluations that a search may take.")
 @click.option("--save-recipe", type=click.Path(path_type=Path), default=None, metavar="FILE", help="Keep the recipe used (TOML).")
 @output_options(str(INT8_MODEL))
@@ -148,6 +150,7 @@ def quantize(
     stored: Path | None,
     max_f1_drop: float | None,
     data: Path | None,
+    target_name: str,
     budget: int,
     save_recipe: Path | None,
     out: Path | None,
@@ -187,7 +190,8 @@ def quantize(
     if max_f1_drop is not None:
         from edgeemo.analyze.evaluations import LOG
 
-        planned, comment = _search(planned, calibration, clips, max_f1_drop, data, budget, calibrating, target.parent / LOG)
+        log = target.parent / LOG
+        planned, comment = _search(planned, calibration, clips, max_f1_drop, data, budget, target_name, calibrating, log)
     quantized, report = quantize_plan(planned, calibration)
     said += calibration_warnings(planned, calibration) + report_warnings(report)
     if source is not None:
@@ -205,7 +209,15 @@ def quantize(
         print_json({"out": str(target), "bytes": len(content), "warnings": said, **json.loads(report.to_json())})
         return
     rows = [
-        [r.name, r.op, r.precision, _number(r.scale, ".5f"), _number(r.clipped, ".2f"), _number(r.sqnr_db, ".1f"), f"{r.bytes:,}"]
+        [
+            r.name,
+            r.op,
+            _precision(r),
+            _number(r.scale, ".5f"),
+            _number(r.clipped, ".2f"),
+            _number(r.sqnr_db, ".1f"),
+            f"{r.bytes:,}",
+        ]
         for r in report.layers
     ]
     columns = ["layer", "op", "precision", "input scale", "kept range", "SQNR dB", "bytes"]
@@ -215,7 +227,7 @@ def quantize(
 
 def _search(
     planned: Plan, calibration: Calibration, clips: list[Clip], max_f1_drop: float, data: Path | None, budget: int,
-    calibrating: CalibrationOptions, log: Path,
+    target_name: str, calibrating: CalibrationOptions, log: Path,
 ) -> tuple[Plan, str]:  # fmt: skip
     """The plan of the cheapest recipe found, and a comment on it. Raises EdgeEmoError where none is good enough."""
     from edgeemo.analyze.comparisons import ClipComparison
@@ -230,7 +242,7 @@ def _search(
         raise EdgeEmoError(f"--max-f1-drop needs labels, and none of {compared.on} has one; --on names a folder with a manifest")
     evaluations = Evaluations(planned, calibration, compared, log, calibrating.jobs, calibrating.cluster)
     with progress_bar(f"searching a recipe on {compared.on}, at most {budget} evaluations", budget) as advance:
-        found = find_recipe(planned, calibration, evaluations, max_f1_drop, budget, load_target("aarch64-neon"), advance)
+        found = find_recipe(planned, calibration, evaluations, max_f1_drop, budget, load_target(target_name), advance)
     if found.best is None:
         nearest = min(found.points, key=lambda p: p.score.drop or 0.0)
         kept = ", ".join(p.name for p in nearest.kept) or "no part"
@@ -241,6 +253,10 @@ def _search(
     asked = f"a drop of macro-F1 of at most {max_f1_drop}"
     about = f"found by edgeemo quantize --max-f1-drop on {compared.on}"
     return plan(planned.model, "", found.best.recipe), proposal_toml_comment(found, asked, about, compared.measure)
+
+
+def _precision(row: LayerReport) -> str:
+    return row.precision if row.precision == row.asked else f"{row.precision} (no {row.asked} kernel)"
 
 
 def _number(value: float | None, spec: str) -> str:

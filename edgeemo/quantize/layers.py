@@ -30,6 +30,7 @@ class Layer:
     precision: str  # int8, fp16 or fp32
     scaling: WeightScaling
     activations: ActivationScaling  # of its input
+    asked: str = "int8"  # precision that the recipe gives it: int8 where there is no kernel is fp32
 
     @cached_property
     def scales(self) -> np.ndarray:
@@ -116,13 +117,15 @@ def find_layers(model: onnx.ModelProto, recipe: Recipe) -> list[Layer]:
         if weight.dtype != np.float32 or weight.ndim < 2:
             continue
         axis = 0 if node.op_type == "Conv" or (node.op_type == "Gemm" and _attribute(node, "transB")) else weight.ndim - 1
-        precision = recipe.precision(node.name)
+        precision = asked = recipe.precision(node.name)
         if precision == "int8" and not has_int8_kernel(node, weight):
             precision = "fp32"
         scalings = recipe.weight_scaling(node.name), recipe.activation_scaling(node.name)
         if not gains_by_range(node, weight):
             scalings = replace(scalings[0], largest=INT8_MAX), replace(scalings[1], largest=INT8_MAX)
-        layers.append(Layer(node.name, node.op_type, node, node.input[0], node.input[1], weight, axis, precision, *scalings))
+        layers.append(
+            Layer(node.name, node.op_type, node, node.input[0], node.input[1], weight, axis, precision, *scalings, asked)
+        )
     if not layers:
         raise EdgeEmoError("the model has no MatMul, Gemm or Conv with constant float32 weights: there is nothing to quantize")
     return layers

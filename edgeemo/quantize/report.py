@@ -31,6 +31,7 @@ class LayerReport:
     sqnr_db: float | None  # 10 log10(|y|^2 / |y - y_quantized|^2)
     bytes: int
     float_bytes: int
+    asked: str = "int8"  # what the recipe says; another where the compiler has no kernel of it
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,17 @@ def report_layers(layers: list[Layer], calibration: Calibration, scalings: Scali
         elif layer.precision == "fp16" and values is not None:
             error = _layer_error(layer, values, lambda x: x, layer.weight.astype(np.float16))
         reports.append(
-            LayerReport(layer.name, layer.op, layer.precision, scale, clipped, error, layer.weight_bytes, layer.weight.size * 4)
+            LayerReport(
+                layer.name,
+                layer.op,
+                layer.precision,
+                scale,
+                clipped,
+                error,
+                layer.weight_bytes,
+                layer.weight.size * 4,
+                layer.asked,
+            )
         )
     return tuple(reports)
 

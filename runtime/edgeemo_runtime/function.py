@@ -14,6 +14,10 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.memory import ALIGNMENT, aligned_zeros
 from edgeemo_runtime.model import LARGEST_BATCH, misfit
 
+# LLVM loads whole vectors of what is padded and drops what lies beyond: as far in front of an array as it is padded. Pages that
+# are never written take no memory.
+MARGIN = 1 << 16
+
 
 class Function:
     """An artifact without a stream contract. Not for sharing between threads."""
@@ -29,7 +33,7 @@ class Function:
         self._call = self.artifact.load_step()
         self._tensor = tvm_ffi.from_dlpack
         self._inputs, self._outputs = step["inputs"], step["outputs"]
-        self._arena = aligned_zeros((LARGEST_BATCH * max(ALIGNMENT, step["arena_bytes_per_stream"]),), np.uint8)
+        self._arena = aligned_zeros((LARGEST_BATCH * max(ALIGNMENT, step["arena_bytes_per_stream"]),), np.uint8, MARGIN)
         self._states = aligned_zeros((1, max(1, step["state_words"])), np.float32)
 
     @property
@@ -82,9 +86,9 @@ class Function:
     def _bound(self, arrays: list[np.ndarray]) -> tuple[Callable[[], Any], list[np.ndarray]]:
         """The step on copies of ``arrays``, and where it writes to."""
         n = len(arrays[0])
-        given = [aligned_zeros(a.shape, a.dtype) for a in arrays]
+        given = [aligned_zeros(a.shape, a.dtype, MARGIN) for a in arrays]
         for mine, its in zip(given, arrays, strict=True):
             mine[:] = its
-        out = [aligned_zeros((n, *o["shape"]), np.dtype(o["dtype"])) for o in self._outputs]
+        out = [aligned_zeros((n, *o["shape"]), np.dtype(o["dtype"]), MARGIN) for o in self._outputs]
         call = [aligned_zeros((n,), np.int32), *given, self._states, self.artifact.weights, self._arena, *out]
         return partial(self._call, *(self._tensor(a) for a in call)), out

@@ -1,17 +1,19 @@
 """Models that nobody here wrote, from packages on PyPI, through the whole chain: `python -m tests.aarch64.foreign`.
 
-Each is adapted, compiled for this machine and for the board, and compared with ONNX Runtime; on the board under
-qemu, where it is (`make qemu`). Prints the first table of docs/bring-your-own.md. With `--cost A72COST` the second: what one item
-costs in float and in INT8, beside ONNX Runtime. Packages go to build/foreign; nothing is committed.
+Each is adapted, compiled for this machine and for the board, and compared with ONNX Runtime, in float and in INT8 (`int8-mse`
+over made-up inputs); on the board under qemu, where it is (`make qemu`). Prints the first table of docs/bring-your-own.md; words
+choose files. With `--cost A72COST` the second: what one item costs in float and in INT8, beside ONNX Runtime. Packages go to
+build/foreign; nothing is committed.
 """
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,43 +23,19 @@ from edgeemo_runtime import EdgeEmoError, Function
 from edgeemo.adapt.adapt import adapt, run
 from edgeemo.adapt.feeds import made_up
 from edgeemo.bench.peers import Peer, compare
-from edgeemo.compile.compiler import compile_onnx
+from edgeemo.compare import difference
+from edgeemo.compile.check import check_artifact
+from edgeemo.compile.compiler import Compiled, compile_onnx
 from edgeemo.compile.targets import load_target
 from edgeemo.export.load import load_onnx
+from edgeemo.isolated import isolated
 from edgeemo.quantize.recipe import load_recipe
 from tests.aarch64 import board
+from tests.aarch64.foreign_models import MODELS, Foreign
 from tests.conftest import ROOT
 from tests.graphs import quantized
 
 WORK = ROOT / "build" / "foreign"
-CLOSE = 1e-3  # of the largest magnitude of an output
-
-
-@dataclass(frozen=True)
-class Foreign:
-    package: str
-    file: str
-    what: str
-    shapes: dict[str, tuple[int | str, ...]] = field(default_factory=dict)
-    values: dict[str, float] = field(default_factory=dict)
-
-
-SILERO, RAPID = "silero-vad==6.2.3", "rapidocr-onnxruntime==1.4.4"
-MODELS = (
-    Foreign(SILERO, "silero_vad/data/silero_vad_16k_op15.onnx", "voice activity, LSTM", {"input": ("batch", 576)}, {"sr": 16000}),
-    Foreign(SILERO, "silero_vad/data/silero_vad_half.onnx", "the same, FP16 weights", {"input": ("batch", 576)}),
-    Foreign(SILERO, "silero_vad/data/silero_vad_op18_ifless.onnx", "the same, 8 kHz", {"input": ("batch", 256)}, {"sr": 8000}),
-    Foreign(SILERO, "silero_vad/data/silero_vad_16k_sequence.onnx", "the same, a sequence"),
-    Foreign("magika==1.0.3", "magika/models/standard_v3_3/model.onnx", "file types"),
-    Foreign(
-        RAPID, "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx", "text direction", {"x": ("batch", 3, 48, 192)}
-    ),
-    Foreign(RAPID, "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", "text detection", {"x": ("batch", 3, 160, 160)}),
-    Foreign(RAPID, "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", "text recognition", {"x": ("batch", 3, 48, 320)}),
-    Foreign("nudenet==3.4.2", "nudenet/320n.onnx", "YOLOv8 detector", {"images": ("batch", 3, 320, 320)}),
-    Foreign("ddddocr==1.6.1", "ddddocr/common.onnx", "captchas, bidirectional LSTM", {"input1": ("batch", 1, 64, 160)}),
-    Foreign("ddddocr==1.6.1", "ddddocr/common_old.onnx", "the same in ONNX Runtime's INT8", {"input1": ("batch", 1, 64, 160)}),
-)
 
 
 def fetch(model: Foreign) -> Path:
@@ -71,11 +49,6 @@ def fetch(model: Foreign) -> Path:
         with zipfile.ZipFile(wheel) as archive:
             archive.extract(model.file, WORK)
     return path
-
-
-def difference(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> float:
-    """Largest of any output, over that output's largest magnitude."""
-    return max(float(np.abs(got[n] - w).max() / max(np.abs(w).max(), 1e-6)) for n, w in wanted.items())
 
 
 def on_board(artifact: Path, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -95,27 +68,51 @@ def adapted_file(model: Foreign) -> tuple[Path, onnx.ModelProto]:
     return path, adapted
 
 
-def attempt(model: Foreign) -> tuple[str, str, str]:
-    """What adapting and compiling gave, and the differences on this machine and on the board."""
+def attempt(model: Foreign, with_board: bool) -> list[str]:
+    """Outcome; differences here in float, of INT8 from its own file in ONNX Runtime, and on the board; seconds, memory.
+
+    Raises EdgeEmoError where it is refused."""
     path, adapted = adapted_file(model)
     feed = made_up(adapted, 2)
-    wanted = run(adapted, feed)
-    found = []
-    for target in ("host", "aarch64-neon"):
-        artifact = WORK / f"{path.stem}-{target}.edgeemo"
-        compiled = compile_onnx(path, load_target(target))
-        artifact.write_bytes(compiled.archive)
-        if target == "host" or board.available():
-            got = Function(artifact).run(feed) if target == "host" else on_board(artifact, feed)
-            found.append(f"{difference(got, wanted):.0e}")
-        else:
-            found.append("not run")
-    ours = sum(
-        n
-        for name, n in compiled.kernels.items()
-        if name.startswith(("gemm", "depthwise", "attention", "product", "layer_norm", "quantize"))
-    )
-    return f"compiles: {ours} calls of our kernels, {sum(compiled.kernels.values()) - ours} stock", found[0], found[1]
+    begun = time.process_time() + _of_children()
+    compiled = compile_onnx(path, load_target("host"))
+    seconds = time.process_time() + _of_children() - begun
+    found = [_differences(compiled, path, adapted, feed)]
+    int8 = path.with_name(f"{path.stem}-int8.onnx")
+    try:
+        with tempfile.TemporaryDirectory() as feeds:
+            onnx.save(quantized(adapted, Path(feeds), load_recipe("int8-mse")), int8)
+        found.append(_differences(compile_onnx(int8, load_target("host")), int8, onnx.load(int8), feed))
+    except EdgeEmoError as error:
+        found.append("nothing to quantize" if "nothing to quantize" in str(error) else str(error))
+    if with_board:
+        artifact = path.with_suffix(".aarch64.edgeemo")
+        artifact.write_bytes(compile_onnx(path, load_target("aarch64-neon")).archive)
+        wanted, got = run(adapted, feed), on_board(artifact, feed)
+        found.append(f"{max(difference(got[n], w) for n, w in wanted.items()):.0e}")
+    else:
+        found.append("not run")
+    ours = sum(compiled.kernels[name] for name in compiled.ours)
+    kilobytes = compiled.manifest["step"]["arena_bytes_per_stream"] / 1e3
+    outcome = f"compiles: {ours} calls of our kernels, {sum(compiled.kernels.values()) - ours} stock"
+    return [outcome, *found, f"{seconds:.0f}", f"{kilobytes:.0f}"]
+
+
+def _of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _differences(compiled: Compiled, path: Path, model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> str:
+    """From ONNX Runtime, or WRONG with why: the check of `edgeemo compile` decides."""
+    try:
+        isolated(str(path), check_artifact, path, compiled.archive)
+    except EdgeEmoError as error:
+        return f"WRONG: {error}"
+    artifact = path.with_suffix(".host.edgeemo")
+    artifact.write_bytes(compiled.archive)
+    wanted, got = run(model, feed), Function(artifact).run(feed)
+    return f"{max(difference(got[n], w) for n, w in wanted.items()):.0e}"
 
 
 def costs(model: Foreign, tool: Path) -> list[str]:
@@ -150,15 +147,17 @@ def main() -> None:
     if sys.argv[1:2] == ["--cost"]:
         print_costs(Path(sys.argv[2]))
         return
-    print("| package | file | what it is | outcome | host | board, qemu |\n|---|---|---|---|---|---|")
+    print("| package | file | what it is | outcome | host | INT8, host | board, qemu | compile, s | kB an item |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    asked = sys.argv[1:]
     for model in MODELS:
+        if asked and not any(word in model.file for word in asked):
+            continue
         try:
-            outcome, host, qemu = attempt(model)
-            if any(d != "not run" and float(d) > CLOSE for d in (host, qemu)):
-                outcome = f"WRONG: {outcome}"
+            found = attempt(model, board.available())
         except EdgeEmoError as error:
-            outcome, host, qemu = str(error), "", ""
-        print(f"| {model.package} | {Path(model.file).name} | {model.what} | {outcome} | {host} | {qemu} |", flush=True)
+            found = [str(error), "", "", "", "", ""]
+        print(f"| {model.package} | {Path(model.file).name} | {model.what} | {' | '.join(found)} |", flush=True)
 
 
 if __name__ == "__main__":

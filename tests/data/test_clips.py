@@ -105,3 +105,20 @@ def test_missing_and_empty_folder(tmp_path: Path) -> None:
         find_clips(tmp_path / "nowhere")
     with pytest.raises(EdgeEmoError, match="no audio in it"):
         find_clips(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_manifests_of_any_encoding_and_separator(tmp_path: Path, encoding: str, separator: str) -> None:
+    soundfile.write(tmp_path / "müde.wav", np.zeros(800), 8000)
+    rows = [("Path", " Label7 ", "speaker"), ("müde.wav", "sad", "a"), ("müde.wav", "sad", "a")]
+    (tmp_path / "manifest.csv").write_bytes("\r\n".join(separator.join(r) for r in rows).encode(encoding))
+    (clip,) = read_manifest(tmp_path)  # the same line twice counts once
+    assert (clip.path.name, clip.label, clip.speaker) == ("müde.wav", 2, "a")
+
+
+def test_a_clip_with_two_labels_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(800), 8000)
+    (tmp_path / "manifest.csv").write_text("path,label7\na.wav,sad\na.wav,angry\n")
+    with pytest.raises(EdgeEmoError, match=r"manifest\.csv:3: .*a\.wav is listed twice"):
+        read_manifest(tmp_path)

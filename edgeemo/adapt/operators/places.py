@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import onnx
 
@@ -54,6 +56,27 @@ def _takes_all(start: int, end: int, step: int, size: int | str) -> bool:
     """Of the batch: all that there is for one item."""
     least = 1 if size == BATCH else size if isinstance(size, int) else END
     return (start, step) == (0, 1) and end >= least
+
+
+def pad(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
+    """With values of the tensor itself: rows by constant places. TVM's reflection reads in front of what it reflects."""
+    mode = attributes(node).get("mode", b"constant").decode()
+    amounts, shape, axes = context.constant(node, 1), context.shape(node.input[0]), context.constant(node, 3)
+    if mode == "constant" or amounts is None or not shape or (context.has(node, 3) and axes is None):
+        return False
+    chosen = [int(a) % len(shape) for a in axes] if axes is not None else list(range(len(shape)))
+    value = node.input[0]
+    for n, axis in enumerate(chosen):
+        before, after, size = int(amounts[n]), int(amounts[n + len(chosen)]), shape[axis]
+        if not before and not after:
+            continue
+        if not isinstance(size, int):
+            return False
+        rows = np.arange(max(-before, 0), size - max(-after, 0))
+        rows = np.pad(rows, (max(before, 0), max(after, 0)), mode=cast(Any, mode))  # numpy's names are ONNX's
+        value = make.op("Gather", value, make.constant(rows, np.int64), axis=axis)
+    make.op("Identity", value, output=node.output[0])
+    return True
 
 
 def squeeze(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
@@ -254,7 +277,7 @@ def shape_of(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
 
 
 LOWERINGS = {
-    "Shape": shape_of, "Size": shape_of,
+    "Shape": shape_of, "Size": shape_of, "Pad": pad,
     "Gather": gather, "Slice": slice_, "Squeeze": squeeze, "DepthToSpace": depth_to_space, "SpaceToDepth": space_to_depth,
     "TopK": top_k, "CumSum": cumulative_sum, "OneHot": one_hot, "Trilu": triangle, "Hardmax": hard_max, "Expand": expand,
     "ScatterElements": scatter_elements, "Scatter": scatter_elements,
