@@ -80,7 +80,7 @@ class Stream:
         return self._engine.rings.waiting(self._slot)
 
     def recent(self) -> np.ndarray:
-        """The last samples the network has seen, at most the ring of 51 frames (680 ms), float32."""
+        """The last samples the network has seen, at most the ring (51 frames, 510 ms, of the committed model), float32."""
         self._check_open()
         return self._engine.rings.recent(self._slot)
 

@@ -17,7 +17,7 @@ from edgeemo.compile import targets
         ("f32 = [4, 16]", "f32 = [3, 16]", "f32 is 3 x 16"),
         ("block_kib = 16", "", "block_kib"),
         ("ahead_bytes = 512", "ahead_bytes = 100", "ahead_bytes is 100"),
-        ("[kernels]", "[kernels", "not a target file"),
+        ("[kernels]", "[kernels", "is not TOML"),
     ],
 )
 def test_a_bad_target_file_is_named_with_what_is_wrong(
