@@ -60,6 +60,13 @@ def without_openssl() -> None:
         sys.modules.setdefault("_hashlib", None)  # type: ignore[arg-type]  # so that importing it fails
 
 
+def with_openssl() -> None:
+    """Takes that back, in a process that ends soon: OpenSSL's SHA-256 is six times as quick."""
+    if "_hashlib" in sys.modules and sys.modules["_hashlib"] is None:
+        del sys.modules["_hashlib"]
+        sys.modules.pop("hashlib", None)
+
+
 def settle_memory() -> None:
     """What is there now stays: the garbage collector does not walk all of it in the middle of a step any more. For processes that
     answer in time, once everything is loaded."""
