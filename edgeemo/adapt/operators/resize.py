@@ -14,6 +14,8 @@ import onnx
 from edgeemo.adapt.graph import Maker, attributes
 from edgeemo.adapt.operators.context import Context
 
+NEARLY = 1e-5
+
 
 @dataclass(frozen=True)
 class _Grid:
@@ -128,35 +130,37 @@ def _tables(grid: _Grid, size: int, made: int, scale: float, region: tuple[float
 
 
 def _coordinates(grid: _Grid, size: int, made: int, scale: float, region: tuple[float, float]) -> np.ndarray:
-    x = np.arange(made, dtype=np.float64)
-    length = size * scale
+    x = np.arange(made, dtype=np.float32)  # as ONNX Runtime: where two places are equally near, the last bit decides
+    half, by, length = np.float32(0.5), np.float32(scale), size * scale
     if grid.transform == "asymmetric":
-        return x / scale
+        return x / by
     if grid.transform == "align_corners":
-        return x * (size - 1) / (made - 1) if made > 1 else np.zeros(made)
+        return x * np.float32(size - 1) / np.float32(made - 1) if made > 1 else np.zeros(made, np.float32)
     if grid.transform == "pytorch_half_pixel":
-        return (x + 0.5) / scale - 0.5 if made > 1 else np.zeros(made)
+        return (x + half) / by - half if made > 1 else np.zeros(made, np.float32)
     if grid.transform == "tf_half_pixel_for_nn":
-        return (x + 0.5) / scale
+        return (x + half) / by
     if grid.transform == "tf_crop_and_resize":
         start, end = region
         if made == 1:
-            return np.array([0.5 * (start + end) * (size - 1)])
-        return start * (size - 1) + x * (end - start) * (size - 1) / (made - 1)
-    shift = 0.0
+            return np.array([0.5 * (start + end) * (size - 1)], np.float32)
+        return (start * (size - 1) + x * (end - start) * (size - 1) / (made - 1)).astype(np.float32)
+    shift = np.float32(0)
     if grid.transform == "half_pixel_symmetric":  # what a whole number of places leaves over, on both sides
-        shift = size / 2 * (1 - made / length)
-    # In float32 as ONNX Runtime: where a place is in the middle between two, the last bit decides.
-    x = x.astype(np.float32)
-    return np.float32(shift) + (x + np.float32(0.5)) / np.float32(scale) - np.float32(0.5)
+        shift = np.float32(size / 2 * (1 - made / length))
+    return shift + (x + half) / by - half
 
 
 def _nearest(at: np.ndarray, size: int, how: str) -> np.ndarray:
+    exact = at.astype(np.float64)
+    if how.startswith("round"):  # a half that division missed by a last bit is one
+        halves = np.rint(exact * 2) / 2
+        exact = np.where(np.abs(exact - halves) < NEARLY, halves, exact)
     rounded = {
-        "floor": np.floor(at),
-        "ceil": np.ceil(at),
-        "round_prefer_floor": np.ceil(at - 0.5),
-        "round_prefer_ceil": np.floor(at + 0.5),
+        "floor": np.floor(exact),
+        "ceil": np.ceil(exact),
+        "round_prefer_floor": np.ceil(exact - 0.5),
+        "round_prefer_ceil": np.floor(exact + 0.5),
     }[how]
     return np.clip(rounded, 0, size - 1).astype(np.int64)
 
