@@ -4,6 +4,7 @@ undefined symbol."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -229,6 +230,20 @@ LOWERED: dict[str, Callable[..., Expr]] = {
 }
 
 
+# A call of any of them, as TVM prints it.
+NESTED = re.compile(rf"\bT\.({'|'.join(name.partition('.')[2] for name in LOWERED)})\(")
+
+
+def _once(lower: Callable[..., Expr], arguments: list[Expr]) -> Expr:
+    """``lower(*arguments)``, with arguments that hold another of these functions as variables: a polynomial names its argument
+    many times, and a chain of them (Pow of Abs of Cosh) would be code of exponential size."""
+    bound = [tirx.Var(f"argument{i}", str(a.ty.dtype)) if NESTED.search(str(a)) else a for i, a in enumerate(arguments)]
+    found = lower(*bound)
+    for variable, argument in zip(bound, arguments, strict=True):
+        found = found if variable is argument else tirx.Let(variable, argument, found)
+    return found
+
+
 @cache
 def register() -> None:
     """Makes TVM's LowerIntrin use these on the llvm target. TVM refuses a second registration, hence the cache."""
@@ -237,11 +252,11 @@ def register() -> None:
         def rule(call: Any, polynomial: Callable[..., Expr] = polynomial) -> Any:
             of = str(call.ty.dtype).partition("x")[0]
             if of == "float32":
-                return polynomial(*call.args)
+                return _once(polynomial, list(call.args))
             if of not in ("float64", "float16"):
                 return call
             # To float32's precision, which is what a library call would be avoided for.
             narrow = [tirx.Cast(_type("float32", a), a) for a in call.args]
-            return tirx.Cast(_type(of, call), polynomial(*narrow))
+            return tirx.Cast(_type(of, call), _once(polynomial, narrow))
 
         tirx.op.register_intrin_lowering(name, "llvm", f=rule, level=99)
