@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -51,6 +52,13 @@ def take_place(cpu: int, priority: int) -> None:
         stay_on(cpu)
     if priority:
         go_first(priority)
+
+
+def step_back() -> None:
+    """What a child does that its parent's place on the machine is not for: any core, and no priority over ordinary processes."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 def without_openssl() -> None:
