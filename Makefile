@@ -69,8 +69,8 @@ fuzz: run
 	$(BIN)/python -m tests.fuzz.run --out build/fuzz.json
 
 # A live process among broken models, good ones, a dripping client, signals and a full disk: nothing of it reaches a call.
-storm: run build/emotion-float-host.edgeemo
-	$(BIN)/python -m tests.runtime.storm build/emotion-host.edgeemo build/emotion-float-host.edgeemo
+storm: run
+	$(BIN)/python -m tests.runtime.storm build/emotion-host.edgeemo
 
 soak: run build/emotion-float-host.edgeemo
 	$(BIN)/python -m tests.runtime.soak build/emotion-host.edgeemo build/emotion-float-host.edgeemo 1000 80

@@ -1,5 +1,5 @@
 """80 calls in real time, first alone, then while models that are broken in many ways and good ones become current, a client drips
-bytes into the metrics port, SIGHUPs rain and the disk of the status file is full: `python -m tests.runtime.storm GOOD OTHER`.
+bytes into the metrics port, SIGHUPs rain and the disk of the status file is full: `python -m tests.runtime.storm ARTIFACT`.
 
 Prints one JSON document: steps, answers dropped, latencies of both runs, memory. Exit code 1 if a step was lost, an answer came a
 hop later than any without the storm, or memory grew.
@@ -7,7 +7,6 @@ hop later than any without the storm, or memory grew.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import random
@@ -17,11 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgeemo_runtime import Engine, store
+from edgeemo_runtime import Engine, single_core, store
 from edgeemo_runtime.config import Config, MetricsRules, SwapRules
 from edgeemo_runtime.live import LiveLoop
 from edgeemo_runtime.loadtest import noise_calls
@@ -32,7 +30,7 @@ from edgeemo_runtime.schedule import Scheduler
 from tests.fuzz.mutate import damaged, damaged_document
 
 CALLS, ALONE_S, HOP_S = 80, 60.0, 0.16
-BROKEN, GOOD = 200, 50
+BROKEN, GOOD = int(os.environ.get("BROKEN", "200")), int(os.environ.get("GOOD", "50"))
 
 
 def install_folder(models: Path, name: str, parts: dict[str, bytes]) -> None:
@@ -82,23 +80,17 @@ def drip(port: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", code])
 
 
-def storm(models: Path, sources: list[Path], rng: random.Random) -> Iterator[None]:
-    """One more thing happens with every ``next``."""
-    parts = []
-    for source in sources:
-        whole = read_members(source)
-        parts.append({"manifest.json": whole.manifest, "step.so": whole.library, "weights.bin": whole.weights.tobytes()})
+def storm(models: Path, parts: list[dict[str, bytes]], watched_process: int, pace_s: float) -> None:
+    """What happens to the folder, in a process of its own: a model every ``pace_s``, and SIGHUP twenty times a second."""
+    rng = random.Random(7)
     plan = [("broken", i % KINDS) for i in range(BROKEN)] + [("good", i % len(parts)) for i in range(GOOD)]
     rng.shuffle(plan)
     for number, (what, which) in enumerate(plan):
         made = broken(which, parts[number % len(parts)], rng) if what == "broken" else parts[which]
         install_folder(models, f"cosyVoice-v{number:04}", made)
-        yield
-        for old in sorted(models.glob("cosyVoice-v*"))[:-6]:
-            if old.name != store.linked(models, store.CURRENT):
-                for file in old.iterdir():
-                    file.unlink()
-                old.rmdir()
+        for _ in range(int(20 * pace_s)):
+            os.kill(watched_process, signal.SIGHUP)
+            time.sleep(0.05)
 
 
 def free_port() -> int:
@@ -107,7 +99,7 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def watched(artifact: Path, models: Path | None, seconds: float, config: Config, events: Iterator[None] | None) -> dict[str, Any]:
+def watched(artifact: Path, models: Path | None, seconds: float, config: Config) -> dict[str, Any]:
     """80 calls for so long, and what they noticed."""
     engine = Engine(artifact, CALLS, overload="drop-oldest")
     loop = LiveLoop(engine, Scheduler())
@@ -115,15 +107,8 @@ def watched(artifact: Path, models: Path | None, seconds: float, config: Config,
     operator.take_signals(end=False)
     waited: list[float] = []
     memory: list[float] = []
-    next_event = time.monotonic() + 1.0
 
     def poll() -> bool:
-        nonlocal next_event, events
-        if events is not None and time.monotonic() >= next_event:
-            os.kill(os.getpid(), signal.SIGHUP)
-            if operator._arriving is None:
-                next(events, None)
-                next_event = time.monotonic() + 0.4
         memory.append(resident_mb())
         return operator.poll()
 
@@ -140,23 +125,29 @@ def watched(artifact: Path, models: Path | None, seconds: float, config: Config,
 
 
 def main() -> None:
-    sources = [Path(a) for a in sys.argv[1:3]]
-    top = Path(tempfile.mkdtemp(prefix="storm-"))
-    (top / "models").mkdir()
-    whole = read_members(sources[0])
-    parts = {"manifest.json": whole.manifest, "step.so": whole.library, "weights.bin": whole.weights.tobytes()}
-    install_folder(top / "models", "cosyVoice-v", parts)
-    alone = watched(sources[0], None, ALONE_S, Config(), None)
-    port = free_port()
+    good = Path(sys.argv[1])
+    whole = read_members(good)
+    parts = [{"manifest.json": whole.manifest, "step.so": whole.library, "weights.bin": whole.weights.tobytes()}]
+    manifest = json.loads(whole.manifest)
+    parts.append({**parts[0], "manifest.json": json.dumps({**manifest, "created": "2026-01-01"}).encode()})
+    models = Path(tempfile.mkdtemp(prefix="storm-")) / "models"
+    models.mkdir()
+    install_folder(models, "cosyVoice-v", parts[0])
+    alone = watched(good, None, ALONE_S, Config())
+    port, pace_s = free_port(), 0.7
     config = Config(swap=SwapRules(watch_s=0.2), metrics=MetricsRules(port=port, status="/dev/full/status.json"))
-    client = drip(port)
+    client, here = drip(port), os.getpid()
+    child = os.fork()
+    if not child:
+        single_core.step_back()
+        storm(models, parts, here, pace_s)
+        os._exit(0)
     try:
-        events = itertools.chain(storm(top / "models", sources, random.Random(7)))
-        among = watched(store.current(top / "models"), top / "models", (BROKEN + GOOD) * 0.75 + 20, config, events)
+        among = watched(store.current(models), models, (BROKEN + GOOD) * pace_s * 1.1 + 10, config)
     finally:
         client.kill()
-    left = next(events, "all happened")
-    print(json.dumps({"alone": alone, "in_the_storm": among, "left": left is None}, indent=1))
+        os.kill(child, signal.SIGKILL)
+    print(json.dumps({"alone": alone, "in_the_storm": among}, indent=1))
     late = among["max_ms"] > alone["max_ms"] + 1000 * HOP_S
     grown = among["resident_mb"][1] > among["resident_mb"][0] * 1.1
     sys.exit(bool(among["dropped_hops"] or late or grown))
