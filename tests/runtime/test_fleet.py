@@ -67,8 +67,10 @@ def test_calls_finish_on_the_old_model_and_new_ones_get_the_new(old: Path, new: 
 
 @pytest.mark.slow
 def test_calls_carried_over_answer_as_the_new_model_from_their_ring_on(old: Path, new: Path) -> None:
-    """Ten calls move four at a step; each is, from its move on, the new model after a replay of its last four hops."""
+    """Ten calls move four at a step; each is, from its move on, the new model after a replay of the hops in its ring."""
     engine = Engine(old, 10, PRESETS["raw"])
+    kept = engine.model.ring_samples // engine.samples_per_step
+    assert kept > 2
     streams = [engine.open() for _ in range(10)]
     got: list[list[np.ndarray]] = [[] for _ in streams]
     models: list[list[str]] = [[] for _ in streams]
@@ -87,7 +89,7 @@ def test_calls_carried_over_answer_as_the_new_model_from_their_ring_on(old: Path
         moved = models[call].index(versions[1])
         assert moved == 6 + call // CARRIED_PER_STEP
         np.testing.assert_array_equal(np.array(got[call][:moved]), alone(old, call, range(moved)))
-        np.testing.assert_array_equal(np.array(got[call][moved:]), alone(new, call, range(moved - 4, 12))[4:])
+        np.testing.assert_array_equal(np.array(got[call][moved:]), alone(new, call, range(moved - kept, 12))[kept:])
     assert len(engine.fleet.models) == 1
 
 
