@@ -18,7 +18,7 @@ class LineWriter:
     """Writes whole lines to a file descriptor and never waits for it. ``lost`` counts lines that found no room."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self._waiting = bytearray()
         self.lost = 0
         self.gone = False  # the last attempt failed: nobody reads it any more, or the disk is full
@@ -34,8 +34,8 @@ class LineWriter:
     def flush(self) -> None:
         """Writes what the other end takes now."""
         try:
-            while self._waiting and select.select([], [self._descriptor], [], 0)[1]:
-                del self._waiting[: os.write(self._descriptor, self._waiting[:ROOM])]
+            while self._waiting and select.select([], [self.descriptor], [], 0)[1]:
+                del self._waiting[: os.write(self.descriptor, self._waiting[:ROOM])]
                 self.gone = False
         except BlockingIOError:
             return
@@ -47,7 +47,7 @@ class LineWriter:
     def finish(self) -> None:
         """Waits until all is written, or nobody takes it."""
         while self._waiting:
-            select.select([], [self._descriptor], [])
+            select.select([], [self.descriptor], [])
             self.flush()
 
 
@@ -57,10 +57,11 @@ _logs: LineWriter | None = None
 def log(event: str, **what: Any) -> None:
     """One JSON object and line on stderr. What cannot be written is left out: a log stops nothing."""
     global _logs
-    if _logs is None:
-        try:
-            _logs = LineWriter(sys.stderr.fileno())
-        except (OSError, ValueError, AttributeError):  # closed, or none
-            return
+    try:
+        descriptor = sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):  # closed, or none
+        return
+    if _logs is None or _logs.descriptor != descriptor:
+        _logs = LineWriter(descriptor)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + "Z"
     _logs.write(json.dumps({"time": stamp, "event": event, **what}))
