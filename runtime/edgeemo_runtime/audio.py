@@ -151,9 +151,12 @@ def _promised(kind: Any, path: Path) -> Any:
 
 
 def audio_seconds(path: str | Path) -> float:
-    """Length of a file by its header, without reading it. Raises EdgeEmoError naming it if it is missing or not audio."""
-    with open_sound(Path(path), printable(str(path))) as sound:
-        return float(sound.frames / sound.samplerate)
+    """Length of a file by its header, read through only where the header promises nothing (what was piped says 0 or all ones).
+    Raises EdgeEmoError naming it if it is missing or not audio."""
+    name = printable(str(path))
+    with open_sound(Path(path), name) as sound:
+        frames = sound.frames if sound.owned is None else sum(len(block) for block in sound_blocks(sound, name, "mix"))
+        return float(frames / sound.samplerate)
 
 
 def load_audio(path: str | Path, rate: int) -> np.ndarray:

@@ -67,6 +67,16 @@ def test_blocks_are_the_whole_file(tmp_path: Path) -> None:
     assert audio_seconds(tmp_path / "8000.wav") == 4.0
 
 
+@pytest.mark.parametrize("samples", [0, 12_345])
+def test_length_where_the_header_promises_nothing(tmp_path: Path, samples: int) -> None:
+    content = bytearray(encoded(CALL[:samples]))
+    place = content.index(b"data") + 4
+    content[place : place + 4] = bytes(4)
+    path = tmp_path / "piped.wav"
+    path.write_bytes(content)
+    assert audio_seconds(path) == samples / RATE
+
+
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=20))
 def test_pieces_of_any_length_make_the_same(tmp_path_factory: pytest.TempPathFactory, pieces: list[int]) -> None:
     path = tmp_path_factory.getbasetemp() / "call.wav"
