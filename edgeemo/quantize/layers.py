@@ -10,10 +10,10 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import numpy_helper
 
-from edgeemo.compile.kernels.pack import INT8_MAX, PAIR_S8, convolution_fits, depthwise_fits, reduction_run
-from edgeemo.quantize.observers import ActivationScaling
+from edgeemo.quantize.calibration.observer import ActivationScaling
 from edgeemo.quantize.recipe import Recipe
 from edgeemo.quantize.weights import WeightScaling, dequantize_weight, quantize_weight
+from edgeemo.targets.capabilities import INT8_MAX, PAIR_S8, convolution_fits, depthwise_fits, reduction_run
 
 
 @dataclass(frozen=True)

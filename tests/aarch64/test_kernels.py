@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import tvm
 
+from edgeemo.compile.codegen.assembly import mark_calls
+from edgeemo.compile.codegen.link import assemble, link_shared
 from edgeemo.compile.kernels import depthwise, gemm, pack
-from edgeemo.compile.link import assemble, link_shared
-from edgeemo.compile.marks import mark_calls
-from edgeemo.compile.targets import load_target
+from edgeemo.targets import capabilities
+from edgeemo.targets.board import load_target
 from tests.aarch64 import board
 from tests.compile.test_kernels import CASES, Case, depthwise_inputs, inputs, with_caller
 
@@ -80,7 +81,7 @@ def test_int8_product_is_exact(case: Case) -> None:
 
 
 # Beside those with enough channels: more tiles of rows than have their terms kept, over two blocks of columns; rows in threes.
-PAIR_CASES = [*(c for c in BOARD_CASES if c.tap_k % pack.PAIR_S8 == 0), Case(20, 1, 64, 512), Case(3, 1, 1024, 32)]
+PAIR_CASES = [*(c for c in BOARD_CASES if c.tap_k % capabilities.PAIR_S8 == 0), Case(20, 1, 64, 512), Case(3, 1, 1024, 32)]
 
 
 @pytest.mark.parametrize("case", PAIR_CASES, ids=str)
@@ -89,7 +90,7 @@ def test_int8_product_in_pairs_is_exact(case: Case, largest: int) -> None:
     """With half the multiplications, to the ends of what an activation and a weight may be together."""
     batch = 5
     spec, a, w, expected = inputs(case, batch, np.random.default_rng(1), integer=True, largest=(largest, 127 - largest))
-    assert pack.pairs_fit(w, largest)
+    assert capabilities.pairs_fit(w, largest)
     packed, offset = pack.pack_s8_pairs(w)
     out = np.full((batch, case.rows, case.n), np.nan, dtype=np.float32)
     scale = pack.pad_columns(np.ones(case.n), case.groups)

@@ -14,15 +14,15 @@ from tvm import ir
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels import batched, depthwise, gemm, norm, pack
-from edgeemo.compile.kernels.attention_s8 import OVER_READ, WEIGHT_ONE, AttentionInt8
-from edgeemo.compile.kernels.attention_s8 import build as build_attention_int8
+from edgeemo.compile.codegen import math_intrinsics as lower_math
+from edgeemo.compile.kernels import batched_matmul, depthwise, gemm, layer_norm, pack
+from edgeemo.compile.kernels.attention.qs8 import OVER_READ, WEIGHT_ONE, AttentionInt8
+from edgeemo.compile.kernels.attention.qs8 import build as build_attention_int8
 from edgeemo.compile.kernels.builder import kernel
 from edgeemo.compile.kernels.gemm import Gemm
-from edgeemo.compile.kernels.math import exp4, gelu4
-from edgeemo.compile.kernels.weave import Registers, at_once
-from edgeemo.compile.passes import lower_math
-from edgeemo.compile.targets import load_target
+from edgeemo.compile.kernels.interleave import Registers, at_once
+from edgeemo.compile.kernels.vector_math import exp4, gelu4
+from edgeemo.targets.board import load_target
 
 HOST = load_target("host").kernels
 
@@ -221,7 +221,7 @@ def test_layer_norm(width: int) -> None:
     x = (rng.standard_normal((5, 2, width)) * 3 + 10).astype(np.float32)
     gamma, beta = rng.standard_normal(width).astype(np.float32), rng.standard_normal(width).astype(np.float32)
     out = np.zeros_like(x)
-    call(norm.build_layer_norm(norm.LayerNorm(2, width, 1e-5), HOST), 5, [x, gamma, beta, out])
+    call(layer_norm.build_layer_norm(layer_norm.LayerNorm(2, width, 1e-5), HOST), 5, [x, gamma, beta, out])
     x64 = x.astype(np.float64)
     expected = (x64 - x64.mean(-1, keepdims=True)) / np.sqrt(x64.var(-1, keepdims=True) + 1e-5) * gamma + beta
     np.testing.assert_allclose(out, expected, rtol=2e-4, atol=2e-5)
@@ -231,7 +231,7 @@ def test_layer_norm(width: int) -> None:
 def test_quantize_rounds_half_to_even_and_saturates(size: int) -> None:
     x = np.resize(np.array([0.5, 1.5, 2.5, -0.5, -1.5, 1e9, -1e9, 126.6], np.float32), (3, size))
     out = np.zeros((3, size), dtype=np.int8)
-    call(norm.build_quantize(norm.Quantize(size), HOST), 3, [x, np.ones(1, np.float32), out])
+    call(layer_norm.build_quantize(layer_norm.Quantize(size), HOST), 3, [x, np.ones(1, np.float32), out])
     np.testing.assert_array_equal(out, np.clip(np.rint(x), -128, 127))
 
 
@@ -387,5 +387,5 @@ def test_product_of_two_activations(case: tuple[int, int, int, int, float]) -> N
     a = rng.standard_normal((2, matrices, rows, k)).astype(np.float32)
     w = rng.standard_normal((2, matrices, k, n)).astype(np.float32)
     out = np.zeros((2, matrices, rows, n), dtype=np.float32)
-    call(batched.build(batched.BatchedProduct(matrices, rows, k, n, scale), HOST), 2, [a, w, out])
+    call(batched_matmul.build(batched_matmul.BatchedProduct(matrices, rows, k, n, scale), HOST), 2, [a, w, out])
     np.testing.assert_allclose(out, scale * (a.astype(np.float64) @ w), rtol=1e-4, atol=1e-4)

@@ -6,7 +6,7 @@ import pytest
 from edgeemo_runtime import machine
 from edgeemo_runtime.errors import EdgeEmoError
 
-from edgeemo.compile import targets
+from edgeemo.targets import board as targets
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeemo.compile.kernels.builder import kernel
-from edgeemo.compile.kernels.math import FUNCTIONS, STEPS, constants
-from edgeemo.compile.kernels.weave import Beside, Desk, Steps, Weave, at_once
-from edgeemo.compile.targets import load_target
+from edgeemo.compile.kernels.interleave import Beside, Desk, Steps, Weave, at_once
+from edgeemo.compile.kernels.vector_math import FUNCTIONS, STEPS, constants
+from edgeemo.targets.board import load_target
 
 
 def counting(log: list[str], name: str, count: int) -> Steps:

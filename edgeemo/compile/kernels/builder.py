@@ -1,7 +1,7 @@
 """A thin layer over TVM's IRBuilder: private kernels that take pointers, and the few vector idioms all kernels share.
 
-A kernel is a private PrimFunc of (batch, pointers...). It is called from the one exported step function (compile/step.py), so
-LLVM sees both and inlines or keeps it. Scratch is a few vectors on the stack: TVM turns an allocation of 1 KiB or more into a
+A kernel is a private PrimFunc of (batch, pointers...). The one exported step function (codegen/step_function.py) calls it, so LLVM
+sees both and inlines or keeps it. Scratch is a few vectors on the stack: TVM turns an allocation of 1 KiB or more into a
 call to a workspace hook that the slim runtime does not have.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import tvm
@@ -17,26 +16,15 @@ from tvm.ir import PrimType
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.pack import INT8_MAX
+from edgeemo.targets.board import KernelTarget
+from edgeemo.targets.capabilities import INT8_MAX
 
-PREFETCHES = ("load", "prfm")  # a load to the zero register; ARM's own, which does not hold up what follows it
 FENCE_HINT = 20  # CSDB: the one hint that LLVM's AArch64 scheduler does not move code across
 LINE = 64  # bytes that a cache brings in at once
 WIDTHS = {"int8": 1, "float16": 2, "float32": 4}
 WRITTEN_OUT = 32  # elements up to which what is done four by four stands in a row; a long window's code would not end
 FLAT = 1 << 30  # a flat view of a pointer needs some extent; nothing checks it
 Expr = Any  # tvm.ir.Expr; TVM ships no stubs
-
-
-@dataclass(frozen=True)
-class KernelTarget:
-    """What kernels are built for, from the board's file in targets/."""
-
-    neon: bool  # NEON's own instructions, or any vector unit's
-    tiles: dict[str, tuple[int, int]]  # rows x columns of a matrix product's tile by weight type: s8, f16, f32
-    block_bytes: int  # weights that stay in L1 while rows pass by
-    ahead_bytes: int  # how long before its use a line of weights is asked for; 0: the core's prefetcher sees to it
-    prefetch: str = "load"  # by which instruction, of PREFETCHES
 
 
 class Builder:
@@ -80,14 +68,14 @@ class Builder:
         return T.Bind(value)
 
     def fence(self) -> None:
-        """Nothing is scheduled across it. The mark (CSDB) is taken out of the assembly again, compile/marks.py."""
+        """Nothing is scheduled across it. The mark (CSDB) is taken out of the assembly again, compile/codegen/assembly.py."""
         if self.neon:
             T.evaluate(T.call_llvm_intrin("void", "llvm.aarch64.hint", T.uint32(FENCE_HINT)))
 
     def ask_for(self, buffer: Expr, index: Expr, elements: int) -> None:
         """Asks for the cache lines that so many elements fill, well before their use: a core's prefetcher stops at the end of a
-        page. Prefetches to LLVM; where the target says so they are loads to nowhere in the assembly (compile/marks.py),
-        so there must be memory."""
+        page. Prefetches to LLVM; where the target says so they are loads to nowhere in the assembly (codegen/assembly.py), so there
+        must be memory."""
         if self.target.ahead_bytes:
             size = WIDTHS[buffer.dtype]
             for line in range(elements * size // LINE):

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
-from edgeemo.compile.kernels.math import activated
-from edgeemo.compile.kernels.pack import CHANNELS_S8, INT8_MAX
-from edgeemo.compile.kernels.weave import Registers, at_once
+from edgeemo.compile.kernels.builder import Builder, Expr, kernel
+from edgeemo.compile.kernels.interleave import Registers, at_once
+from edgeemo.compile.kernels.vector_math import activated
+from edgeemo.targets.board import KernelTarget
+from edgeemo.targets.capabilities import CHANNELS_S8, INT8_MAX
 
 COLUMNS = {"f32": 8, "s8": 4}
 LANES = {"f32": 4, "s8": 16}

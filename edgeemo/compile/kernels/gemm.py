@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
-from edgeemo.compile.kernels.math import STEPS, activated, constants
-from edgeemo.compile.kernels.micro import MicroKernels
-from edgeemo.compile.kernels.micro_s8 import PARTS, WEIGHT_BYTES, S8Neon, whole_rows
-from edgeemo.compile.kernels.pack import COLUMNS_S8, INT8_MAX, K_S8, PAIR_S8, column_tiles, round_up
-from edgeemo.compile.kernels.weave import Beside, Desk, Kept, Registers, Steps, at_once, narrowed
+from edgeemo.compile.kernels.builder import Builder, Expr, kernel
+from edgeemo.compile.kernels.interleave import Beside, Desk, Kept, Registers, Steps, at_once, narrowed
+from edgeemo.compile.kernels.microkernels.qs8_neon import PARTS, WEIGHT_BYTES, S8Neon, whole_rows
+from edgeemo.compile.kernels.microkernels.tiles import MicroKernels
+from edgeemo.compile.kernels.pack import column_tiles
+from edgeemo.compile.kernels.vector_math import STEPS, activated, constants
+from edgeemo.targets.board import KernelTarget
+from edgeemo.targets.capabilities import COLUMNS_S8, INT8_MAX, K_S8, PAIR_S8, round_up
 
 SLOTS = 40  # of its desk
 CROWDED = 2  # steps of an epilogue to a product
