@@ -1,6 +1,6 @@
 """A thin layer over TVM's IRBuilder: private kernels that take pointers, and the few vector idioms all kernels share.
 
-A kernel is a private PrimFunc of (batch, pointers...). The one exported step function (codegen/step_function.py) calls it, so LLVM
+A kernel is a private PrimFunc of (batch, pointers...), called by the one exported step function (codegen/step_function.py): LLVM
 sees both and inlines or keeps it. Scratch is a few vectors on the stack: TVM turns an allocation of 1 KiB or more into a
 call to a workspace hook that the slim runtime does not have.
 """
@@ -74,8 +74,8 @@ class Builder:
 
     def ask_for(self, buffer: Expr, index: Expr, elements: int) -> None:
         """Asks for the cache lines that so many elements fill, well before their use: a core's prefetcher stops at the end of a
-        page. Prefetches to LLVM; where the target says so they are loads to nowhere in the assembly (codegen/assembly.py), so there
-        must be memory."""
+        page. Prefetches to LLVM; where the target says so they are loads to nowhere (codegen/assembly.py): there must be
+        memory."""
         if self.target.ahead_bytes:
             size = WIDTHS[buffer.dtype]
             for line in range(elements * size // LINE):
