@@ -29,7 +29,7 @@ from edgeemo.compile.ir import (
     new_var,
     static_shape,
 )
-from edgeemo.compile.kernels.attention.f32 import f32, qs8
+from edgeemo.compile.kernels.attention import f32, qs8
 from edgeemo.compile.memory.states import StatePlan
 from edgeemo.compile.passes.canonicalize_clip import narrowed
 from edgeemo.targets.capabilities import INT8_MAX
