@@ -28,11 +28,6 @@ from edgeemo.compile.codegen.step_function import Step
 from edgeemo.compile.codegen.verify import verify_library
 from edgeemo.compile.importer import Imported, import_onnx
 from edgeemo.compile.ir import KernelTable
-from edgeemo.compile.kernels.attention.f32 import Attention
-from edgeemo.compile.kernels.attention.qs8 import AttentionInt8
-from edgeemo.compile.kernels.batched_matmul import BatchedProduct
-from edgeemo.compile.kernels.depthwise import Depthwise
-from edgeemo.compile.kernels.gemm import Gemm
 from edgeemo.compile.pipeline import Dump, lower
 from edgeemo.compile.relax_import import WAY_OUT
 from edgeemo.compile.stream_functions.decision_rules import DECIDE
@@ -84,10 +79,8 @@ def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None
     manifest = _manifest(Path(path), model, imported, step, target)
     manifest["checked"] = checked  # against ONNX Runtime
     specs = [table.specs[c] for c in step.calls if c in table.specs]
-    manifest["int8_macs_per_step"] = sum(s.macs for s in specs if isinstance(s, Gemm | Depthwise) and s.weights == "s8")
-    manifest["macs_per_step"] = sum(
-        s.macs for s in specs if isinstance(s, Gemm | Depthwise | Attention | AttentionInt8 | BatchedProduct)
-    )
+    manifest["int8_macs_per_step"] = sum(s.int8_macs for s in specs)
+    manifest["macs_per_step"] = sum(s.macs for s in specs)
     ours = tuple(name for name in dict.fromkeys(step.calls) if name in table.specs)
     counts: dict[str, int] = {}
     for name in step.calls:

@@ -49,7 +49,7 @@ class Graph:
         for used in relax.analysis.free_vars(self.func.body.body):
             self.users.setdefault(used, []).append(None)  # the function's own result
         self.changed: dict[Var, list[tuple[Var, Expr]]] = {}
-        self.largest: dict[Var, int] = {}  # magnitude of int8 values that something clips: kept when what made them is replaced
+        self.qmax: dict[Var, int] = {}  # magnitude of int8 values that something clips: kept when what made them is replaced
 
     # -- constants -------------------------------------------------------------------------------------------------------
     def constant(self, value: Expr) -> np.ndarray | None:
@@ -145,7 +145,7 @@ class KernelTable:
         self.products: list[str | None] = []  # of each with constant weights, in order: type of the kernel that took it
 
     def add(self, spec: Any, build: Callable[[Any, KernelTarget], Any]) -> str:
-        """Registers a spec once; the name is the spec's own, with a number where two specs share it."""
+        """InRegisters a spec once; the name is the spec's own, with a number where two specs share it."""
         base, number = spec.name, 1
         name = base
         while name in self.specs and self.specs[name] != spec:

@@ -27,7 +27,7 @@ class KernelTarget:
     neon: bool  # NEON's own instructions, or any vector unit's
     tiles: dict[str, tuple[int, int]]  # rows x columns of a matrix product's tile by weight type: s8, f16, f32
     block_bytes: int  # weights that stay in L1 while rows pass by
-    ahead_bytes: int  # distance of a prefetch of weights before their use; 0: left to the core's prefetcher
+    prefetch_distance_bytes: int  # distance of a prefetch of weights before their use; 0: left to the core's prefetcher
     prefetch: str = "load"  # by which instruction, of PREFETCHES
 
 
@@ -104,12 +104,12 @@ def _extensions(triple: str, cpu: str) -> dict[str, tuple[str, ...]]:
 
 
 def _kernels(
-    s8: str, block_kib: int, ahead_bytes: int, tiles: dict[str, list[int]], prefetch: str = PREFETCHES[0]
+    s8: str, block_kib: int, prefetch_distance_bytes: int, tiles: dict[str, list[int]], prefetch: str = PREFETCHES[0]
 ) -> KernelTarget:
     if s8 not in ("neon", "portable"):
         raise ValueError(f"kernels.s8 is {s8!r}, not neon or portable")
-    if ahead_bytes < 0 or ahead_bytes % 64:
-        raise ValueError(f"kernels.ahead_bytes is {ahead_bytes}, not a multiple of 64")
+    if prefetch_distance_bytes < 0 or prefetch_distance_bytes % 64:
+        raise ValueError(f"kernels.prefetch_distance_bytes is {prefetch_distance_bytes}, not a multiple of 64")
     if prefetch not in PREFETCHES:
         raise ValueError(f"kernels.prefetch is {prefetch!r}, not {' or '.join(PREFETCHES)}")
     sizes = {}
@@ -118,4 +118,4 @@ def _kernels(
         if rows % 4 or columns % 4 or not 0 < rows * columns <= 64:
             raise ValueError(f"kernels.tiles.{weights} is {rows} x {columns}, not multiples of 4 with at most 64 sums")
         sizes[weights] = (rows, columns)
-    return KernelTarget(s8 == "neon", {"s8": (4, 4), **sizes}, block_kib * 1024, ahead_bytes, prefetch)
+    return KernelTarget(s8 == "neon", {"s8": (4, 4), **sizes}, block_kib * 1024, prefetch_distance_bytes, prefetch)

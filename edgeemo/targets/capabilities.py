@@ -8,7 +8,7 @@ import numpy as np
 
 COLUMNS_S8 = 4
 K_S8 = 16
-PAIR_S8 = 32
+WINOGRAD_K_S8 = 32
 INT8_MAX = 127
 CHANNELS_S8 = 8  # of the least vector of a depthwise kernel
 
@@ -38,6 +38,6 @@ def depthwise_fits(kind: str, groups: int, shape: Sequence[int]) -> bool:
     return least is not None and shape[0] == groups >= least and shape[1] == 1 and len(shape) in (3, 4)
 
 
-def pairs_fit(w: np.ndarray, largest: int) -> bool:
+def winograd_fits(w: np.ndarray, largest: int) -> bool:
     """Whether the sum of any weight, w (groups, taps, tap_k, group_n), and any activation of up to ``largest`` is an int8."""
-    return w.shape[2] % PAIR_S8 == 0 and largest + int(np.abs(w.astype(np.int16)).max(initial=0)) <= INT8_MAX
+    return w.shape[2] % WINOGRAD_K_S8 == 0 and largest + int(np.abs(w.astype(np.int16)).max(initial=0)) <= INT8_MAX

@@ -16,7 +16,7 @@ from edgeemo.adapt.adapt import adapt, run
 from edgeemo.compile.importer import import_onnx
 from edgeemo.compile.ir import KernelTable
 from edgeemo.compile.kernels import pack
-from edgeemo.compile.kernels.gemm import Gemm
+from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.compile.pipeline import lower
 from edgeemo.onnxlib.feeds import made_up
 from edgeemo.quantize import DEFAULT_RECIPE
@@ -130,8 +130,8 @@ int8s = st.integers(0, 127).flatmap(
 def test_half_the_multiplications_give_the_same_sums(operands: tuple[np.ndarray, np.ndarray]) -> None:
     """Winograd's identity as the packed weights and their terms have it, the sums of two operands always an int8."""
     a, w = operands
-    assert capabilities.pairs_fit(w, int(np.abs(a.astype(int)).max(initial=0)))
-    packed, terms = pack.pack_s8_pairs(w)
+    assert capabilities.winograd_fits(w, int(np.abs(a.astype(int)).max(initial=0)))
+    packed, terms = pack.pack_s8_winograd(w)
     w0, w1 = (packed.reshape(2, 2, 4, 2, 16)[..., half, :].astype(int) for half in range(2))  # tile, chunk, column, k
     a0, a1 = (a.reshape(3, 1, 2, 1, 2, 16)[..., half, :].astype(int) for half in range(2))
     left, right = a0 + w1, a1 + w0

@@ -66,7 +66,7 @@ class _Builder:
         self.streams = streams
         self.graph, self.table, self.states = Graph(mod), table, states
         self.inputs, self.output_names = inputs, outputs
-        self.weights, self.arena = WeightBlob(table.target.ahead_bytes), Arena()
+        self.weights, self.arena = WeightBlob(table.target.prefetch_distance_bytes), Arena()
         self.tensors: dict[Var, Tensor] = {}
         self.calls: list[tuple[str, list[Tensor]]] = []
         self.private: dict[str, tirx.PrimFunc] = {}

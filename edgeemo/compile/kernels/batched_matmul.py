@@ -11,13 +11,14 @@ from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Builder, Expr, kernel
 from edgeemo.compile.kernels.pack import column_tiles
+from edgeemo.compile.kernels.specs import KernelSpec
 from edgeemo.targets.board import KernelTarget
 
 ROWS, COLUMNS = 4, 16  # of a tile: 16 sums in registers
 
 
 @dataclass(frozen=True)
-class BatchedProduct:
+class BatchedProduct(KernelSpec):
     matrices: int  # per stream
     rows: int
     k: int

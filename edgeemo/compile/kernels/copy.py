@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import kernel
+from edgeemo.compile.kernels.specs import KernelSpec
 from edgeemo.targets.board import KernelTarget
 
 
 @dataclass(frozen=True)
-class StateCopy:
+class StateCopy(KernelSpec):
     words: int  # float32 words per stream
     state_stride: int  # float32 words from one slot's states to the next
     store: bool
@@ -23,7 +24,7 @@ class StateCopy:
 
 
 @dataclass(frozen=True)
-class Tick:
+class Tick(KernelSpec):
     period: int
     state_stride: int
 
@@ -33,7 +34,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class OutputCopy:
+class OutputCopy(KernelSpec):
     """``elements`` of ``dtype`` per stream; ``shared``: the source is a constant, the same for all streams."""
 
     elements: int

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Expr, kernel
+from edgeemo.compile.kernels.specs import KernelSpec
 from edgeemo.targets.board import KernelTarget
 from edgeemo.targets.capabilities import INT8_MAX
 
 
 @dataclass(frozen=True)
-class LayerNorm:
+class LayerNorm(KernelSpec):
     rows: int  # per stream
     width: int  # multiple of 4
     epsilon: float
     quantize: bool = False
-    largest: int = INT8_MAX  # magnitude of what is quantized
+    qmax: int = INT8_MAX  # magnitude of what is quantized
 
     @property
     def name(self) -> str:
@@ -25,9 +26,9 @@ class LayerNorm:
 
 
 @dataclass(frozen=True)
-class Quantize:
+class Quantize(KernelSpec):
     size: int  # elements per stream
-    largest: int = INT8_MAX  # magnitude of what is quantized
+    qmax: int = INT8_MAX  # magnitude of what is quantized
 
     @property
     def name(self) -> str:
@@ -82,7 +83,7 @@ def build_layer_norm(spec: LayerNorm, target: KernelTarget):  # type: ignore[no-
                 done = [one(v * lanes + i) for i in range(lanes)]
                 if spec.quantize:  # gamma and beta already carry the output's scale
                     for i in range(0, lanes, 4):  # vectors of four at most become bytes together
-                        b.store(out, b.to_int8(done[i : i + 4], spec.largest), at + (v * lanes + i) * 4, min(lanes, 4) * 4)
+                        b.store(out, b.to_int8(done[i : i + 4], spec.qmax), at + (v * lanes + i) * 4, min(lanes, 4) * 4)
                 else:
                     for i, y in enumerate(done):
                         b.store(out, y, at + (v * lanes + i) * 4)
@@ -98,10 +99,10 @@ def build_quantize(spec: Quantize, target: KernelTarget):  # type: ignore[no-unt
         width = 16 if spec.size % 16 == 0 else 4
         with T.serial(0, total // width) as v:
             parts = [b.bind(b.load(x, v * width + i) * scale) for i in range(0, width, 4)]
-            b.store(out, b.to_int8(parts, spec.largest), v * width, width)
+            b.store(out, b.to_int8(parts, spec.qmax), v * width, width)
         if spec.size % 4:
             with T.serial(0, total % 4) as i:
                 at = b.bind(total // 4 * 4 + i)
-                value = b.bind(b.to_int8([b.bind(T.Broadcast(b.load(x, at, 1), 4) * scale)], spec.largest))
+                value = b.bind(b.to_int8([b.bind(T.Broadcast(b.load(x, at, 1), 4) * scale)], spec.qmax))
                 b.store(out, T.Shuffle([value], [0]), at, 1)
     return b.result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeemo.targets.capabilities import COLUMNS_S8, K_S8, PAIR_S8, round_up
+from edgeemo.targets.capabilities import COLUMNS_S8, K_S8, WINOGRAD_K_S8, round_up
 
 
 def pack_s8(w: np.ndarray, run: int = K_S8) -> np.ndarray:
@@ -23,9 +23,9 @@ def pack_s8(w: np.ndarray, run: int = K_S8) -> np.ndarray:
     return np.ascontiguousarray(tiles.transpose(0, 4, 1, 2, 5, 3))
 
 
-def pack_s8_pairs(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pack_s8_winograd(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For products in pairs (kernels/micro_s8.py): w packed by runs of 32 k, and sum w0 w1 of every packed column (int32)."""
-    packed = pack_s8(w, PAIR_S8)
+    packed = pack_s8(w, WINOGRAD_K_S8)
     halves = packed.astype(np.int32)
     terms = (halves[..., :K_S8] * halves[..., K_S8:]).sum(axis=(2, 3, 5), dtype=np.int32)
     return packed, terms.ravel()

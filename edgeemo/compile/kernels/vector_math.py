@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
-from edgeemo.compile.kernels.builder import Builder, Expr
-from edgeemo.compile.kernels.interleave import Kept, Registers, Steps
+from edgeemo.compile.kernels.builder import Builder, Expr, kernel
+from edgeemo.compile.kernels.interleave import InRegisters, OpStream, Reload
+from edgeemo.targets.board import KernelTarget
 
 LOG2E = math.log2(math.e)
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4  # Cody-Waite split, Cephes expf
@@ -56,11 +58,11 @@ PHI_COEFFICIENTS = fit_polynomial(_half_erf_over_x, 0.0, GELU_RANGE**2, 8)
 PHI_COEFFICIENTS_INT8 = fit_weighted(_half_erf_over_x, lambda square: square, 0.0, GELU_RANGE**2, 8)
 
 
-def horner(b: Builder, coefficients: Sequence[float], x: Kept, desk: Registers) -> Steps:
+def horner(b: Builder, coefficients: Sequence[float], x: Reload, spill: InRegisters) -> OpStream:
     """Polynomial with coefficients from x^0 up at a float32x4."""
-    value = desk.constant(coefficients[-1])
+    value = spill.constant(coefficients[-1])
     for c in reversed(coefficients[:-1]):
-        operands = x(), desk.constant(c)
+        operands = x(), spill.constant(c)
         yield None
         value = yield b.bind(b.fma(value, *operands))
     return value
@@ -96,24 +98,24 @@ def exp4(b: Builder, x: Expr) -> Expr:
     return b.bind(p * T.reinterpret("float32x4", exponent))
 
 
-def gelu4(b: Builder, x: Expr, factor: Kept | None, desk: Registers) -> Steps:
+def gelu4(b: Builder, x: Expr, factor: Reload | None, spill: InRegisters) -> OpStream:
     """x Phi(x) of a float32x4, with Phi clamped at both ends (Hendrycks & Gimpel 2016, the erf form).
 
     With ``factor`` the value to quantize: factor times that, by a polynomial whose error is spread for it.
     """
-    whole = desk.keep(b.bind(x))
-    least = desk.constant(-GELU_RANGE)
+    whole = spill.store(b.bind(x))
+    least = spill.constant(-GELU_RANGE)
     yield None
     c = yield b.bind(b.maximum(x, least))
-    most = desk.constant(GELU_RANGE)
+    most = spill.constant(GELU_RANGE)
     yield None
     c = yield b.bind(b.minimum(c, most))
-    clamped = desk.keep(c)
+    clamped = spill.store(c)
     yield None
     square = b.bind(c * c)
     coefficients = PHI_COEFFICIENTS if factor is None else PHI_COEFFICIENTS_INT8
-    phi = yield from horner(b, coefficients, desk.keep(square), desk)
-    operands = clamped(), desk.constant(0.5)
+    phi = yield from horner(b, coefficients, spill.store(square), spill)
+    operands = clamped(), spill.constant(0.5)
     yield None
     phi = yield b.bind(b.fma(phi, *operands))
     x = whole()
@@ -121,50 +123,50 @@ def gelu4(b: Builder, x: Expr, factor: Kept | None, desk: Registers) -> Steps:
     return (yield from _times(b, b.bind(x * phi), factor))
 
 
-def silu4(b: Builder, x: Expr, factor: Kept | None, desk: Registers) -> Steps:
+def silu4(b: Builder, x: Expr, factor: Reload | None, spill: InRegisters) -> OpStream:
     """x / (1 + e^-x) of a float32x4 (Elfwing et al. 2018); with ``factor``, that times it."""
     from tvm.script.ir_builder import tirx as T
 
-    whole = desk.keep(b.bind(x))
-    least = desk.constant(-EXP_MAX)
+    whole = spill.store(b.bind(x))
+    least = spill.constant(-EXP_MAX)
     yield None
     x = yield b.bind(b.maximum(x, least))
-    most = desk.constant(-EXP_MIN)
+    most = spill.constant(-EXP_MIN)
     yield None
     x = yield b.bind(b.minimum(x, most))
-    clamped, turn = desk.keep(x), desk.constant(-LOG2E)
+    clamped, turn = spill.store(x), spill.constant(-LOG2E)
     yield None
     n = yield b.bind(x * turn)
     n = yield b.bind(b.intrinsic("float32x4", "llvm.roundeven.v4f32", n))  # e^-x = 2^n e^r
-    exponent = desk.keep(n)
-    operands = desk.constant(-LN2_HIGH), clamped()
+    exponent = spill.store(n)
+    operands = spill.constant(-LN2_HIGH), clamped()
     yield None
     r = yield b.bind(b.fma(n, operands[0], b.bind(operands[1] * b.splat(-1.0))))
-    operands = exponent(), desk.constant(-LN2_LOW)
+    operands = exponent(), spill.constant(-LN2_LOW)
     yield None
     r = b.bind(b.fma(*operands, r))
-    p = yield from horner(b, EXP_COEFFICIENTS, desk.keep(r), desk)
+    p = yield from horner(b, EXP_COEFFICIENTS, spill.store(r), spill)
     n = exponent()
     yield None
     power = yield T.reinterpret("float32x4", b.bind(b.cast(n, "int32x4") + T.Broadcast(T.int32(127), 4)))
     power = yield T.reinterpret("float32x4", b.bind(T.reinterpret("int32x4", power) << T.Broadcast(T.int32(23), 4)))
-    one = desk.constant(1.0)
+    one = spill.constant(1.0)
     yield None
     gate = yield b.bind(b.fma(p, power, one))
-    gate = yield from reciprocal4(b, gate, desk)
+    gate = yield from reciprocal4(b, gate, spill)
     x = whole()
     yield None
     return (yield from _times(b, b.bind(x * gate), factor))
 
 
-def reciprocal4(b: Builder, x: Expr, desk: Registers) -> Steps:
+def reciprocal4(b: Builder, x: Expr, spill: InRegisters) -> OpStream:
     """1 / x of a float32x4: an estimate and two steps of Newton's method on NEON, a division elsewhere."""
     if not b.neon:
         return b.bind(b.splat(1.0) / x)
-    kept = desk.keep(x)
+    kept = spill.store(x)
     estimate = yield b.bind(b.intrinsic("float32x4", "llvm.aarch64.neon.frecpe.v4f32", x))
     for _ in range(2):
-        before = desk.keep(estimate)
+        before = spill.store(estimate)
         x = kept()
         yield None
         step = yield b.bind(b.intrinsic("float32x4", "llvm.aarch64.neon.frecps.v4f32", x, estimate))
@@ -174,14 +176,14 @@ def reciprocal4(b: Builder, x: Expr, desk: Registers) -> Steps:
     return estimate
 
 
-def hard_swish4(b: Builder, x: Expr, factor: Kept | None, desk: Registers) -> Steps:
+def hard_swish4(b: Builder, x: Expr, factor: Reload | None, spill: InRegisters) -> OpStream:
     """x clip(x / 6 + 1 / 2, 0, 1) of a float32x4 (Howard et al. 2019); with ``factor``, that times it."""
-    whole = desk.keep(b.bind(x))
-    sixth, half = desk.constant(1 / 6), desk.constant(0.5)
+    whole = spill.store(b.bind(x))
+    sixth, half = spill.constant(1 / 6), spill.constant(0.5)
     yield None
     gate = yield b.bind(b.fma(x, sixth, half))
     gate = yield b.bind(b.maximum(gate, b.splat(0.0)))
-    one = desk.constant(1.0)
+    one = spill.constant(1.0)
     yield None
     gate = yield b.bind(b.minimum(gate, one))
     x = whole()
@@ -189,15 +191,15 @@ def hard_swish4(b: Builder, x: Expr, factor: Kept | None, desk: Registers) -> St
     return (yield from _times(b, b.bind(x * gate), factor))
 
 
-def relu6_4(b: Builder, x: Expr, factor: Kept | None, desk: Registers) -> Steps:
+def relu6_4(b: Builder, x: Expr, factor: Reload | None, spill: InRegisters) -> OpStream:
     """min(max(x, 0), 6) of a float32x4; with ``factor``, that times it."""
     x = yield b.bind(b.maximum(x, b.splat(0.0)))
-    six = desk.constant(6.0)
+    six = spill.constant(6.0)
     yield None
     return (yield from _times(b, b.bind(b.minimum(x, six)), factor))
 
 
-def _times(b: Builder, x: Expr, factor: Kept | None) -> Steps:
+def _times(b: Builder, x: Expr, factor: Reload | None) -> OpStream:
     if factor is None:
         return x
     x = yield x
@@ -206,22 +208,41 @@ def _times(b: Builder, x: Expr, factor: Kept | None) -> Steps:
     return b.bind(x * scale)
 
 
-def activated(b: Builder, name: str, x: Expr, factor: Kept | None, desk: Registers) -> Steps:
-    """An activation of ``ACTIVATIONS``, but for relu, which is one operation."""
-    return FUNCTIONS[name](b, x, factor, desk)
-
-
-def constants(name: str, quantized: bool) -> list[float]:
-    """Those that an activation asks a desk for; ``quantized``: with a factor."""
-    polynomial = PHI_COEFFICIENTS_INT8 if quantized else PHI_COEFFICIENTS
-    return {
-        "gelu": [-GELU_RANGE, GELU_RANGE, 0.5, *polynomial],
-        "silu": [-EXP_MAX, -EXP_MIN, -LOG2E, -LN2_HIGH, -LN2_LOW, 1.0, *EXP_COEFFICIENTS],
-        "hard_swish": [1 / 6, 0.5, 1.0],
-        "relu6": [6.0],
-    }.get(name, [])
-
-
 FUNCTIONS = {"gelu": gelu4, "silu": silu4, "hard_swish": hard_swish4, "relu6": relu6_4}
 ACTIVATIONS = ("relu", *FUNCTIONS)
-STEPS = {"gelu": 26, "silu": 39, "hard_swish": 8, "relu6": 4}  # of kernels/weave.py, with a factor
+
+
+def activation_ops(b: Builder, name: str, x: Expr, factor: Reload | None, spill: InRegisters) -> OpStream:
+    """An activation of ``ACTIVATIONS``, but for relu, which is one operation."""
+    return FUNCTIONS[name](b, x, factor, spill)
+
+
+class _Recorder(InRegisters):
+    """Notes the constants that operations load."""
+
+    def __init__(self, b: Builder) -> None:
+        super().__init__(b)
+        self.constants: list[float] = []
+
+    def constant(self, value: float) -> Expr:
+        self.constants.append(value)
+        return super().constant(value)
+
+
+@cache
+def activation_cost(name: str, quantized: bool) -> tuple[int, tuple[float, ...]]:
+    """Operations of an activation in a deferred epilogue, and the constants that it loads, by a dry run for NEON: a new
+    activation needs no table. ``quantized``: with a factor to the output's units. None of either for those that are one
+    instruction."""
+    if name not in FUNCTIONS:
+        return 0, ()
+    with kernel("dry_run", KernelTarget(True, {}, 0, 0)) as (b, _):
+        recorder = _Recorder(b)
+        factor = recorder.store(b.splat(1.0)) if quantized else None
+        stream, value, count = FUNCTIONS[name](b, b.bind(b.splat(0.0)), factor, recorder), None, 0
+        while True:
+            try:
+                value = stream.send(value)
+            except StopIteration:
+                return count, tuple(recorder.constants)
+            count += 1

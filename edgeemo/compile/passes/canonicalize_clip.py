@@ -43,13 +43,13 @@ def _narrow(graph: Graph, root: Var, name: str, data: Expr, high: float | None) 
     if graph.is_op(quantized, "quantize") and users == (data, root) and _bound(graph, low) == -high:
         graph.rebind(root, relax.op.clip(quantized, -int(high), int(high)))
         graph.users[quantized] = [root]
-        graph.largest[root] = int(high)
+        graph.qmax[root] = int(high)
 
 
 def narrowed(graph: Graph, quantized: Var) -> Var:
     """The variable of a quantize, or of the clip behind it."""
     user = graph.only_user(quantized)
-    return user if user is not None and user in graph.largest and graph.is_op(user, "clip") else quantized
+    return user if user is not None and user in graph.qmax and graph.is_op(user, "clip") else quantized
 
 
 def _loops(graph: Graph, var: Var) -> str:

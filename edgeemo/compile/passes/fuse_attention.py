@@ -92,7 +92,7 @@ def _emit(graph: Graph, table: KernelTable, states: StatePlan, m: _Match) -> Non
         "q_at": m.q.column, "k_at": m.k.column, "v_at": m.v.column,
         "cached_queries": m.q.state is not None, "mask": m.mask is not None, "distance": m.distance is not None,
         "pooled": m.pool is not None, "state_stride": states.stride, "quantize": quantize,
-        "largest": graph.largest.get(m.root, INT8_MAX),
+        "qmax": graph.qmax.get(m.root, INT8_MAX),
     }  # fmt: skip
     if m.int8:
         assert m.q.scale is not None and m.k.scale is not None and m.v.scale is not None

@@ -29,20 +29,20 @@ def run(graph: Graph, table: KernelTable) -> None:
         args = [x, gamma, beta]
         user = graph.only_user(root)
         quantize = user is not None and graph.is_op(user, "quantize") and graph.scalar(graph.args(user)[1]) is not None
-        epsilon, largest = float(graph.attrs(root).epsilon), INT8_MAX
+        epsilon, qmax = float(graph.attrs(root).epsilon), INT8_MAX
         if quantize:
             root, scale = narrowed(graph, user), graph.scalar(graph.args(user)[1])
             assert scale is not None
             arrays = [np.asarray(graph.constant(a), np.float64) / scale for a in (gamma, beta)]
             args[1:] = [relax.const(a.astype(np.float32)) for a in arrays]
-            largest = graph.largest.get(root, INT8_MAX)
-        spec = layer_norm.LayerNorm(rows, width, epsilon, quantize, largest)
+            qmax = graph.qmax.get(root, INT8_MAX)
+        spec = layer_norm.LayerNorm(rows, width, epsilon, quantize, qmax)
         graph.rebind(root, call_kernel(table.add(spec, layer_norm.build_layer_norm), args, root))
 
 
 def run_quantize(graph: Graph, table: KernelTable) -> None:
     """Every symmetric int8 quantize that no other kernel has taken in, with the clip behind it."""
-    clips = [(r, v) for r, v, value in _calls(graph) if v in graph.largest and graph.is_op(v, "clip")]
+    clips = [(r, v) for r, v, value in _calls(graph) if v in graph.qmax and graph.is_op(v, "clip")]
     for root, var in clips:
         inner = graph.args(var)[0]
         if graph.is_op(inner, "quantize"):
@@ -66,7 +66,7 @@ def _quantize(graph: Graph, table: KernelTable, root: Var, var: Var, quantize: V
     x, scale, zero = graph.args(quantize)[0], *(graph.scalar(a) for a in graph.args(quantize)[1:3])
     if scale is None or zero != 0 or var.ty.dtype != "int8" or rows_per_stream(x) is None:
         return
-    spec = layer_norm.Quantize(int(np.prod([d or 1 for d in static_shape(x)[1:]])), graph.largest.get(var, INT8_MAX))
+    spec = layer_norm.Quantize(int(np.prod([d or 1 for d in static_shape(x)[1:]])), graph.qmax.get(var, INT8_MAX))
     args = [x, relax.const(np.array([1.0 / scale], np.float32))]
     call = call_kernel(table.add(spec, layer_norm.build_quantize), args, var)
     graph.value[var] = call

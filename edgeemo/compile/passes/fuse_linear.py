@@ -15,6 +15,7 @@ from tvm import relax
 
 from edgeemo.compile.ir import Expr, Graph, KernelTable, Var, rows_per_stream, static_shape
 from edgeemo.compile.kernels import gemm, pack
+from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.compile.kernels.vector_math import ACTIVATIONS
 from edgeemo.compile.patterns import convolution, depthwise, epilogue
 from edgeemo.compile.patterns.weights import (
@@ -48,7 +49,7 @@ def run(graph: Graph, table: KernelTable) -> list[str]:
             taken = depthwise.run(graph, table, root, transposed)
             product = convolution.product(graph, root, transposed) if taken is None else None
         if weighted:
-            table.products.append(taken if product is None else product.spec.weights)
+            table.products.append(taken if product is None else product.spec.kind)
         if product is not None:
             _emit(graph, table, root, product, transposed)
         elif taken is None and (graph.op(root) != MATMUL or graph.constant(graph.args(root)[1]) is not None):
@@ -63,28 +64,28 @@ def _matmul(graph: Graph, root: Var) -> Product | None:
         return None
     kind, weight, scale = found
     k, n = weight.shape
-    a_scale, zero, largest = 1.0, 0, ANY_INT8
+    a_scale, zero, qmax = 1.0, 0, ANY_INT8
     before: list[tuple[Var, Expr]] = []
     if kind == "s8":
         quantized = quantized_data(graph, data)
         if quantized is None:
             return None
         data, a_scale, zero = quantized
-        largest = graph.largest.get(data, ANY_INT8)
+        qmax = graph.qmax.get(data, ANY_INT8)
         data, weight = padded_to_kernel(graph, data, weight, 0, before)
         k = len(weight)
     rows = rows_per_stream(data)
     if rows is None:
         return None
-    spec = gemm.Gemm(kind, rows, 1, k, 0, k, rows * k, n)
+    spec = Gemm(kind, rows, 1, k, 0, k, rows * k, n)
     if kind != "s8" and graph.is_op(data, "permute_dims") and (columns := _transposed_columns(graph, data)):
         # The last two axes swapped: read by strides instead of copied. A row's elements are ``columns`` apart.
         data = graph.args(data)[0]
-        spec = gemm.Gemm(kind, rows, k, 1, columns, 1, rows * k, n, block=columns, block_stride=columns * k)
+        spec = Gemm(kind, rows, k, 1, columns, 1, rows * k, n, rows_per_block=columns, block_stride=columns * k)
     column_scale = None if scale is None else np.broadcast_to(scale * a_scale, (n,))
     ordered = weight.reshape(1, 1, k, n)
     offset = None if column_scale is None else zero_point_offset(ordered, zero, column_scale)
-    return Product(spec, data, ordered, column_scale, False, before, offset, largest)
+    return Product(spec, data, ordered, column_scale, False, before, offset, qmax)
 
 
 def _transposed_columns(graph: Graph, value: Expr) -> int:
@@ -99,8 +100,8 @@ def _emit(graph: Graph, table: KernelTable, root: Var, product: Product, transpo
     spec = product.spec
     takes = {*ACTIVATIONS, "quantize"}
     takes |= {"residual"} if spec.group_n % 4 == 0 else set()
-    takes |= {"factor"} if spec.weights != "f16" else set()  # halves may not hold the product
-    after = epilogue.follow(graph, root, spec.n, product.conv, spec.weights == "s8", takes)
+    takes |= {"factor"} if spec.kind != "f16" else set()  # halves may not hold the product
+    after = epilogue.follow(graph, root, spec.n, product.conv, spec.kind == "s8", takes)
     if after.factor is not None:
         product.multiply(after.factor)
     after.add_bias(product.offset)
@@ -110,22 +111,22 @@ def _emit(graph: Graph, table: KernelTable, root: Var, product: Product, transpo
         activation=after.activation,
         residual=after.residual is not None,
         quantize=after.inverse is not None,
-        largest=after.largest,
-        pairs=table.target.neon and spec.weights == "s8" and capabilities.pairs_fit(product.weight, product.largest),
+        qmax=after.qmax,
+        winograd=table.target.neon and spec.kind == "s8" and capabilities.winograd_fits(product.weight, product.qmax),
     )
     if after.scalable and product.scale is not None:
-        product.scale, spec = after.scaled(product.scale), replace(spec, scaled=True)
+        product.scale, spec = after.scaled(product.scale), replace(spec, requant_folded=True)
     weight = np.ascontiguousarray(product.weight)
-    columns = table.target.tiles[spec.weights][1]
-    sparse = pack.sparse_rows(weight[0, 0], columns) if spec.weights == "f32" and spec.taps == spec.groups == 1 else None
+    columns = table.target.tiles[spec.kind][1]
+    sparse = pack.sparse_rows(weight[0, 0], columns) if spec.kind == "f32" and spec.taps == spec.groups == 1 else None
     if sparse is not None:
         counts, index, packed = sparse
-        spec = replace(spec, kept=counts)
+        spec = replace(spec, nonzero_k=counts)
     else:
-        packed = pack.pack_s8(weight) if spec.weights == "s8" else pack.pack_float(weight, columns)
+        packed = pack.pack_s8(weight) if spec.kind == "s8" else pack.pack_float(weight, columns)
     offset = None
-    if spec.pairs:
-        packed, offset = pack.pack_s8_pairs(weight)
+    if spec.winograd:
+        packed, offset = pack.pack_s8_winograd(weight)
     args: list[Expr] = [product.data, relax.const(packed.reshape(-1))]
     if sparse is not None:
         args.append(relax.const(index))

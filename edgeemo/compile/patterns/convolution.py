@@ -15,7 +15,7 @@ import numpy as np
 from tvm import relax
 
 from edgeemo.compile.ir import Expr, Graph, Var, new_var, rows_per_stream, static_shape
-from edgeemo.compile.kernels import gemm
+from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.compile.patterns.weights import ANY_INT8, Product, padded_to_kernel, quantized_data, read_weights, zero_point_offset
 from edgeemo.targets import capabilities
 
@@ -62,13 +62,13 @@ def product(graph: Graph, root: Var, transposed: Transposed) -> Product | None:
     if not capabilities.convolution_fits(kind, groups, weight.shape[1], dilations):
         return None
     last: Expr | None = transposed[data] if known(data, transposed) else None
-    a_scale, zero, largest = 1.0, 0, ANY_INT8
+    a_scale, zero, qmax = 1.0, 0, ANY_INT8
     if kind == "s8":
         quantized = quantized_data(graph, data if last is None else last)
         if quantized is None:
             return None
         value, a_scale, zero = quantized
-        largest = max(graph.largest.get(value, ANY_INT8), abs(zero))
+        qmax = max(graph.qmax.get(value, ANY_INT8), abs(zero))
         data, last = (value, None) if last is None else (data, value)
     before: Bindings = []
     if last is None:
@@ -79,12 +79,12 @@ def product(graph: Graph, root: Var, transposed: Transposed) -> Product | None:
     over = _one_dimension if len(shape) == 3 else _two_dimensions
     spec, last, ordered = over(graph, last, weight, kind, window, before)
     offset = None if column_scale is None else zero_point_offset(ordered, zero, column_scale)
-    return Product(spec, last, ordered, column_scale, True, before, offset, largest)
+    return Product(spec, last, ordered, column_scale, True, before, offset, qmax)
 
 
 def _one_dimension(
     graph: Graph, data: Expr, weight: np.ndarray, kind: str, window: _Window, before: Bindings
-) -> tuple[gemm.Gemm, Expr, np.ndarray]:
+) -> tuple[Gemm, Expr, np.ndarray]:
     """A tap per window position: groups' channels lie apart. Where bytes would have to be filled up to what the kernel loads, a
     window without gaps is one tap instead: a waveform's one channel would become 16."""
     if kind == "s8" and weight.shape[1] % capabilities.K_S8 and window.groups == 1 and window.dilations[0] == 1:
@@ -92,7 +92,7 @@ def _one_dimension(
         data = padded(graph, data, [(window.padding[0], window.padding[1] + beyond)], window.zero, before)
         (_, time, channels), (_, _, tap_k, n) = static_shape(data), ordered.shape
         assert time and channels
-        return gemm.Gemm(kind, window.out[0], 1, tap_k, 0, channels * window.strides[0], channels * time, n), data, ordered
+        return Gemm(kind, window.out[0], 1, tap_k, 0, channels * window.strides[0], channels * time, n), data, ordered
     data = padded(graph, data, [(window.padding[0], window.padding[1])], window.zero, before)
     if kind == "s8":
         data, weight = padded_to_kernel(graph, data, weight, 1, before)
@@ -100,13 +100,13 @@ def _one_dimension(
     groups, channels, (_, time, _) = window.groups, tap_k * window.groups, static_shape(data)
     assert time is not None
     between, stride = channels * window.dilations[0], channels * window.strides[0]
-    spec = gemm.Gemm(kind, window.out[0], taps, tap_k, between, stride, channels * time, n, groups)
+    spec = Gemm(kind, window.out[0], taps, tap_k, between, stride, channels * time, n, groups)
     return spec, data, weight.reshape(groups, n // groups, tap_k, taps).transpose(0, 3, 2, 1)
 
 
 def _two_dimensions(
     graph: Graph, data: Expr, weight: np.ndarray, kind: str, window: _Window, before: Bindings
-) -> tuple[gemm.Gemm, Expr, np.ndarray]:
+) -> tuple[Gemm, Expr, np.ndarray]:
     """A tap per row of the window."""
     ordered, beyond = _whole_taps(kind, weight)
     top, left, bottom, right = window.padding
@@ -115,9 +115,9 @@ def _two_dimensions(
     assert height and width and channels
     line, (lines, places) = width * channels, window.out
     row_stride, block_stride = window.strides[1] * channels, window.strides[0] * line
-    spec = gemm.Gemm(kind, lines * places, taps, tap_k, window.dilations[0] * line, row_stride, height * line, n)
+    spec = Gemm(kind, lines * places, taps, tap_k, window.dilations[0] * line, row_stride, height * line, n)
     if block_stride != places * row_stride:  # else all rows are one row_stride apart, and tiles may span lines
-        spec = replace(spec, block=places, block_stride=block_stride)
+        spec = replace(spec, rows_per_block=places, block_stride=block_stride)
     return spec, data, ordered
 
 
@@ -154,11 +154,11 @@ def channels_last(graph: Graph, value: Expr, before: Bindings) -> Expr:
         graph.value[var] = relax.op.quantize(source, *graph.args(value)[1:], axis=-1, out_dtype="int8")
         before.append((var, graph.value[var]))
         return var
-    if value in graph.largest and graph.is_op(value, "clip"):
+    if value in graph.qmax and graph.is_op(value, "clip"):
         source = channels_last(graph, graph.args(value)[0], before)
         var = new_var("clipped", list(source.ty.shape), "int8")
         graph.value[var] = relax.op.clip(source, *graph.args(value)[1:])
-        graph.largest[var] = graph.largest[value]
+        graph.qmax[var] = graph.qmax[value]
         before.append((var, graph.value[var]))
         return var
     shape = list(value.ty.shape)
@@ -172,8 +172,8 @@ def channels_first(graph: Graph, root: Var, transposed: Transposed, before: Bind
     """``root``, which is channels-first, as the transpose of ``last``."""
     graph.rebind(root, relax.op.permute_dims(last, FIRST[len(last.ty.shape)]), [*before, (last, graph.value[last])])
     transposed[root] = last
-    if root in graph.largest:
-        graph.largest[last] = graph.largest[root]
+    if root in graph.qmax:
+        graph.qmax[last] = graph.qmax[root]
 
 
 def like_last(root: Var) -> Var:

@@ -74,8 +74,8 @@ def run(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> 
         bias=after.bias is not None,
         activation=after.activation,
         quantize=after.inverse is not None,
-        largest=after.largest,
-        scaled=after.scalable,
+        qmax=after.qmax,
+        requant_folded=after.scalable,
     )
     ordered = np.ascontiguousarray(weight.reshape(channels, -1).T).astype(np.int8 if int8 else np.float32)
     args = [last, relax.const(ordered.reshape(-1))]
@@ -85,4 +85,4 @@ def run(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> 
     args += [] if after.bias is None else [relax.const(after.bias.astype(np.float32))]
     args += [] if after.inverse is None else [relax.const(np.array([after.inverse[0]], np.float32))]
     epilogue.rebind(graph, after, table.add(spec, kernel.build), args, before, transposed)
-    return spec.weights
+    return spec.kind

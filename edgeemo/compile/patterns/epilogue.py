@@ -29,7 +29,7 @@ class Epilogue:
     activation: str = ""
     residual: Expr | None = None
     inverse: np.ndarray | None = None
-    largest: int = INT8_MAX  # magnitude of what is quantized
+    qmax: int = INT8_MAX  # magnitude of what is quantized
 
     def add_bias(self, offset: np.ndarray | None) -> None:
         if offset is not None:
@@ -104,7 +104,7 @@ def follow(graph: Graph, root: Var, n: int, conv: bool, int8: bool, takes: Colle
             elif scale.size != n or done.activation not in ("", "relu") or done.residual is not None or not int8:
                 break
             done.inverse, done.end = 1.0 / scale.astype(np.float64), narrowed(graph, user)
-            done.largest = graph.largest.get(done.end, INT8_MAX)
+            done.qmax = graph.qmax.get(done.end, INT8_MAX)
             break
         else:
             break

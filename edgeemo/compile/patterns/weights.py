@@ -8,7 +8,7 @@ import numpy as np
 from tvm import relax
 
 from edgeemo.compile.ir import Expr, Graph, Var, new_var
-from edgeemo.compile.kernels import gemm
+from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.targets import capabilities
 
 ANY_INT8 = 128  # largest magnitude
@@ -18,14 +18,14 @@ ANY_INT8 = 128  # largest magnitude
 class Product:
     """One product before its epilogue: ``weight`` is (groups, taps, tap_k, group_n); ``scale`` per column for s8."""
 
-    spec: gemm.Gemm
+    spec: Gemm
     data: Expr
     weight: np.ndarray
     scale: np.ndarray | None
     conv: bool
     before: list[tuple[Var, Expr]]
     offset: np.ndarray | None = None  # per column, where the data's zero is not 0: what it adds to every sum
-    largest: int = ANY_INT8  # magnitude of int8 data
+    qmax: int = ANY_INT8  # magnitude of int8 data
 
     def multiply(self, factor: np.ndarray) -> None:
         """Every result by its column's ``factor``."""

@@ -13,6 +13,7 @@ from typing import ClassVar
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Builder, Expr, kernel
+from edgeemo.compile.kernels.specs import KernelSpec
 from edgeemo.compile.kernels.vector_math import exp4
 from edgeemo.targets.board import KernelTarget
 from edgeemo.targets.capabilities import INT8_MAX
@@ -21,7 +22,7 @@ LOWEST = -1e30
 
 
 @dataclass(frozen=True)
-class AttentionShape:
+class AttentionShape(KernelSpec):
     """Queries, keys and values of the new tokens come from one buffer of ``new`` rows per stream, ``row`` elements wide, at given
     columns; earlier tokens from rings in the stream's state row."""
 
@@ -41,7 +42,7 @@ class AttentionShape:
     pooled: bool  # (batch, queries) float32 weights: the weighted mean over queries is the one row that comes out
     state_stride: int  # float32 words from one slot's states to the next
     quantize: bool = False
-    largest: int = INT8_MAX  # magnitude of what is quantized
+    qmax: int = INT8_MAX  # magnitude of the quantized output
 
     @property
     def name(self) -> str:
@@ -82,10 +83,10 @@ def softmax_exponentials(b: Builder, scores: Expr, padded: int) -> Expr:
         b.store(running, b.load(running, 0) + p, 0)
 
     b.store(running, b.load(scores, 0), 0)
-    b.fours(padded, largest)
+    b.for_each_vector(padded, largest)
     top = b.bind(T.Broadcast(b.bind(b.max4(b.load(running, 0))), 4))
     b.store(running, b.splat(0.0), 0)
-    b.fours(padded, exponential)
+    b.for_each_vector(padded, exponential)
     return b.bind(b.splat(T.float32(1.0) / b.sum4(b.load(running, 0))))
 
 
@@ -119,14 +120,14 @@ class _Emitter:
             self.mean = b.scratch(self.padded) if spec.pooled else None
             with T.serial(0, spec.heads) as head:
                 if spec.pooled:
-                    b.fours(self.padded, lambda j: b.store(self.mean, b.splat(0.0), j))
+                    b.for_each_vector(self.padded, lambda j: b.store(self.mean, b.splat(0.0), j))
                 if spec.cached_queries:
                     with T.serial(0, spec.past) as i:
                         self._query(self.rings["q"], self._ring_at(i) + head * spec.width, head, i)
                 with T.serial(0, spec.new) as i:
                     self._query(self.tokens, self._token_at("q", i) + head * spec.width, head, spec.queries - spec.new + i)
                 if spec.pooled:
-                    b.fours(self.padded, lambda j: b.store(self.scores, b.load(self.mean, j), j))
+                    b.for_each_vector(self.padded, lambda j: b.store(self.scores, b.load(self.mean, j), j))
                     self._values(head, b.splat(1.0), b.bind(stream * self.d + head * spec.width))
             self._write_rings()
 
@@ -175,7 +176,9 @@ class _Emitter:
             self._values(head, inverse_sum, b.bind((self.stream * spec.queries + i) * self.d + head * spec.width))
             return
         factor = b.bind(inverse_sum * T.Broadcast(self.pool[self.stream * spec.queries + i], 4))
-        b.fours(self.padded, lambda j: b.store(self.mean, b.fma(b.load(self.scores, j), factor, b.load(self.mean, j)), j))
+        b.for_each_vector(
+            self.padded, lambda j: b.store(self.mean, b.fma(b.load(self.scores, j), factor, b.load(self.mean, j)), j)
+        )
 
     def _values(self, head: Expr, factor: Expr, out_at: Expr) -> None:
         """The window's values, weighted by the scores and summed, times ``factor``, to one row of one head."""
@@ -195,7 +198,7 @@ class _Emitter:
         step = 4 if self.inverse is not None and self.vectors % 4 == 0 else 1
         for v in range(0, self.vectors, step):
             values = [b.bind(b.load(y, 4 * (v + i)) * factor) for i in range(step)]
-            b.store(self.out, values[0] if self.inverse is None else b.to_int8(values, spec.largest), out_at + 4 * v, 4 * step)
+            b.store(self.out, values[0] if self.inverse is None else b.to_int8(values, spec.qmax), out_at + 4 * v, 4 * step)
 
     def _write_rings(self) -> None:
         b = self.b

@@ -75,13 +75,13 @@ class _Emitter:
             self.turned_pool = self._twice(self.pool)
             with T.serial(0, spec.heads) as head:
                 if spec.pooled:
-                    b.fours(self.padded, lambda j: b.store(self.mean, b.splat(0.0), j))
+                    b.for_each_vector(self.padded, lambda j: b.store(self.mean, b.splat(0.0), j))
                 with T.serial(0, spec.queries) as i:
                     self._query(head, i)
                     if not spec.pooled:
                         self._values(head, b.bind((stream * spec.queries + i) * self.d + head * spec.width))
                 if spec.pooled:
-                    b.fours(self.padded, lambda j: self._set_weights(j, b.load(self.mean, j)))
+                    b.for_each_vector(self.padded, lambda j: self._set_weights(j, b.load(self.mean, j)))
                     self._values(head, b.bind(stream * self.d + head * spec.width))
 
     def _twice(self, buffer: Expr | None) -> Expr | None:
@@ -96,7 +96,7 @@ class _Emitter:
             self.b.store(twice, value, j + keys, lanes)
 
         whole = keys // 4 * 4
-        self.b.fours(whole, lambda j: copy(j, 4))
+        self.b.for_each_vector(whole, lambda j: copy(j, 4))
         for j in range(whole, keys):
             copy(j, 1)
         return twice
@@ -133,7 +133,7 @@ class _Emitter:
             first = self._ring(group * 4, head)
             keys = [first + j * spec.width for j in range(4)]
             if spec.queries == 1:  # several would ask several times
-                b.ask_for(self.rings["v"], first, 4 * spec.width)
+                b.prefetch(self.rings["v"], first, 4 * spec.width)
             sums = [b.zeros("int32", 4)] * 4
             for c in range(self.chunks):
                 for j in range(4):
@@ -151,7 +151,7 @@ class _Emitter:
             else:
                 self._set_weights(j, p * total)
 
-        b.fours(self.padded, weigh)
+        b.for_each_vector(self.padded, weigh)
 
     def _add_biases(self, head: Expr, i: Expr) -> None:
         spec, b = self.spec, self.b
@@ -164,7 +164,7 @@ class _Emitter:
             def add(j: Expr, lanes: int = 4, buffer: Expr = buffer, first: Expr = first) -> None:
                 b.store(self.scores, b.load(self.scores, j, lanes) + b.load(buffer, first + j, lanes), j, lanes)
 
-            b.fours(whole, add)
+            b.for_each_vector(whole, add)
             for j in range(whole, spec.keys):
                 add(j, 1)
         for j in range(spec.keys, self.padded):
@@ -182,7 +182,7 @@ class _Emitter:
             b.store(sums, b.zeros("int32", 4), v)
         following = b.bind(T.Select(head + 1 < spec.heads, self._ring(0, head + 1), self.next_state))
         with T.serial(0, spec.keys) as j:
-            b.ask_for(self.rings["k"], following + j * spec.width, spec.width)
+            b.prefetch(self.rings["k"], following + j * spec.width, spec.width)
             weight = b.bind(b.cast(T.Broadcast(self.weights[j], 4), "int32x4"))
             at = self._ring(j, head)
             for c in range(self.chunks):
@@ -194,7 +194,7 @@ class _Emitter:
         for c in range(self.chunks):
             rows = [b.bind(b.cast(b.load(sums, c * LANES + 4 * v), "float32x4") * self.out_factor) for v in range(4)]
             if spec.quantize:
-                b.store(self.out, b.to_int8(rows, spec.largest), out_at + c * LANES, LANES)
+                b.store(self.out, b.to_int8(rows, spec.qmax), out_at + c * LANES, LANES)
             else:
                 for v, row in enumerate(rows):
                     b.store(self.out, row, out_at + c * LANES + 4 * v)
