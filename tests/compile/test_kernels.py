@@ -169,7 +169,7 @@ def test_half_product_of_any_number_of_rows(batch: int, quantize: bool) -> None:
     step = np.abs(expected).max() / 100
     out = np.full((batch, case.rows, case.n), -99, dtype=np.int8 if quantize else np.float32)
     arrays = [a, pack.pack_float(w16, HOST.tiles["f16"][1]), *([np.array([1 / step], np.float32)] * quantize), out]
-    call(gemm.build(replace(spec, weights="f16", quantize=quantize), HOST), batch, arrays)
+    call(gemm.build(replace(spec, kind="f16", quantize=quantize), HOST), batch, arrays)
     if quantize:
         assert np.abs(out - expected / step).max() < 0.51  # half a step, and the sums' order
     else:
