@@ -12,13 +12,13 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from edgeemo.compile.ir import Expr, Graph, Var
+from edgeemo.compile.ir import Expr, Graph, PassContext, Var
 from edgeemo.targets.capabilities import INT8_MAX
 
 SIDES = {"maximum": relax.op.maximum, "minimum": relax.op.minimum}
 
 
-def run(graph: Graph) -> None:
+def run(graph: Graph, context: PassContext) -> None:
     for binding in graph.bindings:
         root = binding.var
         name = _loops(graph, root)
@@ -42,14 +42,8 @@ def _narrow(graph: Graph, root: Var, name: str, data: Expr, high: float | None) 
     users = graph.only_user(quantized), graph.only_user(data)
     if graph.is_op(quantized, "quantize") and users == (data, root) and _bound(graph, low) == -high:
         graph.rebind(root, relax.op.clip(quantized, -int(high), int(high)))
-        graph.users[quantized] = [root]
+        graph.bypass(quantized, root)
         graph.qmax[root] = int(high)
-
-
-def narrowed(graph: Graph, quantized: Var) -> Var:
-    """The variable of a quantize, or of the clip behind it."""
-    user = graph.only_user(quantized)
-    return user if user is not None and user in graph.qmax and graph.is_op(user, "clip") else quantized
 
 
 def _loops(graph: Graph, var: Var) -> str:
