@@ -1,4 +1,4 @@
-"""What is done around the network, by the functions that an artifact has for it: for a batch of one model's calls.
+"""Pre- and post-processing of a batch by an artifact's compiled stream functions, for calls of one model.
 
 Ring, offset, rules and the answer's numbers cost numpy some sixty operations, whose code a board fetches from DRAM every time:
 the weights of a step push it out of the cache. The artifact's ``intake`` and ``decide`` (edgeemo/compile/around.py) do the same

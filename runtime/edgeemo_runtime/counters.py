@@ -1,4 +1,4 @@
-"""What an engine counts, per model version: cheap enough to be always on."""
+"""Counters of an engine, per model version: cheap enough to be always on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LATENCY_BUCKETS = np.array([0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 
 
 
 class ModelCounters:
-    """Of one model. Steps are noted as they come and counted by ``settle`` every so often, which is cheaper than one by one. An
-    answer later than ``budget_s`` after its hop's last sample is a late one."""
+    """Counters of one model. Steps are noted as they come and counted by ``settle`` every so often, which is cheaper than one by
+    one. An answer later than ``budget_s`` after its hop's last sample is a late one."""
 
     def __init__(self, labels: tuple[str, ...], budget_s: float = BUDGET_S) -> None:
         self.names, self.budget_s = labels, budget_s
@@ -61,7 +61,7 @@ class ModelCounters:
 
     @property
     def late_share(self) -> float:
-        """Of the answers, those beyond the budget."""
+        """Share of the answers that came beyond the budget."""
         return self.late / self.steps if self.steps else 0.0
 
     def document(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class ModelCounters:
 
 
 class StreamCounters:
-    """Of audio and calls, whatever the model."""
+    """Counters of audio and calls, whatever the model."""
 
     NAMES = ("opened", "refused", "dropped_hops", "gaps", "filled_samples", "skipped_samples", "resets", "restarts",
              "duplicate_samples", "late_samples", "dropped_samples", "skipped_steps")  # fmt: skip

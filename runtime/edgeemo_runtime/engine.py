@@ -326,7 +326,7 @@ class Engine:
                 self.rings.begin(slot)
 
     def _forget_call(self, slot: int) -> None:
-        """What was learned from a slot's audio."""
+        """Clears what was learned from a slot's audio."""
         self.fleet.clear(slot)
         self._decisions.clear(slot)
         self._conditioner.clear(slot)

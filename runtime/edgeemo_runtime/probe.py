@@ -132,7 +132,7 @@ def exercise(artifact: Artifact) -> None:
 
 
 def _run_child(members: Members, trust: Trust, writer: int, limit_s: float, nice: int) -> NoReturn:
-    """What the child does. It writes what is wrong, or SOUND, and never returns to what its parent was doing."""
+    """Body of the child process. It writes what is wrong, or SOUND, and never returns to what its parent was doing."""
     code = 1
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

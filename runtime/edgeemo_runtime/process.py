@@ -55,7 +55,7 @@ def take_place(cpu: int, priority: int) -> None:
 
 
 def step_back() -> None:
-    """What a child does that its parent's place on the machine is not for: any core, and no priority over ordinary processes."""
+    """Gives up the parent's place on the machine, in a child: any core, and no priority over ordinary processes."""
     with contextlib.suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
@@ -76,8 +76,8 @@ def with_openssl() -> None:
 
 
 def settle_memory() -> None:
-    """What is there now stays: the garbage collector does not walk all of it in the middle of a step any more. For processes that
-    answer in time, once everything is loaded."""
+    """Freezes the objects that are there now: the garbage collector does not walk all of it in the middle of a step any more. For
+    processes that answer in time, once everything is loaded."""
     gc.collect()
     gc.freeze()
 

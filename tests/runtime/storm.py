@@ -82,7 +82,7 @@ def drip(port: int) -> subprocess.Popen[bytes]:
 
 
 def storm(models: Path, parts: list[dict[str, bytes]], watched_process: int, pace_s: float) -> None:
-    """What happens to the folder, in a process of its own: a model every ``pace_s``, and SIGHUP twenty times a second."""
+    """Changes the folder, in a process of its own: a model every ``pace_s``, and SIGHUP twenty times a second."""
     rng = random.Random(7)
     plan = [("broken", i % KINDS) for i in range(BROKEN)] + [("good", i % len(parts)) for i in range(GOOD)]
     rng.shuffle(plan)

@@ -202,7 +202,7 @@ class _Builder:
             self.calls.append((tick, [Tensor("slots"), Tensor("state", 0)]))
 
     def _copy_to_output(self, var: Expr, tensor: Tensor, index: int) -> None:
-        """Of what has its place already: an input, a part of a split, a view of another output, a constant."""
+        """Copies a result that has its place already: an input, a part of a split, a view of another output, a constant."""
         constant = tensor.place == "weights"
         elements = int(np.prod([d or 1 for d in static_shape(var)[1:]], initial=1))
         spec = state_kernels.OutputCopy(elements, str(var.ty.dtype), constant)

@@ -1,4 +1,4 @@
-"""What goes on between two steps of a live process: models that change, a canary that is judged, figures that are looked at."""
+"""Supervises a live engine between steps: follows model links, judges the canary, writes status and metrics."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Operator:
             signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_ended", True))
 
     def poll(self) -> bool:
-        """What is due between two steps, in a few milliseconds at most. False once the process is to end."""
+        """Does what is due between two steps, in a few milliseconds at most. False once the process is to end."""
         now = self.engine.clock()
         if self.models and (self._asked or (self.config.swap.watch_s and now - self._looked >= self.config.swap.watch_s)):
             if self._asked and now - self._refused_at >= RETRY_S:
@@ -94,7 +94,7 @@ class Operator:
 
     # -- models ----------------------------------------------------------------------------------------------------------
     def _look(self, models: Path) -> None:
-        """What the links say against what serves: begins to bring in what is new."""
+        """Compares the links with what serves: begins to bring in what is new."""
         links = store.linked(models, store.CURRENT), store.linked(models, store.CANARY)
         if links != self._links:
             self._links = links
