@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgeemo_runtime.decision import REASONS, Decided
-from edgeemo_runtime.model import LARGEST_BATCH
+from edgeemo_runtime.model import MAX_BATCH
 
 NOTED = 64  # batches
 BUDGET_S = 0.02  # seconds from a hop's last sample to its answer: within 180 ms, of which a hop takes 160
@@ -22,7 +22,7 @@ class ModelCounters:
     def __init__(self, labels: tuple[str, ...], budget_s: float = BUDGET_S) -> None:
         self.names, self.budget_s = labels, budget_s
         self.steps = self.changes = self.jumps = self.low = self.errors = self.late = 0
-        self.batches = np.zeros(LARGEST_BATCH + 1, dtype=np.int64)  # by size
+        self.batches = np.zeros(MAX_BATCH + 1, dtype=np.int64)  # by size
         self.labels = np.zeros(len(labels), dtype=np.int64)
         self.handoffs = np.zeros(len(REASONS), dtype=np.int64)  # by reason; [0] is not used
         self.latency = np.zeros(len(LATENCY_BUCKETS) + 1, dtype=np.int64)

@@ -38,7 +38,7 @@ def resident_mb() -> float:
     return pages * 4096 / 1e6
 
 
-class Operator:
+class Supervisor:
     """Looks after an engine. ``models`` is the folder that edgeemo-run install writes, if the engine runs from one."""
 
     def __init__(self, engine: Engine, loop: LiveLoop, config: Config, models: Path | None, trust: Trust = ANYONE) -> None:
@@ -58,7 +58,7 @@ class Operator:
         m = config.metrics
         self._server = MetricsServer(engine, m.host, m.port, read_token(m.token_file)) if m.port else None
 
-    def take_signals(self, end: bool) -> None:
+    def install_signal_handlers(self, end: bool) -> None:
         """SIGHUP looks at the links at once; with ``end`` SIGTERM ends the loop between two steps."""
         signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_asked", True))
         if end:
