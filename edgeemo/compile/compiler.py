@@ -42,9 +42,13 @@ from edgeemo.export.load import load_onnx
 from edgeemo.isolated import isolated
 from edgeemo.quantize.report import KEY as QUANTIZATION
 
-# Passes that find nothing to do in a graph without a stream contract and take most of a large one's time. The contract's own
-# models keep them: their code is what was measured.
-UNNEEDED = ["s_tir.InjectPermutedLayout", "s_tir.RenormalizeSplitPattern", "s_tir.InjectVirtualThread"]
+# Passes that find nothing to do in a graph without a stream contract, or that LLVM does again, and that take most of a large
+# one's time. The contract's own models keep them: their code is what was measured.
+UNNEEDED = [
+    "s_tir.InjectPermutedLayout", "s_tir.RenormalizeSplitPattern", "s_tir.InjectVirtualThread", "s_tir.CompactBufferAllocation",
+    "s_tir.InjectSoftwarePipeline", "s_tir.HoistIfThenElse", "tirx.RemoveNoOp", "tirx.CommonSubexprElim", "s_tir.LowerVtcmAlloc",
+    "s_tir.ThreadSync", "s_tir.InferFragment",
+]  # fmt: skip
 
 
 @dataclass

@@ -26,7 +26,7 @@ def lower(model: Imported, table: KernelTable, dump: Dump) -> tuple[Step, list[s
     fuse_norm.run_quantize(graph, table)
     mod = graph.finish(_results(graph, model, in_place))
     dump("1_fused.relax", lambda: mod.script(show_meta=False))
-    mod = stock.run(mod)
+    mod = stock.run(mod, infinities=model.contract is None)
     dump("2_lowered.relax", lambda: mod.script(show_meta=False))
     step = build_step(mod, table, model.states, list(model.inputs.values()), model.outputs, model.contract is not None)
     dump("3_step.tir", lambda: step.mod.script(show_meta=False))

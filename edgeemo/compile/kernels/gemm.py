@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from edgeemo_runtime.errors import EdgeEmoError
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
@@ -25,6 +26,8 @@ SLOTS = 40  # of its desk
 CROWDED = 2  # steps of an epilogue to a product
 UNROLLED_GROUPS = {"s8": 1, "f16": 2, "f32": 2}
 UNROLLED_TILES = 16  # of a stream's rows
+UNROLLED_ACTIVATED = 4  # where an activation follows, which is most of a tile's code
+UNROLLED_STEPS = 2000  # of activations of all a float kernel's tiles: more of them are a loop over a tile's columns
 WEIGHT_DTYPES = {"s8": "int8", "f16": "float16", "f32": "float32"}
 
 
@@ -281,7 +284,8 @@ class _Emitter:
 
     def _block_tiles(self, row: Expr, start: Expr, rows: int) -> Iterator[list[tuple[Expr, Expr]]]:
         first = 0
-        if rows // self.whole > UNROLLED_TILES:
+        unrolled = UNROLLED_ACTIVATED if self.spec.activation in STEPS else UNROLLED_TILES
+        if rows // self.whole > (1 if self._activation_steps() > UNROLLED_STEPS else unrolled):
             row, start = self.b.bind(row), self.b.bind(start)
             with T.serial(0, rows // self.whole) as tile:
                 yield self._rows_from(row + tile * self.whole, start + tile * (self.whole * self.spec.row_stride), 0, self.whole)
@@ -296,8 +300,32 @@ class _Emitter:
     ) -> None:
         """One tile: ``rows`` are (output row, first element of a); ``column`` counts within the group."""
         sums = self.micro.s8(rows, neon, w_at) if self.spec.weights == "s8" else self.micro.floats(rows, width, w_at)
+        places = [out for out, _ in rows]
+        long = self._activation_steps() > UNROLLED_STEPS and self.spec.weights != "s8"
+        if long and width > 4 and self.spec.group_n % 4 == 0:
+            self._epilogue_in_loop(sums, places, group, column)
+            return
         for j in range(width // 4):
-            self._epilogue([s[j] for s in sums], [out for out, _ in rows], group, column + 4 * j)
+            self._epilogue([s[j] for s in sums], places, group, column + 4 * j)
+
+    def _activation_steps(self) -> int:
+        """Steps of the activation in the code, were it written out for all kinds of tiles (see _row_tiles)."""
+        spec, whole = self.spec, self.whole
+        rest = sum(range(1, whole)) if spec.flat else spec.rows % whole
+        tiles = self.tile[0] + whole if spec.flat else min(spec.rows // whole, UNROLLED_ACTIVATED) * whole
+        return (tiles + (rest if spec.rows % whole else 0)) * self.tile[1] // 4 * STEPS.get(spec.activation, 0)
+
+    def _epilogue_in_loop(self, sums: list[list[Expr]], rows: list[Expr], group: Expr, column: Expr) -> None:
+        """Of all columns of a tile, whose sums go through memory."""
+        b, vectors = self.b, len(sums[0])
+        waiting = b.scratch(len(sums) * vectors * 4)
+        for i, of_row in enumerate(sums):
+            for j, value in enumerate(of_row):
+                b.store(waiting, value, (i * vectors + j) * 4)
+        with T.serial(0, vectors) as j:
+            self._epilogue(
+                [b.load(waiting, (i * vectors + j) * 4) for i in range(len(sums))], rows, group, b.bind(column + j * 4)
+            )
 
     def _beside(self, pending: _Pending) -> Beside:
         """The pending tile's epilogue."""
@@ -420,7 +448,9 @@ class _Emitter:
 def build(spec: Gemm, target: KernelTarget):  # type: ignore[no-untyped-def]
     """The kernel: (batch, a, w, [index], [offset], [scale], [bias], [residual], [out_inverse_scale], out)."""
     if spec.residual and spec.group_n % 4:
-        raise ValueError("a residual is added in fours: the number of columns must be a multiple of 4")
+        raise EdgeEmoError(
+            f"{spec.name}: a residual is added in fours, and {spec.group_n} columns are no multiple of 4; report it"
+        )
     with kernel(spec.name, target) as (b, batch):
         _Emitter(spec, b).body(batch)
     return b.result

@@ -117,14 +117,14 @@ def _emit(graph: Graph, table: KernelTable, root: Var, product: Product, transpo
     weight = np.ascontiguousarray(product.weight)
     columns = table.target.tiles[spec.weights][1]
     sparse = pack.sparse_rows(weight[0, 0], columns) if spec.weights == "f32" and spec.taps == spec.groups == 1 else None
+    offset = None
     if sparse is not None:
         counts, index, packed = sparse
         spec = replace(spec, kept=counts)
+    elif spec.pairs:
+        packed, offset = pack.pack_s8_pairs(weight)
     else:
         packed = pack.pack_s8(weight) if spec.weights == "s8" else pack.pack_float(weight, columns)
-    offset = None
-    if spec.pairs:
-        packed, offset = pack.pack_s8_pairs(weight)
     args: list[Expr] = [product.data, relax.const(packed.reshape(-1))]
     if sparse is not None:
         args.append(relax.const(index))
