@@ -161,7 +161,7 @@ def test_usage_errors_exit_2() -> None:
     assert edgeemo("quantize", "--clips", "0").exit_code == 2
     assert edgeemo("nonsense").exit_code == 2
     for arguments, words in (
-        (("quantize", "--observer", "entropy"), "kl, mse, percentile, min-max"),
+        (("quantize", "--threshold", "entropy"), "kl, mse, percentile, min-max"),
         (("export", "--model", "mfcc-bilstm", "--checkpoint", "x.safetensors"), "leave --model out"),
         (("export", "--model", "resnet"), "cosyvoice-tiny, cosyvoice-nano, whisper-tiny-cls, mfcc-bilstm"),
         (("train", "--model", "cosyvoice-nano", "--data", "x", "--unlabelled", "y"), "--teacher"),
@@ -180,11 +180,11 @@ def test_calibration_takes_one_split_and_the_observer_asked_for(files: dict[str,
     kept = {}
     for observer in ("kl", "min-max"):
         out = tmp_path / f"{observer}.onnx"
-        chosen = ("--calib", tmp_path, "--split", "train", "--observer", observer)
+        chosen = ("--calib", tmp_path, "--split", "train", "--threshold", observer)
         report = json.loads(edgeemo("quantize", files["float"], *chosen, "--out", out, "--json").stdout)
         assert report["clips"] == 3
-        assert report["method"] == observer
-        kept[observer] = [x["clipped"] for x in report["layers"] if x["clipped"] is not None]
+        assert report["threshold"] == observer
+        kept[observer] = [x["clip_ratio"] for x in report["layers"] if x["clip_ratio"] is not None]
     assert set(kept["min-max"]) == {1.0}
     assert min(kept["kl"]) < 0.9
 

@@ -54,7 +54,7 @@ class Evaluations:
 
     def _scale(self, planned: Plan, tensor: str, precision: str) -> tuple[float, int] | None:
         how = planned.scalings[tensor]
-        return (self._ranges[tensor].scale(how), how.largest) if precision == "int8" else None
+        return (self._ranges[tensor].scale(how), how.qmax) if precision == "int8" else None
 
     def scores(self, recipes: Sequence[Recipe], progress: Progress = lambda done: None) -> Iterator[Score]:
         """In the recipes' order; every new one is logged as soon as it is known. ``progress``: recipes done."""

@@ -53,7 +53,7 @@ def study(part: Part, calibration: Calibration, scalings: Scalings) -> Local:
     widest = max(part.tensors, key=lambda t: calibration.ranges[t].largest)
     observed, x = calibration.ranges[widest], calibration.samples[widest]
     assert isinstance(observed, Observer)
-    threshold = observed.threshold(scalings[widest].observer)
+    threshold = observed.threshold(scalings[widest].threshold)
     beyond = round(threshold / observed.largest * BINS) if observed.largest else BINS
     norms = float(np.linalg.norm(y) * np.linalg.norm(q))
     return Local(
@@ -70,9 +70,9 @@ def study(part: Part, calibration: Calibration, scalings: Scalings) -> Local:
     )
 
 
-def sqnr_by_observer(part: Part, calibration: Calibration, scalings: Scalings) -> dict[str, float]:
-    """dB, of the part's output in INT8, its inputs clipped by each observer."""
-    tried = {o: {t: replace(scalings[t], observer=o) for t in part.tensors} for o in THRESHOLDS}
+def sqnr_by_threshold(part: Part, calibration: Calibration, scalings: Scalings) -> dict[str, float]:
+    """dB, of the part's output in INT8, its inputs clipped by each threshold method."""
+    tried = {o: {t: replace(scalings[t], threshold=o) for t in part.tensors} for o in THRESHOLDS}
     return {o: sqnr_db(*_outputs(part, calibration, how)) for o, how in tried.items()}
 
 
@@ -93,7 +93,7 @@ def _outputs(part: Part, calibration: Calibration, scalings: Scalings) -> tuple[
 
 def _int8(tensor: str, calibration: Calibration, scalings: Scalings) -> np.ndarray:
     how = scalings[tensor]
-    return fake_quantize(calibration.samples[tensor], calibration.ranges[tensor].scale(how), how.largest)
+    return fake_quantize(calibration.samples[tensor], calibration.ranges[tensor].scale(how), how.qmax)
 
 
 def _largest_per_channel(values: np.ndarray, axis: int) -> np.ndarray:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from edgeemo.quantize.layers import Layer, gains_by_range
+from edgeemo.quantize.layers import Layer, gains_by_winograd
 from edgeemo.quantize.plan import Plan, plan
-from edgeemo.quantize.recipe import Recipe, Rule
+from edgeemo.quantize.recipe import Recipe
 from edgeemo.targets.board import BoardTarget
 from edgeemo.targets.capabilities import INT8_MAX
 
@@ -40,18 +40,18 @@ class Part:
     def cycles(self, precision: str, recipe: Recipe, board: BoardTarget) -> float | None:
         """Estimated from the board's modelled MACs per cycle; None where nobody has modelled it. ``recipe``: how much of int8 it
         uses."""
-        reduced = precision == "int8" and any(self._in_pairs(layer, recipe) for layer in self.layers)
+        reduced = precision == "int8" and any(self._by_winograd(layer, recipe) for layer in self.layers)
         rate = board.macs_per_cycle.get("int8_pairs" if reduced else precision)
         return None if rate is None else self.macs / rate
 
-    def _in_pairs(self, layer: Layer, recipe: Recipe) -> bool:
-        largest = recipe.activation_scaling(layer.name).largest + recipe.weight_scaling(layer.name).largest
-        return largest <= INT8_MAX and gains_by_range(layer.node, layer.weight)
+    def _by_winograd(self, layer: Layer, recipe: Recipe) -> bool:
+        qmax = recipe.activation_scaling(layer.name).qmax + recipe.weight_scaling(layer.name).qmax
+        return qmax <= INT8_MAX and gains_by_winograd(layer.node, layer.weight)
 
 
 def find_parts(planned: Plan) -> list[Part]:
     """In the graph's order. What the recipe keeps in float is among them: an analysis says what that buys."""
-    whole = plan(planned.model, "", Recipe(rules=(Rule(".", "int8"),)))
+    whole = plan(planned.model, "", planned.recipe.keep((".",), "int8", "analysis"))
     shapes = _shapes(planned.model)
     observed = set(planned.observed)
     by_weight: dict[str, list[Layer]] = {}

@@ -34,7 +34,7 @@ def along_network(found: Sequence[Sensitivity], local: dict[str, Local], measure
 
 
 def histogram(local: Local) -> str:
-    """Absolute input values with the threshold of the recipe's observer; counts on a logarithmic scale."""
+    """Absolute input values with the recipe's threshold; counts on a logarithmic scale."""
     counts = local.histogram.reshape(BARS, -1).sum(axis=1)
     figure, axes = pyplot.subplots(figsize=(4.6, 2.6))
     axes.stairs(np.maximum(counts, 0.5), np.linspace(0, local.largest_input or 1.0, BARS + 1), fill=True, color="#9ab4cc")

@@ -1,0 +1,3 @@
+"""Names of what a clip can be heard through, apart from the signal processing: the command line lists them without loading torch."""
+
+LINES = ("clean", "alaw", "mulaw", "noise20", "noise10", "noise5")
