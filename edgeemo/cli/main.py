@@ -29,7 +29,7 @@ class Verbs(DebuggableGroup):
         return next(v for v in vars(module).values() if isinstance(v, click.Command) and v.name == name)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120})
 @click.version_option(__version__)
 def main() -> None:
     """From a torch speech-emotion model to an INT8 artifact for an ARM board: export, quantize, compile, eval.

@@ -1,8 +1,8 @@
 """Options that verbs share: the same one means the same on every verb.
 
 --calib, --calib-split, --calib-limit and --feeds say what thresholds come from; --data, --split and --limit on what a model is
-scored; --out, --force and --json where answers go. Choices are read from the registries; none of them loads torch, ONNX Runtime or
-TVM, so that help and shell completion stay quick.
+scored; --out, --force and --json where answers go. Choices are read from the registries; none of them loads torch, ONNX
+Runtime or TVM, so that help and shell completion stay quick.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def output_options(default: str) -> Decorator:
 
 def report_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--out, --force and --json of a verb that reports figures."""
-    options = [
+    options: list[Decorator] = [
         click.option("--out", type=FILE, default=None, help="Write the JSON document to this file as well."),
         click.option("--force", is_flag=True, help="Write over existing files."),
         json_option,
@@ -202,8 +202,10 @@ calibration_options = gathered(
         click.option("--recipe", type=RecipeName(), default=DEFAULT_RECIPE, help="A name of `edgeemo recipes`, or a TOML file."),
         click.option("--threshold", type=click.Choice(list(THRESHOLDS)), default=None,
                      help="How activations are clipped [default: the recipe's]."),
-        click.option("--calib", type=FOLDER, default=Path("calibration"), help="Folder of clips (WAV, FLAC, OGG) to calibrate on."),
-        click.option("--calib-split", metavar="NAME", default=None, help="Only this split of --calib's manifest [default: all clips]."),
+        click.option("--calib", type=FOLDER, default=Path("calibration"),
+                     help="Folder of clips (WAV, FLAC, OGG) to calibrate on."),
+        click.option("--calib-split", metavar="NAME", default=None,
+                     help="Only this split of --calib's manifest [default: all clips]."),
         click.option("--calib-limit", type=click.IntRange(1), default=None,
                      help="So many of its clips, or feeds, evenly spread [default: all]."),
         click.option("--feeds", type=FOLDER, default=None, metavar="DIR",

@@ -61,7 +61,8 @@ def search_options(limit: int | None, budget: int) -> Decorator:
         [
             data_options(None, limit=limit, folder="Clips (with --feeds: feeds) to compare on [default: those calibrated on].",
                          split="Only this split of --data's manifest [default: dev, where it has it]."),
-            click.option("--max-f1-drop", type=click.FloatRange(-1, 1), default=None, help="Find a recipe that loses no more macro-F1."),
+            click.option("--max-f1-drop", type=click.FloatRange(-1, 1), default=None,
+                         help="Find a recipe that loses no more macro-F1."),
             click.option("--min-sqnr", type=float, default=None, help="Find one whose answers have this SQNR, dB."),
             target_option("Board whose cycles a recipe is counted in"),
             click.option("--budget", type=click.IntRange(2), default=budget, help="Most evaluations that the search may take."),

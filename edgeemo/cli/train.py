@@ -72,8 +72,8 @@ class TrainOptions:
         click.option("--init", type=FILE, default=None, help="Checkpoint to continue from [default: from scratch]."),
         click.option("--teacher", "teachers", is_flag=False, flag_value="whisper", multiple=True, metavar="[FILE]",
                      help="Distil as well, from Whisper tiny.en (needs edgeemo[teacher]), a folder with another CTranslate2 "
-                     "Whisper, or a whisper-tiny-cls checkpoint. The first gives cosyvoice-nano states to follow, all of them soft "
-                     "labels. cosyvoice-tiny always has Whisper tiny.en."),
+                     "Whisper, or a whisper-tiny-cls checkpoint. The first gives cosyvoice-nano states to follow, all of them "
+                     "soft labels. cosyvoice-tiny always has Whisper tiny.en."),
         click.option("--unlabelled", type=FOLDER, default=None, help="Any other speech, of which teachers' states are followed."),
         click.option("--resume", is_flag=True, help="cosyvoice-tiny: go on where a run with the same --out was cut off."),
         click.option("--intensity", is_flag=True,

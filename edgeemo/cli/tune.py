@@ -90,7 +90,8 @@ def _search(ready: Prepared, searching: SearchOptions, goal: Goal, kept: Path) -
     parts = ", ".join(p.name for p in nearest.kept) or "no part"
     raise EdgeEmoError(
         f"no recipe of {len(found.points)} within --budget {searching.budget} reaches {goal}; nearest: {drop}"
-        f"{nearest.score.sqnr_db:.1f} dB, keeping {parts}; what was scored is kept in {kept / LOG}, a larger --budget goes on from it"
+        f"{nearest.score.sqnr_db:.1f} dB, keeping {parts}; what was scored is kept in {kept / LOG}, a larger --budget goes on "
+        "from it"
     )
 
 

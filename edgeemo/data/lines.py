@@ -1,3 +1,4 @@
-"""Names of what a clip can be heard through, apart from the signal processing: the command line lists them without loading torch."""
+"""Names of the channels that a clip can go through, apart from the signal processing: the command line lists them without
+loading torch."""
 
 LINES = ("clean", "alaw", "mulaw", "noise20", "noise10", "noise5")

@@ -17,7 +17,7 @@ CHANNEL_BINS = 512  # a channel has hundreds of values, not a tensor's tens of t
 
 @dataclass(frozen=True)
 class WeightScaling:
-    """How weights are clipped and scaled. ``threshold``: a name of THRESHOLDS; ``granularity``: of GRANULARITIES; ``qmax``: largest
+    """Clipping and scaling of weights. ``threshold``: a name of THRESHOLDS; ``granularity``: of GRANULARITIES; ``qmax``: largest
     magnitude of a quantized weight."""
 
     threshold: str

@@ -58,8 +58,8 @@ def _all_thresholds(observed: Range) -> dict[str, float]:
 
 
 def calibration_document(planned: Plan, calibration: Calibration, jobs: int = 1) -> dict[str, Any]:
-    """The document that the file holds: every tensor's threshold by every method, so that it outlives a change of recipe. Of a calibration
-    with histograms, that is one not read from a file."""
+    """The document that the file holds: every tensor's threshold by every method, so that it outlives a change of recipe. The
+    calibration has histograms, that is, it was not read from a file."""
     read_by: dict[str, list[str]] = {t: [] for t in calibration.ranges}
     for layer in planned.layers:
         read_by.get(layer.input, []).append(layer.name)

@@ -19,7 +19,7 @@ BLOCK = 1 << 20  # values at a time: temporaries do not grow with a tensor
 
 @dataclass(frozen=True)
 class ActivationScaling:
-    """How a tensor is clipped and scaled. ``threshold``: a name of THRESHOLDS; ``qmax``: largest magnitude of a quantized value,
+    """Clipping and scaling of a tensor. ``threshold``: a name of THRESHOLDS; ``qmax``: largest magnitude of a quantized value,
     INT8_MAX at most."""
 
     threshold: str
@@ -30,7 +30,7 @@ Scalings = dict[str, ActivationScaling]  # by tensor
 
 
 class Range(ABC):
-    """What quantization needs to know of a tensor, wherever it comes from."""
+    """Everything that quantization needs to know of a tensor, wherever it comes from."""
 
     largest: float  # magnitude
 
