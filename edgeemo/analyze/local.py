@@ -19,7 +19,7 @@ DEAD = 1e-6  # of the largest channel's: nothing comes out of such weights
 
 @dataclass(frozen=True)
 class Local:
-    """Of a part in INT8. ``input_channels``: largest magnitude of each of the input's channels, over the sampled steps;
+    """Figures of a part in INT8 by itself. ``input_channels``: largest magnitude of each of the input's channels, over the sampled steps;
     ``weight_channels``: of each of the weights' output channels. ``saturation``: share of input values beyond the threshold."""
 
     sqnr_db: float
@@ -77,7 +77,7 @@ def sqnr_by_threshold(part: Part, calibration: Calibration, scalings: Scalings) 
 
 
 def _outputs(part: Part, calibration: Calibration, scalings: Scalings) -> tuple[np.ndarray, np.ndarray]:
-    """What a part gives in float and in INT8 on the sampled inputs, float64, flat. Of an attention: what it reads."""
+    """Outputs of a part in float and in INT8 on the sampled inputs, float64, flat; of an attention its inputs."""
     floating, int8 = [], []
     for layer in part.layers:
         x = calibration.samples[layer.input]

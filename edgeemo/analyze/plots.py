@@ -59,7 +59,7 @@ def channels(local: Local) -> str:
 
 
 def pareto(found: Found, measure: str) -> str:
-    """What every recipe the search scored costs, and how far it is from float; the proposal is marked."""
+    """Cost of every recipe the search scored, and how far it is from float; the proposal is marked."""
     modelled = all(p.more_cycles is not None for p in found.points)
     costs = [(p.more_cycles or 0.0) / 1e3 if modelled else p.more_bytes / 1e3 for p in found.points]
     figure, axes = pyplot.subplots(figsize=(6, 3.6))

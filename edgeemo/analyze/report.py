@@ -86,7 +86,7 @@ def proposal_toml(found: Found, asked: str, about: str, measure: str) -> str | N
 
 
 def proposal_toml_comment(found: Found, asked: str, about: str, measure: str) -> str:
-    """What the file says above the recipe: where it is from, what it brings, what it costs."""
+    """The comment above the recipe in its file: where it is from, what it brings, what it costs."""
     assert found.best is not None
     best, was, now = found.best, found.points[0].score, found.best.score
     drops = "" if was.drop is None or now.drop is None else f", drop of macro-F1 {was.drop:+.4f} -> {now.drop:+.4f}"

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 @click.argument("model", type=FILE, default=FLOAT_MODEL)
 @calibration_options
 @search_options(limit=64, budget=40)
-@click.option("--save-recipe", type=FILE, default=BUILD / "proposed.toml", help="Where the proposed recipe goes (TOML).")
+@click.option(
+    "--save-recipe", type=FILE, default=BUILD / "proposed.toml", metavar="FILE", help="Keep the recipe proposed (TOML)."
+)
 @output_options("build/analysis.html")
 @user_errors
 def analyze(

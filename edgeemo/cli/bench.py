@@ -28,7 +28,7 @@ def _sizes(context: click.Context, option: click.Parameter, given: str) -> list[
 @click.command()
 @artifact_options(None, None)
 @a72cost_option
-@click.option("--batch", "sizes", callback=_sizes, default="1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16",
+@click.option("--batches", "sizes", callback=_sizes, default="1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16",
               help="Batch sizes, by commas.")  # fmt: skip
 @click.option("--plot", type=FILE, default=None, help="PNG of cost per stream against batch size.")
 @report_options

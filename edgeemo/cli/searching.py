@@ -83,7 +83,7 @@ class Prepared:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the document of a search says of its data."""
+        """The part of a search's document that says which data it was."""
         c = self.calibration
         on = {"files": len(self.compared.files), "on": self.compared.on, "measure": self.compared.measure}
         return {"calibration": {"files": c.clips, "steps": c.steps, "data_sha256": c.data_sha256}, "evaluation": on}

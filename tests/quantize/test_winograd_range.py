@@ -77,17 +77,17 @@ def test_layers_that_gain_nothing_by_it_have_all_of_int8(tmp_path: Path) -> None
     assert clips(made) == ["r"]
 
 
-def test_the_board_takes_pairs_where_they_fit_and_only_there(tmp_path: Path) -> None:
+def test_the_board_takes_winograd_where_it_fits_and_only_there(tmp_path: Path) -> None:
     """Found from the graph: nobody tells the compiler."""
     reduced, whole = (
         quantized(two_layers(64), tmp_path, recipe)
         for recipe in (REDUCED, Recipe(threshold="min-max", activation_qmax=127, weight_qmax=127))
     )
-    assert [s.pairs for s in specs(reduced, "aarch64-neon")] == [True, True]
-    assert [s.pairs for s in specs(reduced, "host")] == [False, False]
-    assert [s.pairs for s in specs(whole, "aarch64-neon")] == [False, False]
+    assert [s.winograd for s in specs(reduced, "aarch64-neon")] == [True, True]
+    assert [s.winograd for s in specs(reduced, "host")] == [False, False]
+    assert [s.winograd for s in specs(whole, "aarch64-neon")] == [False, False]
     too_far = quantized(two_layers(64), tmp_path, Recipe(threshold="min-max", activation_qmax=80, weight_qmax=48))
-    assert [s.pairs for s in specs(too_far, "aarch64-neon")] == [False, False]
+    assert [s.winograd for s in specs(too_far, "aarch64-neon")] == [False, False]
 
 
 @pytest.mark.parametrize("k", [48, 64])
