@@ -149,7 +149,7 @@ def open_model(path: Path) -> StepModel:
 def clip_answers(
     model: StepModel, clips: list[Clip], progress: Callable[[int], None] = lambda n: None, line: str = "clean"
 ) -> list[np.ndarray]:
-    """Probabilities of every step of every clip, each clip a stream of its own that comes through ``line`` (telephone.LINES): per
+    """Probabilities of every step of every clip, each clip a stream of its own that comes through ``line`` (of lines.LINES): per
     clip (steps, labels) float32."""
     from edgeemo.data.telephone import through_line
 
