@@ -46,6 +46,7 @@ run: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --quiet 2>/dev/null || $(BIN)/lint-imports
 	$(BIN)/mypy
 
 fmt: install

@@ -46,12 +46,6 @@ def _narrow(graph: Graph, root: Var, name: str, data: Expr, high: float | None) 
         graph.qmax[root] = int(high)
 
 
-def narrowed(graph: Graph, quantized: Var) -> Var:
-    """The variable of a quantize, or of the clip behind it."""
-    user = graph.only_user(quantized)
-    return user if user is not None and user in graph.qmax and graph.is_op(user, "clip") else quantized
-
-
 def _loops(graph: Graph, var: Var) -> str:
     """What the loops that make ``var`` are called, without the number that tells them from others; two inputs, float or int8."""
     if not graph.is_op(var, "call_tir"):

@@ -31,7 +31,7 @@ from edgeemo.compile.ir import (
 )
 from edgeemo.compile.kernels.attention import f32, qs8
 from edgeemo.compile.memory.states import StatePlan
-from edgeemo.compile.passes.canonicalize_clip import narrowed
+from edgeemo.compile.patterns.quantized import narrowed
 from edgeemo.targets.capabilities import INT8_MAX
 
 

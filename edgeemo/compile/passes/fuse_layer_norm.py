@@ -9,7 +9,7 @@ from tvm import relax
 
 from edgeemo.compile.ir import Expr, Graph, KernelTable, Var, call_kernel, rows_per_stream, static_shape
 from edgeemo.compile.kernels import layer_norm
-from edgeemo.compile.passes.canonicalize_clip import narrowed
+from edgeemo.compile.patterns.quantized import narrowed
 from edgeemo.targets.capabilities import INT8_MAX
 
 

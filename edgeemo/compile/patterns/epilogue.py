@@ -12,8 +12,8 @@ import numpy as np
 from tvm import relax
 
 from edgeemo.compile.ir import Expr, Graph, Var, call_kernel, static_shape
-from edgeemo.compile.passes.canonicalize_clip import narrowed
 from edgeemo.compile.patterns import activation, convolution
+from edgeemo.compile.patterns.quantized import narrowed
 from edgeemo.compile.patterns.weights import constant_bias
 from edgeemo.targets.capabilities import INT8_MAX
 
