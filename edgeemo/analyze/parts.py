@@ -41,7 +41,7 @@ class Part:
         """Estimated from the board's modelled MACs per cycle; None where nobody has modelled it. ``recipe``: how much of int8 it
         uses."""
         reduced = precision == "int8" and any(self._in_pairs(layer, recipe) for layer in self.layers)
-        rate = board.macs_per_cycle.get("int8_pairs" if reduced else precision)
+        rate = board.macs_per_cycle.get("int8_winograd" if reduced else precision)
         return None if rate is None else self.macs / rate
 
     def _in_pairs(self, layer: Layer, recipe: Recipe) -> bool:

@@ -23,7 +23,7 @@ from edgeemo.compile.codegen.assembly import hints_of_call
 from edgeemo.compile.ir import Graph, KernelTable, static_shape
 from edgeemo.compile.kernels import copy as state_kernels
 from edgeemo.compile.memory.arena import Arena
-from edgeemo.compile.memory.states import StatePlan
+from edgeemo.compile.memory.states import StateBindings, StateLayout
 from edgeemo.compile.memory.weights import WeightBlob
 from edgeemo.compile.stream_functions.decision_rules import DECIDE, decide
 from edgeemo.compile.stream_functions.intake import INTAKE, intake
@@ -61,10 +61,17 @@ def _bytes_per_stream(var: Var) -> int:
 
 class _Builder:
     def __init__(
-        self, mod: tvm.IRModule, table: KernelTable, states: StatePlan, inputs: list[str], outputs: list[str], streams: bool
+        self,
+        mod: tvm.IRModule,
+        table: KernelTable,
+        layout: StateLayout,
+        states: StateBindings,
+        inputs: list[str],
+        outputs: list[str],
+        streams: bool,
     ) -> None:
         self.streams = streams
-        self.graph, self.table, self.states = Graph(mod), table, states
+        self.graph, self.table, self.layout, self.states = Graph(mod), table, layout, states
         self.inputs, self.output_names = inputs, outputs
         self.weights, self.arena = WeightBlob(table.target.prefetch_distance_bytes), Arena()
         self.tensors: dict[Var, Tensor] = {}
@@ -101,7 +108,7 @@ class _Builder:
         self._finish(result)
 
     def _result(self) -> list[tuple[str, Var]]:
-        stored = [n for n in self.states.shapes if n in self.states.copied]
+        stored = [n for n in self.layout.shapes if n in self.layout.copied]
         return list(zip([*self.output_names, *stored], self.graph.results(), strict=True))
 
     def _aliases(self) -> dict[Var, Var]:
@@ -115,21 +122,21 @@ class _Builder:
         return alias
 
     def _place_param(self, param: Var) -> None:
-        states = self.states
+        states, layout = self.states, self.layout
         if param.same_as(states.slots):
             self.tensors[param] = Tensor("slots")
         elif param.same_as(states.clock):
             self.tensors[param] = Tensor("state", 0)
         elif param in states.params:
             name = states.params[param]
-            if name in states.copied:
-                tensor = Tensor("arena", self.arena.take(states.words(name) * 4))
-                spec = state_kernels.StateCopy(states.words(name), states.stride, False)
+            if name in layout.copied:
+                tensor = Tensor("arena", self.arena.take(layout.words(name) * 4))
+                spec = state_kernels.StateCopy(layout.words(name), layout.stride, False)
                 kernel = self.table.add(spec, state_kernels.build_copy)
-                self.calls.append((kernel, [Tensor("slots"), Tensor("state", states.offset[name]), tensor]))
+                self.calls.append((kernel, [Tensor("slots"), Tensor("state", layout.offset[name]), tensor]))
                 self.tensors[param] = tensor
             else:
-                self.tensors[param] = Tensor("state", states.offset[name])
+                self.tensors[param] = Tensor("state", layout.offset[name])
         else:
             self.tensors[param] = Tensor("input", self.inputs.index(param.name), param.name)
 
@@ -180,18 +187,18 @@ class _Builder:
 
     def _finish(self, result: list[tuple[str, Var]]) -> None:
         """Results that are not where they belong yet: outputs that alias something else, states that are copied back."""
-        states = self.states
+        layout = self.layout
         for index, (name, var) in enumerate(result):
             tensor = self._place(var)
             if name in self.output_names:
                 if tensor.place != "output" or tensor.offset != index:
                     self._copy_to_output(var, tensor, index)
                 continue
-            spec = state_kernels.StateCopy(states.words(name), states.stride, True)
+            spec = state_kernels.StateCopy(layout.words(name), layout.stride, True)
             kernel = self.table.add(spec, state_kernels.build_copy)
-            self.calls.append((kernel, [Tensor("slots"), Tensor("state", states.offset[name]), tensor]))
-        if states.period > 1:
-            tick = self.table.add(state_kernels.Tick(states.period, states.stride), state_kernels.build_tick)
+            self.calls.append((kernel, [Tensor("slots"), Tensor("state", layout.offset[name]), tensor]))
+        if layout.period > 1:
+            tick = self.table.add(state_kernels.Tick(layout.period, layout.stride), state_kernels.build_tick)
             self.calls.append((tick, [Tensor("slots"), Tensor("state", 0)]))
 
     def _copy_to_output(self, var: Expr, tensor: Tensor, index: int) -> None:
@@ -232,7 +239,7 @@ class _Builder:
             inputs = [
                 buffer(n, (batch, *[int(d) for d in params[n].ty.shape.values[1:]]), str(params[n].ty.dtype)) for n in self.inputs
             ]
-            states = buffer("states", (slot_count, self.states.stride), "float32")
+            states = buffer("states", (slot_count, self.layout.stride), "float32")
             weights = buffer("weights", (weight_bytes,), "uint8")
             arena = buffer("arena", (arena_bytes,), "uint8")
             results = [
@@ -305,13 +312,19 @@ def _take_pointers(func: tirx.PrimFunc, name: str) -> tuple[tirx.PrimFunc, list[
 
 
 def build_step(
-    mod: tvm.IRModule, table: KernelTable, states: StatePlan, inputs: list[str], outputs: list[str], streams: bool
+    mod: tvm.IRModule,
+    table: KernelTable,
+    layout: StateLayout,
+    states: StateBindings,
+    inputs: list[str],
+    outputs: list[str],
+    streams: bool,
 ) -> Step:
     """Plans memory for a lowered module and emits its step function and kernels; where calls are streamed through it, also what
     is done around them (around.py).
 
     ``inputs`` are main's parameters that are neither states nor slots, ``outputs`` the first results; both in calling order.
     """
-    builder = _Builder(mod, table, states, inputs, outputs, streams)
+    builder = _Builder(mod, table, layout, states, inputs, outputs, streams)
     builder.plan()
     return builder.emit()

@@ -12,13 +12,13 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from edgeemo.compile.ir import Expr, Graph, Var
+from edgeemo.compile.ir import Expr, Graph, PassContext, Var
 from edgeemo.targets.capabilities import INT8_MAX
 
 SIDES = {"maximum": relax.op.maximum, "minimum": relax.op.minimum}
 
 
-def run(graph: Graph) -> None:
+def run(graph: Graph, context: PassContext) -> None:
     for binding in graph.bindings:
         root = binding.var
         name = _loops(graph, root)
@@ -42,7 +42,7 @@ def _narrow(graph: Graph, root: Var, name: str, data: Expr, high: float | None) 
     users = graph.only_user(quantized), graph.only_user(data)
     if graph.is_op(quantized, "quantize") and users == (data, root) and _bound(graph, low) == -high:
         graph.rebind(root, relax.op.clip(quantized, -int(high), int(high)))
-        graph.users[quantized] = [root]
+        graph.bypass(quantized, root)
         graph.qmax[root] = int(high)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import relax
 
-from edgeemo.compile.ir import Expr, Graph, Var, new_var
+from edgeemo.compile.ir import Expr, Graph, Var
 from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.targets import capabilities
 
@@ -85,9 +85,8 @@ def padded_to_kernel(
     if not more:
         return data, weight
     shape = list(data.ty.shape)
-    var = new_var("padded", [*shape[:-1], weight.shape[axis] + more], "int8")
-    graph.value[var] = relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, more])
-    before.append((var, graph.value[var]))
+    pad = relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, more])
+    var = graph.emit(before, "padded", pad, [*shape[:-1], weight.shape[axis] + more], "int8")
     return var, np.pad(weight, [(0, more if i == axis else 0) for i in range(weight.ndim)])
 
 
