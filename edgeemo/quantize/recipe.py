@@ -1,6 +1,6 @@
 """Recipes: which layer gets which precision, and whose inputs are clipped how. Data, not code: TOML files, some of them named.
 
-observer = "mse"                 # of thresholds.py, for every layer that no rule says more of
+observer = "mse"                 # of thresholds/, for every layer that no rule says more of
 weight_observer = "min-max"      # the same of weights
 weight_scales = "per-channel"    # or per-tensor
 activation_max = 80              # largest magnitude of a quantized activation, and of a quantized weight, 127 if not said:

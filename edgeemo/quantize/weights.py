@@ -17,7 +17,7 @@ CHANNEL_BINS = 512  # a channel has hundreds of values, not a tensor's tens of t
 
 @dataclass(frozen=True)
 class WeightScaling:
-    """``observer``: of thresholds.py; ``granularity``: of GRANULARITIES; ``largest``: magnitude of a quantized weight."""
+    """``observer``: of thresholds/; ``granularity``: of GRANULARITIES; ``largest``: magnitude of a quantized weight."""
 
     observer: str = "min-max"
     granularity: str = "per-channel"

@@ -61,7 +61,9 @@ def compile_at(checkout: Path, model: Path, target: str, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"PYTHONPATH": f"{checkout}:{checkout / 'runtime'}", "SOURCE_DATE_EPOCH": "0"}
     options = ["compile", str(model), "--target", target, "--out", str(out), "--force", "--json"]
-    subprocess.run([sys.executable, "-c", RUN, entry, *options], cwd=checkout, env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-c", RUN, entry, *options], cwd=checkout, env=environment, check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def git(*arguments: str) -> str:

@@ -19,7 +19,7 @@ BLOCK = 1 << 20  # values at a time: temporaries do not grow with a tensor
 
 @dataclass(frozen=True)
 class ActivationScaling:
-    """``observer``: of thresholds.py; ``largest``: magnitude of a quantized value, INT8_MAX at most."""
+    """``observer``: of thresholds/; ``largest``: magnitude of a quantized value, INT8_MAX at most."""
 
     observer: str = "kl"
     largest: int = INT8_MAX
@@ -35,7 +35,7 @@ class Range(ABC):
 
     @abstractmethod
     def threshold(self, method: str) -> float:
-        """Where to clip, by a method of thresholds.py."""
+        """Where to clip, by a method of thresholds/."""
 
     def scale(self, how: ActivationScaling) -> float:
         """Positive and finite for every tensor: threshold / largest."""
