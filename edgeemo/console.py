@@ -1,4 +1,4 @@
-"""What all verbs share: tables and JSON on stdout, progress and errors on stderr, progress only on a terminal."""
+"""Console conventions of all verbs: tables and JSON on stdout, progress and errors on stderr, progress only on a terminal."""
 
 from __future__ import annotations
 

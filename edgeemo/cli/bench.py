@@ -73,7 +73,7 @@ def bench(
     as_json: bool,
 ) -> None:
     """Cost per stream against batch size: ratios on this machine, and modelled cycles of a Cortex-A72 where a72cost is."""
-    from edgeemo_runtime.model import LARGEST_BATCH
+    from edgeemo_runtime.model import MAX_BATCH
 
     from edgeemo.bench.plot import plot_cost
     from edgeemo.bench.report import bench_host, bench_modelled
@@ -88,10 +88,8 @@ def bench(
         sizes = sorted({int(n) for n in streams.split(",")})
     except ValueError:
         sizes = []
-    if not sizes or sizes[0] < 1 or sizes[-1] > LARGEST_BATCH:
-        raise click.UsageError(
-            f"--streams {streams}: give batch sizes from 1 to {LARGEST_BATCH}, the engine's largest, by commas"
-        )
+    if not sizes or sizes[0] < 1 or sizes[-1] > MAX_BATCH:
+        raise click.UsageError(f"--streams {streams}: give batch sizes from 1 to {MAX_BATCH}, the engine's largest, by commas")
     with progress_bar("this machine", 1 if floating is None else 2) as advance:
         document: dict[str, Any] = {"host": bench_host(int8, floating, sizes, advance)}
     curves, unit, limit = document["host"]["cost_per_stream"], document["host"]["unit"], None

@@ -102,7 +102,7 @@ class Graph:
         return users[0] if len(users) == 1 else None
 
     def results(self) -> list[Expr]:
-        """What the function returns, one entry per result, whether it returns a tuple or a tensor."""
+        """Results of the function, one entry per result, whether it returns a tuple or a tensor."""
         body = self.func.body.body
         value = self.value.get(body, body)
         return list(value.fields) if isinstance(value, relax.Tuple) else [body]
@@ -186,7 +186,7 @@ class KernelTable:
 
 @dataclass
 class PassContext:
-    """What passes share beside the graph: kernels, states, and what they found out."""
+    """State that passes share beside the graph: kernels, states, and what they found out."""
 
     table: KernelTable
     layout: StateLayout
@@ -201,5 +201,5 @@ def call_kernel(name: str, args: list[Expr], like: Expr) -> Expr:
 
 
 def new_var(name: str, shape: list[Any], dtype: str) -> Var:
-    """Of the dataflow block: what is no such variable counts as a result, and TVM would not fuse it."""
+    """A variable of the dataflow block: what is no such variable counts as a result, and TVM would not fuse it."""
     return relax.DataflowVar(name, relax.TensorType(shape, dtype))

@@ -50,7 +50,8 @@ def check_choice(key: str, value: object, origin: str) -> None:
 
 @dataclass(frozen=True)
 class Rule:
-    """What is None it leaves as it is. ``origin`` is what a message names: the file or the option the rule came from."""
+    """One rule of a recipe; None means: inherit from earlier rules or the recipe. ``origin`` is what a message names: the file or
+    the option the rule came from."""
 
     match: str
     precision: str | None = None
@@ -94,7 +95,7 @@ class Recipe:
         return self._said("precision", layer, "int8")
 
     def activation_scaling(self, layer: str) -> ActivationScaling:
-        """Of its input."""
+        """Scaling of a layer's input."""
         return ActivationScaling(*(self._said(key, layer, getattr(self, key)) for key in ("observer", "activation_max")))
 
     def weight_scaling(self, layer: str) -> WeightScaling:
@@ -116,7 +117,7 @@ class Recipe:
                 raise EdgeEmoError(f"{rule.origin} {rule.match}: no layer's name matches; the layers are {', '.join(layers)}")
 
     def to_toml(self, comment: str = "") -> str:
-        """What load_recipe reads; ``comment``, line by line, above it."""
+        """TOML that load_recipe reads; ``comment``, line by line, above it."""
         lines = [f"# {line}" for line in comment.splitlines()]
         lines += [f"{key} = {_toml(getattr(self, key))}" for key in ("description", *DEFAULTS)]
         for rule in self.rules:

@@ -130,7 +130,7 @@ class _Builder:
         elif param in states.params:
             name = states.params[param]
             if name in layout.copied:
-                tensor = Tensor("arena", self.arena.take(layout.words(name) * 4))
+                tensor = Tensor("arena", self.arena.allocate(layout.words(name) * 4))
                 spec = state_kernels.StateCopy(layout.words(name), layout.stride, False)
                 kernel = self.table.add(spec, state_kernels.build_copy)
                 self.calls.append((kernel, [Tensor("slots"), Tensor("state", layout.offset[name]), tensor]))
@@ -152,21 +152,21 @@ class _Builder:
         args = [self._place(a) for a in call.args[1].fields]
         types = list(call.ty_args)
         if isinstance(types[0], ir.TupleType):
-            results = [Tensor("arena", self.arena.take(_type_bytes(t))) for t in types[0].fields]
+            results = [Tensor("arena", self.arena.allocate(_type_bytes(t))) for t in types[0].fields]
             self.tensors[var] = results  # type: ignore[assignment]
         else:
-            results = [output or Tensor("arena", self.arena.take(_bytes_per_stream(var)))]
+            results = [output or Tensor("arena", self.arena.allocate(_bytes_per_stream(var)))]
             self.tensors[var] = results[0]
         if isinstance(call.args[0], relax.ExternFunc):
             self.calls.append((str(call.args[0].global_symbol), args + results))
             return
         name = call.args[0].name_hint
         if name not in self.private:
-            self.private[name], self.scratch[name] = _take_pointers(self.graph.mod[call.args[0]], name)
-        scratch = [self.arena.take(size) for size in self.scratch[name]]
+            self.private[name], self.scratch[name] = _as_pointer_kernel(self.graph.mod[call.args[0]], name)
+        scratch = [self.arena.allocate(size) for size in self.scratch[name]]
         self.calls.append((name, [*args, *results, *(Tensor("arena", s) for s in scratch)]))
         for s in scratch:
-            self.arena.release(s)
+            self.arena.free(s)
 
     def _release(self, at: int) -> None:
         self.live |= dict(islice(self.tensors.items(), self.seen, None))
@@ -183,7 +183,7 @@ class _Builder:
             for part in tensor if isinstance(tensor, list) else [tensor]:
                 if part.place == "arena" and id(part) not in kept and not part.released:
                     part.released = True
-                    self.arena.release(part.offset)
+                    self.arena.free(part.offset)
 
     def _finish(self, result: list[tuple[str, Var]]) -> None:
         """Results that are not where they belong yet: outputs that alias something else, states that are copied back."""
@@ -202,7 +202,7 @@ class _Builder:
             self.calls.append((tick, [Tensor("slots"), Tensor("state", 0)]))
 
     def _copy_to_output(self, var: Expr, tensor: Tensor, index: int) -> None:
-        """Of what has its place already: an input, a part of a split, a view of another output, a constant."""
+        """Copies a result that has its place already: an input, a part of a split, a view of another output, a constant."""
         constant = tensor.place == "weights"
         elements = int(np.prod([d or 1 for d in static_shape(var)[1:]], initial=1))
         spec = state_kernels.OutputCopy(elements, str(var.ty.dtype), constant)
@@ -288,7 +288,7 @@ def _of_one_stream(size: Any) -> int:
     return int(value)
 
 
-def _take_pointers(func: tirx.PrimFunc, name: str) -> tuple[tirx.PrimFunc, list[int]]:
+def _as_pointer_kernel(func: tirx.PrimFunc, name: str) -> tuple[tirx.PrimFunc, list[int]]:
     """A stock PrimFunc over buffers as a private one over (batch, pointers); its own allocations become parameters at the end.
 
     Returns it with the bytes per stream of each such allocation.

@@ -51,7 +51,7 @@ def pack_float(w: np.ndarray, columns: int) -> np.ndarray:
 
 
 def sparse_rows(w: np.ndarray, columns: int) -> tuple[tuple[int, ...], np.ndarray, np.ndarray] | None:
-    """What is left of w (k, n) float32 when every column tile keeps only the k at which it has a weight: counts per tile, the
+    """Sparse form of w (k, n) float32 in which every column tile keeps only the k at which it has a weight: counts per tile, the
     kept k one tile after another (int32), and the packed weights. None where that would not leave out half of them.
 
     A filterbank is such a matrix: a few neighbouring bands have no weight at most bins.

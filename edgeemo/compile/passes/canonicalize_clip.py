@@ -47,7 +47,7 @@ def _narrow(graph: Graph, root: Var, name: str, data: Expr, high: float | None) 
 
 
 def _loops(graph: Graph, var: Var) -> str:
-    """What the loops that make ``var`` are called, without the number that tells them from others; two inputs, float or int8."""
+    """Name of the TIR function that TVM emitted for a Clip bound (maximum or minimum) of float or int8; "" for any other."""
     if not graph.is_op(var, "call_tir"):
         return ""
     function, arguments = graph.args(var)[:2]

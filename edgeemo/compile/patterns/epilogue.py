@@ -1,4 +1,4 @@
-"""What follows a product with constant weights and is computed with it, as long as each value has one user:
+"""Matches a product's epilogue, computed with it as long as each value has one user:
 
 times and plus what is known (per column) -> activation -> + residual -> quantize -> clip.
 """
@@ -54,9 +54,9 @@ class Epilogue:
 
 
 def follow(graph: Graph, root: Var, n: int, conv: bool, int8: bool, takes: Collection[str]) -> Epilogue:
-    """Of a product of ``n`` columns. ``conv``: ``root`` is channels-first; ``int8``: its sums are integers, so that every column
-    may have an output scale of its own. ``takes``: what there is for it besides bias: factor, names of activations, residual,
-    quantize."""
+    """Epilogue of a product of ``n`` columns. ``conv``: ``root`` is channels-first; ``int8``: its sums are integers, so that
+    every column may have an output scale of its own. ``takes``: what there is for it besides bias: factor, names of activations,
+    residual, quantize."""
     done = Epilogue(root, conv)
     place = {b.var: i for i, b in enumerate(graph.bindings)}
     while True:
@@ -135,7 +135,8 @@ def _other(graph: Graph, user: Var, var: Var) -> Expr:
 
 
 def _per_column(graph: Graph, user: Var, done: Epilogue, n: int) -> np.ndarray | None:
-    """What an operator of two has beside the values so far, where that is known: (n,). None where it differs by anything else."""
+    """The constant operand of a binary operator on the values so far, per column: (n,). None where it differs by anything
+    else."""
     other = _other(graph, user, done.end)
     array = constant_bias(graph, other)
     if array is None or other == done.end:

@@ -1,4 +1,4 @@
-"""What a product with constant weights is made of: how its weights and its data are stored, and what a kernel needs of them."""
+"""Matches a product's weights and data: how they are stored, and what a kernel needs of them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def padded_to_kernel(
 
 
 def constant_bias(graph: Graph, value: Expr) -> np.ndarray | None:
-    """Of a bias, also one that is kept as int32 under a dequantize, as ONNX Runtime writes it, and reshaped."""
+    """Value of a bias, also one that is kept as int32 under a dequantize, as ONNX Runtime writes it, and reshaped."""
     while graph.is_op(value, "reshape") or graph.is_op(value, "expand_dims"):
         value = graph.args(value)[0]
     data = graph.arg(value, "dequantize")

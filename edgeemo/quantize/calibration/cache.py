@@ -77,7 +77,7 @@ def _all_thresholds(observed: Range) -> dict[str, float]:
 
 
 def calibration_document(planned: Calibrated, calibration: Calibration, jobs: int = 1) -> dict[str, Any]:
-    """What the file holds: every method's threshold of every tensor, so that it outlives a change of recipe. Of a calibration
+    """Content of the file: every method's threshold of every tensor, so that it outlives a change of recipe. Of a calibration
     with histograms, that is one not read from a file."""
     read_by: dict[str, list[str]] = {t: [] for t in calibration.ranges}
     for layer in planned.layers:

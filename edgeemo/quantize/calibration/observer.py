@@ -1,4 +1,4 @@
-"""What calibration remembers of a tensor: its range (first pass), then a histogram of absolute values (second pass)."""
+"""Observer of a tensor during calibration: its range (first pass), then a histogram of absolute values (second pass)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ Scalings = dict[str, ActivationScaling]  # by tensor
 
 
 class Range(ABC):
-    """What quantization needs to know of a tensor, wherever it comes from."""
+    """Range of a tensor as quantization needs it, wherever it comes from."""
 
     largest: float  # magnitude
 
     @abstractmethod
     def threshold(self, method: str) -> float:
-        """Where to clip, by a method of thresholds/."""
+        """Threshold to clip at, by a method of thresholds/."""
 
     def scale(self, how: ActivationScaling) -> float:
         """Positive and finite for every tensor: threshold / largest."""
