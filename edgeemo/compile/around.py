@@ -2,7 +2,7 @@
 numpy for it, whose code the weights push out of the cache with every step.
 
     intake(slots, taken, rings, mean, begun_at, limits, audio, start)
-    decide(slots, answers, rules, smoothed, window, seen, memory, ids, taken, written, ready_since, start,
+    decide(slots, answers, states, speech, rules, smoothed, window, seen, memory, ids, taken, written, ready_since, start,
            numbers, flags, shares, times)
 
 They are what the runtime's AudioRings.take, Conditioner and Decisions do, on the same arrays, and tests hold them to it. Nothing
@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from edgeemo_runtime.abi import FLAGS, NUMBERS, RULES, TIMES
+from edgeemo_runtime.abi import FLAGS, NUMBERS, RULES, SPEECH, TIMES
 from edgeemo_runtime.conditioning import OFFSET_MEMORY
-from edgeemo_runtime.decision import LEAST_DOUBT, MEMORY, STREAK
+from edgeemo_runtime.decision import LEAST_DOUBT, LISTENING, MEMORY, STREAK
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
@@ -24,6 +24,7 @@ from tvm.script.ir_builder import tirx as T
 Expr = Any
 INTAKE, DECIDE = "intake", "decide"
 LARGEST_FLOAT = 3.4e38
+SAID = ("label", "handoff", *FLAGS)
 LANES = 4  # of the sum of a step's samples
 
 
@@ -103,6 +104,8 @@ def decide() -> tirx.PrimFunc:
         b = _Body()
         slots = b.buffer("slots", "int32", "batch")
         answers = b.buffer("answers", "float32", "batch", "labels")
+        states = b.buffer("states", "float32", "slots", "words")
+        speech = b.buffer("speech", "float64", len(SPEECH))
         rules = b.buffer("rules", "float64", len(RULES))
         smoothed = b.buffer("smoothed", "float32", "slots", "labels")
         window = b.buffer("window", "int64", "slots", "window")
@@ -151,17 +154,24 @@ def decide() -> tirx.PrimFunc:
             sound = T.Bind(tirx.abs(total[0]) <= T.float32(LARGEST_FLOAT))
             steps = T.Bind(kept("steps"))
             begun = T.Bind(steps > 0)
+            place = T.Bind(T.Cast("int64", speech[SPEECH.index("place")]))
+            counted = T.Cast("float64", states[slot, tirx.max(place, T.int64(0))])
+            spoken = T.Bind(tirx.Select(place >= 0, counted, T.Cast("float64", steps + 1)))
+            listening = T.Bind(tirx.And(tirx.Not(begun), spoken < speech[SPEECH.index("least")]))
             alpha = T.Bind(T.Cast("float32", rule("alpha")))
             with T.serial(0, labels) as label:
                 p = T.Bind(tirx.Select(sound, answers[i, label], T.float32(1) / T.Cast("float32", labels)))
                 moved = smoothed[slot, label] + _rounded(alpha * (p - smoothed[slot, label]))
                 s = T.Bind(tirx.Select(tirx.And(begun, alpha < T.float32(1)), moved, p))
-                T.buffer_store(smoothed, s, [slot, label])
+                T.buffer_store(smoothed, tirx.Select(listening, smoothed[slot, label], s), [slot, label])
                 for row, value in enumerate((p, s, s)):
                     T.buffer_store(shares, value, [i, row, label])
-            top, share = largest(1)
+            said = {name: b.local("int64", T.int64(LISTENING if name == "label" else 0)) for name in SAID}
 
-            def weigh() -> None:
+            def say(name: str, value: Expr) -> None:
+                T.buffer_store(said[name], T.Cast("int64", value), [0])
+
+            def weigh(top: Expr, share: Expr) -> None:
                 size = b.sizes["window"]
                 in_window = T.Bind(tirx.min(steps, size))
                 least = tirx.max(rule("disagreement") * T.Cast("float64", in_window), T.float64(LEAST_DOUBT))
@@ -185,37 +195,53 @@ def decide() -> tirx.PrimFunc:
 
                 b.when(doubted, halve)
 
-            b.when(on("consistency"), weigh)
-            low = T.Bind(share[0] < T.Cast("float32", rule("least_confidence")))
-            answer = T.Bind(tirx.Select(tirx.And(on("confidence"), low), T.Cast("int64", rule("neutral")), top[0]))
-            before, said = T.Bind(kept("answer")), T.Bind(kept("label"))
-            same = T.Bind(T.Cast("int64", answer == before))
-            in_row = T.Bind(kept("in_row") * same + 1)
-            settled = tirx.Or(T.Cast("float64", in_row) >= rule("settle_steps"), tirx.Not(begun))
-            label = T.Bind(tirx.Select(tirx.Or(tirx.Not(on("settle")), settled), answer, said))
-            changed = T.Bind(tirx.And(begun, label != said))
-            soon = T.Cast("float64", steps - kept("since")) * rule("step_s") < rule("jump_s")
-            jumped = T.Bind(tirx.And(changed, soon))
-            bits = T.Bind(T.Cast("int64", low) + 2 * T.Cast("int64", tirx.And(begun, answer != before)))
-            # STREAK times the bad steps in a row, and why.
-            streak = kept("streak")
-            why = tirx.bitwise_or(streak + STREAK, bits)
-            code = T.Bind(tirx.Select(tirx.And(on("handoff"), bits > 0), why, T.int64(0)))
-            reached = T.Cast("float64", code) >= rule("handoff_steps") * T.float64(STREAK)
-            handed = T.Bind(tirx.And(tirx.And(reached, code > 0), kept("handed_off") == 0))
-            handoff = T.Bind(tirx.Select(handed, tirx.truncmod(code, STREAK), T.int64(0)))
-            for name, value in {
-                "in_row": in_row, "streak": code, "answer": answer, "label": label, "steps": steps + 1,
-                "since": tirx.Select(changed, steps, kept("since")),
-                "handed_off": tirx.Select(handed, T.int64(1), kept("handed_off")),
-            }.items():  # fmt: skip
-                keep(name, value)
+            def decision(top: Expr, share: Expr) -> None:
+                low = T.Bind(share[0] < T.Cast("float32", rule("least_confidence")))
+                answer = T.Bind(tirx.Select(tirx.And(on("confidence"), low), T.Cast("int64", rule("neutral")), top[0]))
+                before, stood = T.Bind(kept("answer")), T.Bind(kept("label"))
+                decided = T.Bind(before >= 0)
+                in_row = T.Bind(kept("in_row") * T.Cast("int64", answer == before) + 1)
+                settled = tirx.Or(T.Cast("float64", in_row) >= rule("settle_decisions"), tirx.Not(decided))
+                label = T.Bind(tirx.Select(tirx.Or(tirx.Not(on("settle")), settled), answer, stood))
+                changed = T.Bind(tirx.And(decided, label != stood))
+                soon = T.Cast("float64", steps - kept("since")) * rule("step_s") < rule("jump_s")
+                jumped = T.Bind(tirx.And(changed, soon))
+                bits = T.Bind(T.Cast("int64", low) + 2 * T.Cast("int64", tirx.And(decided, answer != before)))
+                # STREAK times the bad decisions in a row, and why.
+                why = tirx.bitwise_or(kept("streak") + STREAK, bits)
+                code = T.Bind(tirx.Select(tirx.And(on("handoff"), bits > 0), why, T.int64(0)))
+                reached = T.Cast("float64", code) >= rule("handoff_decisions") * T.float64(STREAK)
+                handed = T.Bind(tirx.And(tirx.And(reached, code > 0), kept("handed_off") == 0))
+                for name, value in {
+                    "in_row": in_row, "streak": code, "answer": answer, "label": label, "low": low,
+                    "since": tirx.Select(changed, steps, kept("since")),
+                    "handed_off": tirx.Select(handed, T.int64(1), kept("handed_off")),
+                }.items():  # fmt: skip
+                    keep(name, value)
+                say("handoff", tirx.Select(handed, tirx.truncmod(code, STREAK), T.int64(0)))
+                say("jumped", jumped)
+                say("changed", changed)
+                say("decision", T.int64(1))
+
+            def answered() -> None:
+                top, share = largest(1)
+                b.when(on("consistency"), lambda: weigh(top, share))
+                every = T.Bind(rule("decision_s"))
+                second = T.Bind(T.Cast("int64", spoken * rule("step_s") / tirx.Select(every > 0, every, T.float64(1))))
+                due = T.Bind(tirx.Or(every <= 0, second != kept("second")))
+                keep("second", tirx.Select(every > 0, second, kept("second")))
+                keep("steps", steps + 1)
+                b.when(due, lambda: decision(top, share))
+                say("label", kept("label"))
+                say("low", kept("low"))
+
+            b.when(tirx.Not(listening), answered)
             waiting = written[slot] - taken[slot] >= T.Cast("int64", rule("step"))
             odd = T.Cast("int64", waiting) + 2 * (1 - T.Cast("int64", sound))
-            for column, value in enumerate((ids[slot], label, handoff, odd)):
+            for column, value in enumerate((ids[slot], said["label"][0], said["handoff"][0], odd)):
                 T.buffer_store(numbers, value, [i, column])
-            for column, value in enumerate((low, jumped, changed)):
-                T.buffer_store(flags, T.Cast("uint8", value), [i, column])
+            for column, name in enumerate(FLAGS):
+                T.buffer_store(flags, T.Cast("uint8", said[name][0]), [i, column])
             for column, value in enumerate((start[i], start[i] + rule("step_s"), ready_since[slot])):
                 T.buffer_store(times, value, [i, column])
             T.buffer_store(ready_since, T.float64(float("inf")), [slot])

@@ -70,8 +70,8 @@ class Around:
         decide()
         numbers, times, shares = self._numbers[:n].copy(), self._times[:n].copy(), self._shares[:n].copy()
         flags = self._flags[:n].copy().view(bool)
-        low, jumped, changed = flags[:, 0], flags[:, 1], flags[:, 2]
-        decided = Decided(shares[:, 1], shares[:, 2], numbers[:, 1], low, jumped, changed, numbers[:, 2])
+        low, jumped, changed, decision = flags.T
+        decided = Decided(shares[:, 1], shares[:, 2], numbers[:, 1], low, jumped, changed, decision, numbers[:, 2])
         return decided, shares[:, 0], numbers, times
 
     def _calls(self, model: Model, n: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -79,7 +79,8 @@ class Around:
         results = (self._numbers, self._flags, self._shares, self._times)
         slots, audio, answers, start = (self._tensor(a[:n]) for a in (model.batch_slots, model.audio, model.answers, self._start))
         intake, decide = model.around
+        speech = self._tensor(model.states), self._tensor(model.speech)
         return (
             functools.partial(intake, slots, *self._heard, audio, start),
-            functools.partial(decide, slots, answers, *self._known, start, *(self._tensor(a[:n]) for a in results)),
+            functools.partial(decide, slots, answers, *speech, *self._known, start, *(self._tensor(a[:n]) for a in results)),
         )

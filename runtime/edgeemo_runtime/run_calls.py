@@ -64,7 +64,7 @@ def _line(name: str, result: Result, labels: tuple[str, ...], as_json: bool) -> 
             "call": name,
             "start_s": round(result.start_s, 6),
             "end_s": round(result.end_s, 6),
-            "label": result.label,
+            "label": result.label,  # null while the call is listened to
             **({"intensity": result.intensity} if result.intensity else {}),
             "probabilities": {n: round(float(p), 6) for n, p in zip(labels, result.probabilities, strict=True)},
             "smoothed": {n: round(float(p), 6) for n, p in zip(labels, result.smoothed, strict=True)},
@@ -73,7 +73,8 @@ def _line(name: str, result: Result, labels: tuple[str, ...], as_json: bool) -> 
         return json.dumps(line | ({"handoff": result.handoff} if result.handoff else {}))
     best = int(result.smoothed.argmax())
     said = f"{labels[best]} {result.smoothed[best]:.3f}" + (f"  handoff: {result.handoff}" if result.handoff else "")
-    return f"{printable(name)}  {result.start_s:7.2f}-{result.end_s:7.2f} s  {result.intensity or result.label:8}  {said}"
+    label = "listening" if result.label is None else result.intensity or result.label
+    return f"{printable(name)}  {result.start_s:7.2f}-{result.end_s:7.2f} s  {label:9}  {said}"
 
 
 def _calls(arguments: Namespace, rate: int) -> list[Call]:

@@ -24,7 +24,7 @@ from edgeemo.train.sureness import Steps, errors, fit_sureness
 from tests.conftest import CALIBRATION
 
 pytestmark = pytest.mark.slow
-SMALL = ListenerRecipe(updates=2, rows=3, steps=8, every=1, half=False, copies=1)
+SMALL = ListenerRecipe(updates=2, rows=3, steps=8, every=1, half=False, sessions=40)
 
 
 @pytest.fixture
