@@ -138,9 +138,14 @@ def gate(reference: Path, model: Path, max_f1_drop: float, data: Path, split: st
         sys.exit(FAILED)
 
 
+def _seconds(value: float | None) -> str:
+    return "never" if value is None else f"{value:.2f} s"
+
+
 @click.command("eval-calls")
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with manifest.csv, speakers and labels.")
+@click.option("--data", type=click.Path(path_type=Path), required=True, multiple=True,
+              help="Folder with manifest.csv, speakers and labels; several count together.")  # fmt: skip
 @click.option("--split", default=None, help="Only this split of the manifest [default: all clips].")
 @click.option("--config", type=click.Path(path_type=Path), default=None, help="edgeemo-run's TOML: [decision] and [audio] count.")
 @click.option("--rules", default="call-centre", help="Decision rules where there is no config: call-centre, in-car, raw.")
@@ -148,7 +153,7 @@ def gate(reference: Path, model: Path, max_f1_drop: float, data: Path, split: st
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 @user_errors
 def eval_calls(
-    artifact: Path, data: Path, split: str | None, config: Path | None, rules: str, skip_silence: bool, as_json: bool
+    artifact: Path, data: tuple[Path, ...], split: str | None, config: Path | None, rules: str, skip_silence: bool, as_json: bool
 ) -> None:
     """What the runtime's decision rules make of long calls joined from real clips, beside the raw answers."""
     from edgeemo_runtime.artifact import load_artifact
@@ -162,14 +167,14 @@ def eval_calls(
         raise click.UsageError(f"--rules must be one of {', '.join(PRESETS)}, not {rules}")
     settings = load_config(config) if config is not None else replace(Config(), decision=PRESETS[rules])
     audio = replace(settings.audio, skip_silence=True) if skip_silence else settings.audio
-    clips = read_manifest(data, split)
+    clips = [c for folder in data for c in read_manifest(folder, split)]
     stream = load_artifact(artifact).manifest["stream"]
     if stream is None:
         raise EdgeEmoError(f"{artifact}: has no stream contract, so audio cannot be streamed through it")
     document: dict[str, Any] = {"artifact": str(artifact), "split": split}
     kinds = {"steady": steady_calls(clips, stream["sample_rate"]), "changing": changing_calls(clips, stream["sample_rate"])}
     if not any(kinds.values()):
-        raise EdgeEmoError(f"{data}: not enough audio of one speaker and label to join to calls")
+        raise EdgeEmoError(f"{', '.join(map(str, data))}: not enough audio of one speaker and label to join to calls")
     with progress_bar("calls", sum(map(len, kinds.values()))) as advance:
         for kind, calls in kinds.items():
             document[kind] = evaluate_calls(artifact, calls, settings.decision, audio, advance) if calls else None
@@ -178,6 +183,11 @@ def eval_calls(
         return
     for kind, found in document.items():
         if isinstance(found, dict):
-            title = f"{kind}: {found['calls']} calls, {found['steps']} steps, {found['handoffs']} handoffs"
+            title = f"{kind}: {found['calls']} calls, {found['steps']} steps, {found['listening_steps']} of them listening"
             scores = [[name, *(f"{found[n].get(name, float('nan')):.4f}" for n in ("raw", "decided"))] for name in found["raw"]]
             show_table(title, ["", "raw", "decided"], scores)
+            click.echo(
+                f"{found['decisions']} decisions, {found['low_share']:.1%} low; {found['handoffs']} of {found['calls']} calls "
+                f"handed off; right label in {found['ever_right']:.1%} of the calls, {_seconds(found['first_right_s'])} after "
+                f"the first speech (median; of all calls {_seconds(found['first_right_of_all_s'])})"
+            )

@@ -29,14 +29,14 @@ from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.config import LABELS
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.whisper import WhisperEncoder, load_whisper
-from edgeemo.train.head import HeadRecipe, Summaries, fit_head, gather
+from edgeemo.train.head import HeadRecipe, Moments, Summaries, fit_head, gather
 from edgeemo.train.mix import Mix, Pool, Row, Rows
 from edgeemo.train.start import begin_with_whisper
 from edgeemo.train.sureness import Steps, errors, fit_sureness, sessions
 
 DELAY = 100  # samples by which the student hears later than Whisper, whose frames are centred: 12.5 ms
-# Whisper's layers that the student's last one follows: the same one, and its last, which tells emotions better, as in DistilHuBERT
-# (Chang et al. 2022).
+# Whisper's layers that the student's last one follows: the same one, and its last, which tells emotions better. As in
+# DistilHuBERT (Chang et al. 2022).
 FOLLOWED = (2, 4)
 
 
@@ -217,7 +217,13 @@ def train_listener(
     model = follow(Lesson(model, teacher.scale), teacher, mix, recipe, out.with_suffix(".state"), resume)
     classify = HeadRecipe(sessions=recipe.sessions, seed=recipe.seed)
     dev = [r for r in pool.of("dev") if r.target is not None]
-    model.head = fit_head(model, gather(model, mix, classify), mix, classify)
+    kept = out.with_suffix(".moments")
+    if resume and kept.is_file():
+        moments = Moments(*torch.load(kept, weights_only=True))
+    else:
+        moments = gather(model, mix, classify)
+        torch.save((moments.pooled, moments.clip), kept)
+    model.head = fit_head(model, moments, mix, classify)
     model = fit_sureness(replace_intensity(model), Steps.of(model, pool, sessions(dev, c.sample_rate)))
     save_checkpoint(model, out)
     found = scores(dev, Summaries.of(model, pool, dev).answers(model))
