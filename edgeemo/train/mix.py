@@ -133,7 +133,7 @@ class Mix:
         drawn = np.zeros(len(LABELS))
         for r, p in zip(self.labelled, self.chance, strict=True):
             drawn[r.label or 0] += p
-        weight = (drawn.max() / drawn) ** 0.5
+        weight = np.where(drawn > 0, (drawn.max() / np.maximum(drawn, 1e-9)) ** 0.5, 0.0)  # own calls may lack a class
         self.class_weight = torch.from_numpy((weight / (weight @ drawn)).astype(np.float32))
 
     def batch(self, count: int) -> Rows:
