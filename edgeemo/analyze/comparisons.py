@@ -88,7 +88,7 @@ class ClipComparison:
         return any(c.label is not None for c in self.clips)
 
     def answers(self, model: onnx.ModelProto) -> Answers:
-        return clip_answers(OnnxModel.of(model, "variant"), list(self.clips))
+        return clip_answers(OnnxModel.of(model, "variant"), list(self.clips), every_step=True)
 
     def score(self, floating: Answers, answers: Answers) -> Score:
         p, q = (np.concatenate(side).astype(np.float64) for side in (floating, answers))

@@ -171,6 +171,7 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
             "audio": contract.audio,
             "probabilities": contract.probabilities,
             "intensity": contract.intensity and asdict(contract.intensity),
+            "listening": contract.listening and asdict(contract.listening),
         },
         "step": {
             "function": "step",
