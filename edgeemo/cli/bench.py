@@ -14,14 +14,14 @@ from edgeemo.files import write_file
 
 def _sizes(context: click.Context, option: click.Parameter, given: str) -> list[int]:
     """1,4,16 as a sorted list of different sizes."""
-    from edgeemo_runtime.model import LARGEST_BATCH
+    from edgeemo_runtime.model import MAX_BATCH
 
     try:
         sizes = sorted({int(n) for n in given.split(",")})
     except ValueError:
         sizes = []
-    if not sizes or sizes[0] < 1 or sizes[-1] > LARGEST_BATCH:
-        raise click.BadParameter(f"{given}: give batch sizes from 1 to {LARGEST_BATCH}, the engine's largest, by commas")
+    if not sizes or sizes[0] < 1 or sizes[-1] > MAX_BATCH:
+        raise click.BadParameter(f"{given}: give batch sizes from 1 to {MAX_BATCH}, the engine's largest, by commas")
     return sizes
 
 

@@ -73,7 +73,7 @@ class OnnxModel:
 
     @classmethod
     def of(cls, model: onnx.ModelProto, source: str) -> OnnxModel:
-        """Of a graph in memory; ``source`` is what messages name."""
+        """Answers of a graph in memory; ``source`` is what messages name."""
         opened = cls.__new__(cls)
         opened._open(model, source)
         return opened

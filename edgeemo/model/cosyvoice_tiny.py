@@ -68,7 +68,7 @@ class CosyVoiceTiny(CallModel):
         return c.sure_least + c.sure_more * spoken / (spoken + c.sure_half)
 
     def tokens(self, features: Tensor, state: dict[str, Tensor], steps: int) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """What each layer makes of the step(s), the stem first, without positions: each (B, 4 S, d); and the next states."""
+        """States of each layer, the stem first, without positions: each (B, 4 S, d); and the next states."""
         c = self.config
         seen = torch.cat([state["frames"], features], dim=1)
         x, emotion = self.emotion_conv(self.stem(seen), state["emotion"])

@@ -1,4 +1,4 @@
-"""What calibration and quantization tell a user to look at: warnings with figures, and the option that mends each."""
+"""Findings of calibration and quantization for a user to look at: warnings with figures, and the option that mends each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMED = 3  # layers that a warning lists
 
 
 def feed_warnings(source: FeedSource, model: onnx.ModelProto) -> list[str]:
-    """Of too few items, and of inputs that are zero in all of them."""
+    """Warnings about too few items, and of inputs that are zero in all of them."""
     items, zero = 0, set[str]()
     for number, path in enumerate(files_of(source)):
         feed = read_feed(path, model)
@@ -51,7 +51,7 @@ def warnings_of(
 
 
 def calibration_warnings(planned: Plan, calibration: Calibration) -> list[str]:
-    """Of layers whose inputs were always zero, and of thresholds that cut off much of a tensor's energy."""
+    """Warnings about layers whose inputs were always zero, and of thresholds that cut off much of a tensor's energy."""
     zero, cut = [], []
     for layer in planned.layers:
         found = calibration.ranges.get(layer.input)
@@ -84,7 +84,7 @@ def report_warnings(report: QuantizationReport) -> list[str]:
 
 
 def answer_warnings(model: onnx.ModelProto, quantized: onnx.ModelProto, source: Source) -> list[str]:
-    """Of an INT8 model whose answers are far from the float one's, on a few of the calibration files."""
+    """Warnings about an INT8 model whose answers are far from the float one's, on a few of the calibration files."""
     pairs = list(islice(_answers(model, quantized, source), COMPARED))
     if not pairs:
         return []

@@ -34,7 +34,7 @@ class Layer:
 
     @cached_property
     def scales(self) -> np.ndarray:
-        """Of int8 weights, (channels,) float32."""
+        """Scales of int8 weights, (channels,) float32."""
         return self.scaling.scales(self.weight, self.axis)
 
     @property
@@ -149,7 +149,7 @@ def gains_by_winograd(node: onnx.NodeProto, weight: np.ndarray) -> bool:
 
 
 def _is_product(node: onnx.NodeProto, weight: np.ndarray) -> bool:
-    """Of a convolution: whether the products' kernels take it."""
+    """Whether the products' kernels take a convolution."""
     dilations = next((list(a.ints) for a in node.attribute if a.name == "dilations"), [1] * (weight.ndim - 2))
     return convolution_fits("s8", _attribute(node, "group", 1), weight.shape[1], dilations)
 

@@ -1,4 +1,4 @@
-"""What quantization did to each layer: scale, error against float with the layer's true inputs, size."""
+"""Report of quantization by layer: scale, error against float with the layer's true inputs, size."""
 
 from __future__ import annotations
 

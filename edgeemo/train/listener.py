@@ -40,7 +40,7 @@ TEACHER_LAYER = 2  # the student's last is the same one
 
 @dataclass(frozen=True)
 class ListenerRecipe:
-    """What `edgeemo train` does for CosyVoice-Tiny; printed at the start and kept in the training report."""
+    """Recipe of `edgeemo train` for CosyVoice-Tiny; printed at the start and kept in the training report."""
 
     updates: int = 700  # of the encoder
     rows: int = 20  # a batch

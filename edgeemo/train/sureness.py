@@ -22,7 +22,7 @@ FIRST_HALF = 6.0  # steps, where the fit begins
 
 @dataclass
 class Steps:
-    """Of every step of some clips: logits (n, 7), steps of speech so far (n,), label (n,), and its clip (n,)."""
+    """Answers to every step of some clips: logits (n, 7), steps of speech so far (n,), label (n,), and its clip (n,)."""
 
     logits: Tensor
     spoken: Tensor
@@ -31,7 +31,7 @@ class Steps:
 
     @classmethod
     def of(cls, model: CosyVoiceTiny, pool: Pool, rows: list[Row], lines: Sequence[str] = LINES, size: int = 32) -> Steps:
-        """Of each clip through each of the lines."""
+        """Answers to each clip through each of the lines."""
         model.eval()
         parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         order = sorted(range(len(rows)), key=lambda i: -rows[i].samples)

@@ -1,5 +1,5 @@
-"""The interface between this runtime and an artifact's functions around the network: the order of columns in the arrays that both
-read and write. Compiled code knows columns by number, so an artifact's manifest holds the order it was built with.
+"""The interface between this runtime and an artifact's stream functions: the order of columns in the arrays that both read and
+write. Compiled code knows columns by number, so an artifact's manifest holds the order it was built with.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ RULES = ("alpha", "consistency", "disagreement", "confidence", "least_confidence
 NUMBERS = ("stream", "label", "handoff", "odd")  # odd, by bits: 1 another step is waiting already, 2 no probabilities
 FLAGS = ("low", "jumped", "changed")
 TIMES = ("start_s", "end_s", "since")
-WAITING, BAD = 1, 2
+WAITING, BAD = 1, 2  # bits of odd
+STREAM, LABEL, HANDOFF, ODD = range(len(NUMBERS))
+LOW, JUMPED, CHANGED = range(len(FLAGS))
+START, END, SINCE = range(len(TIMES))
 # The columns' order is the interface between this runtime and an artifact's functions, so it stands in the manifest.
 COLUMNS = {"rules": list(RULES), "memory": list(MEMORY), "numbers": list(NUMBERS), "flags": list(FLAGS), "times": list(TIMES)}
 # The order before it stood there.

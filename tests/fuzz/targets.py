@@ -1,4 +1,4 @@
-"""What is fuzzed: everything that reads what somebody else made. A target makes its input from its number alone."""
+"""Targets of fuzzing: everything that reads what somebody else made. A target makes its input from its number alone."""
 
 from __future__ import annotations
 

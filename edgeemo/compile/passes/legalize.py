@@ -92,7 +92,7 @@ def _refuse_unlowered(mod: tvm.IRModule) -> None:
 
 
 def _slices_early(mod: tvm.IRModule) -> tvm.IRModule:
-    """What is made smaller from one value (a slice that is the next state, as a rule) comes right behind it: that value is in
+    """Moves what is made smaller from one value (a slice that is the next state, as a rule) right behind it: that value is in
     the cache then, and its room is free the sooner."""
     graph = Graph(mod)
     place = {binding.var: at for at, binding in enumerate(graph.bindings)}

@@ -64,7 +64,7 @@ def decide() -> tirx.PrimFunc:
                 T.buffer_store(memory, T.Cast("int64", value), [slot, MEMORY.index(name)])
 
             def largest(row: int) -> tuple[Expr, Expr]:
-                """Of the batch row's ``shares``: the first place of the largest, and that."""
+                """First place of the largest of the batch row's ``shares``, and its value."""
                 place, most = b.local("int64", T.int64(0)), b.local("float32", shares[i, row, 0])
                 with T.serial(1, labels) as label, T.If(shares[i, row, label] > most[0]), T.Then():
                     T.buffer_store(place, label, [0])

@@ -1,4 +1,4 @@
-"""What is wrong with a set of calibration clips, before thresholds are found on them: refused, or said."""
+"""Checks of a set of calibration clips before thresholds are found on them: refusals and warnings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def refuse_test_speakers(clips: Sequence[Clip], listed: Sequence[Clip]) -> None:
 
 
 def warnings(clips: Sequence[Clip], sample_rate: int) -> list[str]:
-    """What a user should know of ``clips``, a sentence each; none where nothing is odd. ``sample_rate``: the model's, Hz."""
+    """Warnings about ``clips``, a sentence each; none where nothing is odd. ``sample_rate``: the model's, Hz."""
     silent: list[Clip] = []
     clipped: list[Clip] = []
     rates: dict[int, list[Clip]] = {}

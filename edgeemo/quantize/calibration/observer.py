@@ -1,4 +1,4 @@
-"""What calibration remembers of a tensor: its range (first pass), then a histogram of absolute values (second pass)."""
+"""Observer of a tensor during calibration: its range (first pass), then a histogram of absolute values (second pass)."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_stock_operators_are_right(shape: tuple[int, ...], tmp_path: Path) -> No
 
 
 def test_a_slice_for_the_end_is_taken_at_once(tmp_path: Path) -> None:
-    """What it is taken from does not stay in the arena until the end."""
+    """The source of a slice does not stay in the arena until the end."""
 
     def arena(late: bool) -> int:
         nodes = [helper.make_node("Sigmoid", ["x"], ["a"])]
