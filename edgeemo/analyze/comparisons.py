@@ -28,8 +28,8 @@ Answers = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Score:
-    """The score of a variant. ``error``: as the comparison measures it, 0 for float itself; ``sqnr_db``: of the answers;
-    ``f1`` and ``drop``: macro-F1 of clips, None without labels."""
+    """The score of a variant beside float. ``error``: as the comparison measures it, 0 for float itself; ``sqnr_db``: of the
+    answers; ``f1`` and ``drop``: macro-F1 of clips, None without labels."""
 
     error: float
     sqnr_db: float
@@ -88,7 +88,7 @@ class ClipComparison:
         return any(c.label is not None for c in self.clips)
 
     def answers(self, model: onnx.ModelProto) -> Answers:
-        return clip_answers(OnnxModel.of(model, "variant"), list(self.clips))
+        return clip_answers(OnnxModel.of(model, "variant"), list(self.clips), every_step=True)
 
     def score(self, floating: Answers, answers: Answers) -> Score:
         p, q = (np.concatenate(side).astype(np.float64) for side in (floating, answers))

@@ -19,8 +19,9 @@ DEAD = 1e-6  # of the largest channel's: nothing comes out of such weights
 
 @dataclass(frozen=True)
 class Local:
-    """A part in INT8 by itself. ``input_channels``: largest magnitude of each of the input's channels, over the sampled steps;
-    ``weight_channels``: of each of the weights' output channels. ``saturation``: share of input values beyond the threshold."""
+    """Figures of a part in INT8 by itself. ``input_channels``: largest magnitude of each of the input's channels, over the
+    sampled steps; ``weight_channels``: of each of the weights' output channels. ``saturation``: share of input values beyond the
+    threshold."""
 
     sqnr_db: float
     cosine: float

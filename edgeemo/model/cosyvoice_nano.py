@@ -61,7 +61,8 @@ class CosyVoiceNano(CallModel):
     def sureness(self, spoken: Tensor) -> Tensor:
         """Goes with how much speech the call has had, as a share of the longest window: from little speech the model is right
         less often than it thinks, and a mean over steps is then led by those that have heard more."""
-        return torch.clamp(spoken, min=LEAST_SPOKEN) * (SHARPNESS / self.config.longest)
+        longest = float(self.config.longest)
+        return torch.clamp(torch.clamp(spoken, min=LEAST_SPOKEN), max=longest) * (SHARPNESS / longest)
 
     def logits(self, features: Tensor, energy: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, dict[str, Tensor]]:
         c = self.config

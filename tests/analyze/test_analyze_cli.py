@@ -65,6 +65,7 @@ def test_the_proposed_recipe_is_one_that_quantize_takes(
     assert kept <= {layer["name"] for layer in json.loads(done.stdout)["layers"] if layer["precision"] != "int8"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; `make browser`")
 def test_the_page_in_a_browser(analysed: tuple[Path, Path, dict[str, Any]]) -> None:
     """Every plot is drawn, the table sorts by a click both ways, and nothing is fetched from outside."""

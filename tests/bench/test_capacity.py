@@ -28,6 +28,7 @@ def test_costs_are_cycles_at_1500_mhz_with_python_on_top(tmp_path: Path) -> None
     assert (np.diff(seconds) > 0).all()
 
 
+@pytest.mark.slow
 def test_the_plan_of_the_committed_costs() -> None:
     done = CliRunner().invoke(main, ["capacity", "--target", "aarch64-neon", "--streams", "80", "--json"])
     assert done.exit_code == 0, done.output

@@ -36,7 +36,7 @@ def test_a_bad_target_file_is_named_with_what_is_wrong(
 
 
 def test_an_unknown_target_lists_those_there_are() -> None:
-    with pytest.raises(EdgeEmoError, match="aarch64-neon, host"):
+    with pytest.raises(EdgeEmoError, match=r"there are: aarch64-neon,.* host"):
         targets.load_target("cortex-z1")
 
 

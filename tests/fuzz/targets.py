@@ -173,7 +173,7 @@ longest_fill_s = 1.0
 preset = "call-centre"
 alpha = 0.3
 window_steps = 5
-settle_steps = 3
+settle_decisions = 3
 [swap]
 carry = "replay"
 watch_s = 1.0

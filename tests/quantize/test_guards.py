@@ -22,6 +22,7 @@ def noise(level: float, seconds: float = 2.0, rate: int = 8000) -> np.ndarray:
     return (np.random.default_rng(0).standard_normal(int(seconds * rate)) * level).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_the_committed_clips_are_fit() -> None:
     assert warnings(find_clips(CALIBRATION), 8000) == []
 

@@ -94,6 +94,7 @@ def test_min_max_grows_with_more_data(values: np.ndarray, cut: int) -> None:
     assert observe(values).threshold("min-max") >= observe(values[:cut]).threshold("min-max")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(set(THRESHOLDS) - {"min-max"}))
 @pytest.mark.parametrize("kind", ["normal", "laplace", "uniform"])
 def test_more_data_of_the_same_distribution_moves_a_threshold_little_on_average(kind: str, method: str) -> None:

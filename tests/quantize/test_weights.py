@@ -23,6 +23,7 @@ finite = st.floats(-(2.0**20), 2.0**20, width=32)
 every = pytest.mark.parametrize("scaling", [WeightScaling(o, g) for o in THRESHOLDS for g in GRANULARITIES], ids=str)
 
 
+@pytest.mark.slow
 @every
 @given(weight=arrays(np.float32, (6, 8), elements=finite))
 def test_scales_are_positive_and_finite_and_clip_to_int8(scaling: WeightScaling, weight: np.ndarray) -> None:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import onnx
 from edgeemo_runtime.documents import read_json
@@ -25,8 +25,27 @@ from edgeemo.parallel import in_order
 from edgeemo.quantize.calibration.observer import Observer, Range
 from edgeemo.quantize.calibration.runner import Calibration
 from edgeemo.quantize.calibration.sources import Source, files_of, hash_source
-from edgeemo.quantize.plan import Plan
 from edgeemo.quantize.thresholds import THRESHOLDS
+
+
+class Reader(Protocol):
+    """A layer and the tensor that it reads."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def input(self) -> str: ...
+
+
+class Calibrated(Protocol):
+    """A plan (quantize/plan.py, which imports this package), as far as a calibration depends on it."""
+
+    @property
+    def model(self) -> onnx.ModelProto: ...
+    @property
+    def layers(self) -> Sequence[Reader]: ...
+    @property
+    def observed(self) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +76,7 @@ def _all_thresholds(observed: Range) -> dict[str, float]:
     return {name: observed.threshold(name) for name in THRESHOLDS}
 
 
-def calibration_document(planned: Plan, calibration: Calibration, jobs: int = 1) -> dict[str, Any]:
+def calibration_document(planned: Calibrated, calibration: Calibration, jobs: int = 1) -> dict[str, Any]:
     """The document that the file holds: every tensor's threshold by every method, so that it outlives a change of recipe. The
     calibration has histograms, that is, it was not read from a file."""
     read_by: dict[str, list[str]] = {t: [] for t in calibration.ranges}
@@ -75,7 +94,7 @@ def calibration_document(planned: Plan, calibration: Calibration, jobs: int = 1)
     return {**sums, "clips": c.clips, "steps": c.steps, "tensors": tensors}
 
 
-def read_calibration(path: Path, planned: Plan, source: Source | None) -> Calibration:
+def read_calibration(path: Path, planned: Calibrated, source: Source | None) -> Calibration:
     """``source``: what it should have been made on, None where nobody says.
 
     Raises EdgeEmoError naming the file and why it cannot be used: of another model or other data, a tensor or number missing.
