@@ -38,9 +38,13 @@ from edgeemo.onnxlib.load import load_onnx
 from edgeemo.onnxlib.metadata import QUANTIZATION, read_metadata
 from edgeemo.targets.board import BoardTarget
 
-# Passes that find nothing to do in a graph without a stream contract and take most of a large one's time. The contract's own
-# models keep them: their code is what was measured.
-UNNEEDED = ["s_tir.InjectPermutedLayout", "s_tir.RenormalizeSplitPattern", "s_tir.InjectVirtualThread"]
+# Passes that find nothing to do in a graph without a stream contract, or that LLVM does again, and that take most of a large
+# one's time. The contract's own models keep them: their code is what was measured.
+UNNEEDED = [
+    "s_tir.InjectPermutedLayout", "s_tir.RenormalizeSplitPattern", "s_tir.InjectVirtualThread", "s_tir.CompactBufferAllocation",
+    "s_tir.InjectSoftwarePipeline", "s_tir.HoistIfThenElse", "tirx.RemoveNoOp", "tirx.CommonSubexprElim", "s_tir.LowerVtcmAlloc",
+    "s_tir.ThreadSync", "s_tir.InferFragment",
+]  # fmt: skip
 
 
 @dataclass
@@ -167,6 +171,7 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
             "audio": contract.audio,
             "probabilities": contract.probabilities,
             "intensity": contract.intensity and asdict(contract.intensity),
+            "listening": contract.listening and asdict(contract.listening),
         },
         "step": {
             "function": "step",

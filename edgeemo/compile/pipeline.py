@@ -42,7 +42,7 @@ def lower(model: Imported, table: KernelTable, dump: Dump) -> tuple[Step, list[s
         one.run(graph, context)
         name = one.__name__.rpartition(".")[2]
         dump(f"{number:02}_{name}.relax", lambda: graph.finish().script(show_meta=False))
-    mod = legalize.run(graph.finish(_results(graph, context)))
+    mod = legalize.run(graph.finish(_results(graph, context)), infinities=model.contract is None)
     dump(f"{len(PASSES) + 1:02}_legalize.relax", lambda: mod.script(show_meta=False))
     outputs, inputs = model.outputs, list(model.inputs.values())
     step = build_step(mod, table, model.layout, model.states, inputs, outputs, model.contract is not None)

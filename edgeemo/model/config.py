@@ -37,6 +37,7 @@ class CallConfig(Sizes):
     bands: int = 64  # filterbank channels
     level_decay: float = 0.95  # per step; time constant about 3 s
     relative_floor: float = 1e-6  # of a band's energy, under the running level: what is quieter cannot be told apart
+    least_speech: float = 4.0  # steps of speech, 0.64 s, before a call has a label: until then it is listened to
     intensity: bool = False  # whether there is a second head: how strong an anger is
     intensity_decay: float = 0.95  # of its evidence, per step
 

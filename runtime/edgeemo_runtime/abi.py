@@ -11,17 +11,18 @@ from edgeemo_runtime.decision import MEMORY
 if TYPE_CHECKING:
     from edgeemo_runtime.artifact import Artifact
 
-RULES = ("alpha", "consistency", "disagreement", "confidence", "least_confidence", "neutral", "settle", "settle_steps", "handoff",
-         "handoff_steps", "jump_s", "step_s", "step")  # fmt: skip
+RULES = ("alpha", "consistency", "disagreement", "confidence", "least_confidence", "neutral", "decision_s", "settle",
+         "settle_decisions", "handoff", "handoff_decisions", "jump_s", "step_s", "step")  # fmt: skip
 NUMBERS = ("stream", "label", "handoff", "odd")  # odd, by bits: 1 another step is waiting already, 2 no probabilities
-FLAGS = ("low", "jumped", "changed")
+FLAGS = ("low", "jumped", "changed", "decision")
 TIMES = ("start_s", "end_s", "since")
+SPEECH = ("place", "least")  # of a model: which word of a state row counts steps of speech, -1 where none; what listening takes
 WAITING, BAD = 1, 2  # bits of odd
 STREAM, LABEL, HANDOFF, ODD = range(len(NUMBERS))
-LOW, JUMPED, CHANGED = range(len(FLAGS))
 START, END, SINCE = range(len(TIMES))
 # The columns' order is the interface between this runtime and an artifact's functions, so it stands in the manifest.
-COLUMNS = {"rules": list(RULES), "memory": list(MEMORY), "numbers": list(NUMBERS), "flags": list(FLAGS), "times": list(TIMES)}
+COLUMNS = {"rules": list(RULES), "memory": list(MEMORY), "numbers": list(NUMBERS), "flags": list(FLAGS), "times": list(TIMES),
+           "speech": list(SPEECH)}  # fmt: skip
 # The order before it stood there.
 FIRST_COLUMNS = {
     "rules": ["alpha", "consistency", "disagreement", "confidence", "least_confidence", "neutral", "settle", "settle_steps",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeemo_runtime.abi import CHANGED, FLAGS, HANDOFF, JUMPED, LABEL, LOW, NUMBERS, RULES, TIMES
+from edgeemo_runtime.abi import FLAGS, HANDOFF, LABEL, NUMBERS, RULES, TIMES
 from edgeemo_runtime.decision import Decided, Decisions
 from edgeemo_runtime.memory import aligned_zeros
 from edgeemo_runtime.model import MAX_BATCH, Model
@@ -70,9 +70,9 @@ class CompiledRules:
         decide()
         numbers, times, shares = self._numbers[:n].copy(), self._times[:n].copy(), self._shares[:n].copy()
         flags = self._flags[:n].copy().view(bool)
-        low, jumped, changed = flags[:, LOW], flags[:, JUMPED], flags[:, CHANGED]
+        low, jumped, changed, decision = flags.T
         smoothed, weighed = shares[:, 1], shares[:, 2]
-        decided = Decided(smoothed, weighed, numbers[:, LABEL], low, jumped, changed, numbers[:, HANDOFF])
+        decided = Decided(smoothed, weighed, numbers[:, LABEL], low, jumped, changed, decision, numbers[:, HANDOFF])
         return decided, shares[:, 0], numbers, times
 
     def _calls(self, model: Model, n: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -80,7 +80,8 @@ class CompiledRules:
         results = (self._numbers, self._flags, self._shares, self._times)
         slots, audio, answers, start = (self._tensor(a[:n]) for a in (model.batch_slots, model.audio, model.answers, self._start))
         intake, decide = model.around
+        speech = self._tensor(model.states), self._tensor(model.speech)
         return (
             functools.partial(intake, slots, *self._heard, audio, start),
-            functools.partial(decide, slots, answers, *self._known, start, *(self._tensor(a[:n]) for a in results)),
+            functools.partial(decide, slots, answers, *speech, *self._known, start, *(self._tensor(a[:n]) for a in results)),
         )

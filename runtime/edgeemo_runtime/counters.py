@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeemo_runtime.decision import REASONS, Decided
+from edgeemo_runtime.decision import LISTENING, REASONS, Decided
 from edgeemo_runtime.model import MAX_BATCH
 
 NOTED = 64  # batches
@@ -21,7 +21,7 @@ class ModelCounters:
 
     def __init__(self, labels: tuple[str, ...], budget_s: float = BUDGET_S) -> None:
         self.names, self.budget_s = labels, budget_s
-        self.steps = self.changes = self.jumps = self.low = self.errors = self.late = 0
+        self.steps = self.listening = self.decisions = self.changes = self.jumps = self.low = self.errors = self.late = 0
         self.batches = np.zeros(MAX_BATCH + 1, dtype=np.int64)  # by size
         self.labels = np.zeros(len(labels), dtype=np.int64)
         self.handoffs = np.zeros(len(REASONS), dtype=np.int64)  # by reason; [0] is not used
@@ -45,10 +45,12 @@ class ModelCounters:
 
         label, waited = every("label"), np.concatenate([w for _, w in noted])
         self.steps += len(label)
+        self.listening += int((label == LISTENING).sum())
+        self.decisions += int(every("decision").sum())
         self.changes += int(every("changed").sum())
         self.jumps += int(every("jumped").sum())
-        self.low += int(every("low").sum())
-        self.labels += np.bincount(label, minlength=len(self.labels))
+        self.low += int((every("low") & every("decision")).sum())
+        self.labels += np.bincount(label[label != LISTENING], minlength=len(self.labels))
         self.handoffs += np.bincount(every("handoff"), minlength=len(REASONS))
         self.handoffs[0] = 0
         self.late += int((waited > self.budget_s).sum())
@@ -67,6 +69,8 @@ class ModelCounters:
     def document(self) -> dict[str, Any]:
         return {
             "steps": self.steps,
+            "listening": self.listening,
+            "decisions": self.decisions,
             "changes": self.changes,
             "jumps": self.jumps,
             "jump_rate": round(self.jump_rate, 5),

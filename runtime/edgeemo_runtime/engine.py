@@ -30,7 +30,7 @@ from edgeemo_runtime.conditioning import AudioRules, Conditioner
 from edgeemo_runtime.counters import BUDGET_S, StreamCounters
 from edgeemo_runtime.decision import DecisionRules, Decisions
 from edgeemo_runtime.errors import EdgeEmoError
-from edgeemo_runtime.fleet import Fleet, intensities
+from edgeemo_runtime.fleet import Fleet, intensities, speech_heard
 from edgeemo_runtime.memory import aligned_zeros
 from edgeemo_runtime.model import MAX_BATCH, Model, misfit
 from edgeemo_runtime.results import StepResults
@@ -148,7 +148,8 @@ class Engine:
             probabilities = self._run_all(split[0][0], ready)
         else:
             probabilities, versions = self._run_split(split, ready)
-        decided = self._decisions(ready, probabilities)
+        heard = speech_heard(split, ready, self._decisions.steps(ready) + 1)
+        decided = self._decisions(ready, probabilities, *heard)
         done = self.clock()
         waited_s = done - self._ready_since[ready]
         for model, rows in split:
@@ -216,7 +217,7 @@ class Engine:
         if quiet is None or not quiet.any():
             counters.batches[n] += 1
             return self._checked(model, model.run(slots))
-        answer = self._decisions.smoothed[slots]
+        answer = self._decisions.standing(slots)
         loud = np.flatnonzero(~quiet)
         self.counters.skipped_steps += n - len(loud)
         if len(loud):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeemo_runtime.abi import load_functions
+from edgeemo_runtime.abi import SPEECH, load_functions
 from edgeemo_runtime.artifact import Artifact, load_artifact
 from edgeemo_runtime.errors import EdgeEmoError, first_line
 from edgeemo_runtime.memory import ALIGNMENT, aligned_zeros
@@ -42,6 +42,10 @@ class Model:
         if level:
             where = manifest["states"][level["state"]]["offset_words"]
             self.intensity = self.labels.index(level["label"]), tuple(level["names"]), where
+        heard = stream.get("listening")  # which word of a state row counts steps of speech, and how many a label takes
+        speech = (manifest["states"][heard["state"]]["offset_words"], heard["least"]) if heard else (-1, 0)
+        self.speech = aligned_zeros((len(SPEECH),), np.float64)
+        self.speech[:] = speech
         self.slots = slots
         self._step = self.artifact.load_step()
         self._tensor = tvm_ffi.from_dlpack
@@ -76,6 +80,11 @@ class Model:
             views = [self._tensor(a[:n]) for a in (self.batch_slots, self.audio, self.answers)]
             self._calls[n] = functools.partial(self._step, *views[:2], *self._fixed, views[2])
         return self._calls[n]
+
+    def spoken(self, slots: np.ndarray) -> np.ndarray | None:
+        """How many steps of speech each call has had (n,) float32, after its last step; None where the model does not count."""
+        place = int(self.speech[0])
+        return None if place < 0 else self.states[slots, place]
 
     def clear(self, slots: np.ndarray | list[int] | int) -> None:
         """Begins new streams in ``slots``."""

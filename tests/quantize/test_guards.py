@@ -59,5 +59,5 @@ def test_speakers_of_the_test_split_are_refused() -> None:
     refuse_test_speakers([train], [train, same, test])
     with pytest.raises(EdgeEmoError, match="speakers ben of the calibration clips are in the manifest's test split"):
         refuse_test_speakers([train, same], [train, same, test])
-    with pytest.raises(EdgeEmoError, match=r"c: is one of 1 calibration clips .* --split train"):
+    with pytest.raises(EdgeEmoError, match=r"c: is one of 1 calibration clips .* --calib-split train"):
         refuse_test_speakers([train, test], [train, test])

@@ -53,8 +53,8 @@ class StoredRange(Range):
     largest: float
     thresholds: Mapping[str, float]
 
-    def threshold(self, method: str) -> float:
-        return self.thresholds[method]
+    def threshold(self, name: str) -> float:
+        return self.thresholds[name]
 
 
 def hash_model(model: onnx.ModelProto) -> str:
@@ -63,7 +63,7 @@ def hash_model(model: onnx.ModelProto) -> str:
 
 
 def stored_ranges(calibration: Calibration, jobs: int = 1) -> dict[str, StoredRange]:
-    """Every method's threshold of every tensor, found on ``jobs`` processes."""
+    """Every tensor's threshold by every method, found on ``jobs`` processes."""
     names, ranges = list(calibration.ranges), list(calibration.ranges.values())
     found = list(in_order(_all_thresholds, ((r,) for r in ranges), jobs))
     for observed, thresholds in zip(ranges, found, strict=True):
@@ -73,12 +73,12 @@ def stored_ranges(calibration: Calibration, jobs: int = 1) -> dict[str, StoredRa
 
 
 def _all_thresholds(observed: Range) -> dict[str, float]:
-    return {method: observed.threshold(method) for method in THRESHOLDS}
+    return {name: observed.threshold(name) for name in THRESHOLDS}
 
 
 def calibration_document(planned: Calibrated, calibration: Calibration, jobs: int = 1) -> dict[str, Any]:
-    """Content of the file: every method's threshold of every tensor, so that it outlives a change of recipe. Of a calibration
-    with histograms, that is one not read from a file."""
+    """The document that the file holds: every tensor's threshold by every method, so that it outlives a change of recipe. The
+    calibration has histograms, that is, it was not read from a file."""
     read_by: dict[str, list[str]] = {t: [] for t in calibration.ranges}
     for layer in planned.layers:
         read_by.get(layer.input, []).append(layer.name)
@@ -120,9 +120,9 @@ def read_calibration(path: Path, planned: Calibrated, source: Source | None) -> 
 
 
 def _stored(tensor: str, entry: dict[str, Any]) -> StoredRange:
-    if missing := [method for method in THRESHOLDS if method not in entry["thresholds"]]:
+    if missing := [name for name in THRESHOLDS if name not in entry["thresholds"]]:
         raise ValueError(f"tensor {tensor} lacks the threshold of {', '.join(missing)}: calibrate anew without it")
-    thresholds = {method: float(entry["thresholds"][method]) for method in THRESHOLDS}
+    thresholds = {name: float(entry["thresholds"][name]) for name in THRESHOLDS}
     if not all(math.isfinite(v) and v >= 0 for v in (*thresholds.values(), float(entry["largest"]))):
         raise ValueError(f"tensor {tensor}: thresholds are finite and not negative")
     return StoredRange(float(entry["largest"]), thresholds)

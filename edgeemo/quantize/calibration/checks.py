@@ -23,7 +23,7 @@ def refuse_test_speakers(clips: Sequence[Clip], listed: Sequence[Clip]) -> None:
     if of_test := [c for c in clips if c.split == "test"]:
         raise EdgeEmoError(
             f"{of_test[0].path}: is one of {len(of_test)} calibration clips of the manifest's test split, "
-            "which is for scoring; --split train leaves it out"
+            "which is for scoring; --calib-split train leaves it out"
         )
     tested = {c.speaker for c in listed if c.split == "test" and c.speaker}
     if shared := sorted({c.speaker for c in clips} & tested):
