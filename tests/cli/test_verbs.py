@@ -196,7 +196,7 @@ def test_calibration_takes_one_split_and_the_threshold_asked_for(files: dict[str
 
 def test_targets_lists_boards() -> None:
     document = json.loads(edgeemo("targets", "--json").stdout)
-    assert [t["name"] for t in document["targets"]] == ["aarch64-neon", "host"]
+    assert {t["name"] for t in document["targets"]} >= {"aarch64-neon", "host"}
 
 
 @pytest.fixture
