@@ -76,7 +76,7 @@ unchanged: install
 # The user docs as a site in build/site; a link that leads nowhere is an error.
 docs: install
 	@$(PIP) -e ".[docs]"
-	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Tables of docs/bring-your-own.md: other people's files, ONNX's node tests, random graphs. Prints what is refused, and why.
 RANDOM_GRAPHS ?= 1000
