@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
 	@echo "== environment in $(VENV)/ (the first time: a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	@$(PIP) -e "runtime[files,trust,ops]" -e ".[dev]"
+	@$(PIP) -e "runtime[files,trust,ops,serve]" -e ".[dev]"
 	@touch $@
 
 # One speaker, one sentence, named after what she or he was asked for.
