@@ -31,7 +31,8 @@ class Feed:
         self._same_rate = form.rate == self._rate
         self._resample = None if self._same_rate else stream_resampler(form.rate, self._rate)
         self._left = np.zeros(0, dtype=np.float32)  # resampled, not yet pushed
-        self._jumped = 0  # samples that the source's count is ahead of what was pushed, at the engine's rate
+        self._expected = 0  # what the source's count should be next
+        self._jumped = 0  # how far it has jumped, in samples at the engine's rate
         self._pushed = 0
         self._finished = self._flushed = False
         self.failed = False
@@ -62,6 +63,8 @@ class Feed:
             if available < wanted and not ended:
                 return
             data, count, came = self._ring.take(wanted)
+            self._jumped += round((count - self._expected) * self._rate / self.form.rate)
+            self._expected = count + len(data) // self.form.width
             samples = decode(data, self.form.encoding) if data else np.zeros(0, dtype=np.float32)
             if self._resample is not None:
                 samples = self._resampled(samples, ended and not available)
@@ -84,10 +87,7 @@ class Feed:
         if self._same_rate:
             self.stream.push(samples, at=count, came=came)
         else:
-            # A resampler has no gaps: what its input jumped over, the output's count jumps over, to a sample.
-            jumped = round(count * self._rate / self.form.rate) - self._pushed
-            if abs(jumped - self._jumped) > self._hop // 2:
-                self._jumped = jumped
+            # A resampler has no gaps, and gives its samples late: what the source's count jumps over, the output's does.
             self.stream.push(samples, at=self._pushed + self._jumped, came=came)
         self._pushed += len(samples)
 

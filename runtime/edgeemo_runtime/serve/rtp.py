@@ -214,7 +214,7 @@ class RtpPort(asyncio.DatagramProtocol):
     def _note(self) -> None:
         assert self._call is not None
         order = self._order
-        for name in ("received", "lost", "late", "doubled", "restarts"):
+        for name in [n for n in ("received", "lost", "late", "doubled", "restarts") if getattr(order, n)]:
             self._call.counts[f"{name}_packets" if name != "restarts" else name] += getattr(order, name)
 
     def end(self, reason: str) -> None:

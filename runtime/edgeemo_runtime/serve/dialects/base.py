@@ -40,6 +40,7 @@ class Dialect:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.call: Call | None = None
+        self._left = b""
         self.steps = session.query.get("steps") in ("1", "true")
         self._wanted = self.answers or session.query.get("results") in ("1", "true")
 
@@ -74,6 +75,9 @@ class Dialect:
         if len(legs) == 1:
             await self.call.feed(legs[0], data)
             return
+        data = self._left + data  # a message may end within a frame
+        whole = len(data) - len(data) % (self.call.form.width * len(legs))
+        self._left, data = data[whole:], data[:whole]
         for leg, part in zip(legs, split_channels(data, self.call.form.width, len(legs)), strict=True):
             await self.call.feed(leg, part)
 
