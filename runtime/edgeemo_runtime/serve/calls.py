@@ -160,7 +160,7 @@ class Call:
             self.tell(Event("segment", self.id, leg=leg.name, **leg.record.segment.document(final=True)))
         if reason:
             log("call_failed", call=self.id, leg=leg.name, reason=reason)
-        if self.finishing is None:
+        if not leg.ending:
             self.hang_up(reason or "engine")
         self._calls.settle(self)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,7 @@ from edgeemo_runtime.serve.websocket import WebSocketSession
 if TYPE_CHECKING:
     from edgeemo_runtime.serve.service import Service
 
+SEND_BYTES = 65_536  # of the kernel's queue to a client
 MAX_BODY = 65_536  # bytes of a request
 OPEN_TO_ALL = ("/healthz", "/readyz", "/", "/page.css", "/page.js", "/microphone.js", "/v1/session")
 FAILURE_S = 0.5  # before a failed authentication is answered
@@ -46,6 +48,8 @@ class _Guarded(RequestHandler):
         else:
             assert isinstance(transport, asyncio.Transport)
             transport.abort()
+        with contextlib.suppress(OSError):  # what a client leaves unread is kept here, not by megabytes in the kernel
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -50,6 +50,7 @@ class WebSocketSession:
         self._legs = tuple(legs)
         self._call = self._service.calls.open(call_id, dialect.name, self.peer, legs, form, user, [dialect])
         self._call.hang_ups.append(dialect.hang_up)
+        self._call.done.add_done_callback(lambda _: self._some.set())
         return self._call
 
     def send(self, text: str) -> None:
@@ -67,7 +68,7 @@ class WebSocketSession:
         self._some.set()
 
     def close(self, code: int, reason: str) -> None:
-        """Closes after what is queued has been sent."""
+        """Closes after the call's last answers, and what else is queued, have been sent."""
         self._closing = self._closing or (code, reason)
         self._some.set()
 
@@ -92,10 +93,13 @@ class WebSocketSession:
             writer.cancel()
             with contextlib.suppress(asyncio.CancelledError, ConnectionError):
                 await writer
-            code, reason = self._closing or (1000, "")
-            with contextlib.suppress(ConnectionError, RuntimeError):
-                await self._socket.close(code=code, message=reason.encode()[:LONGEST_REASON])
+            await self._close()
         return self._socket
+
+    async def _close(self) -> None:
+        code, reason = self._closing or (1000, "")
+        with contextlib.suppress(ConnectionError, RuntimeError):
+            await self._socket.close(code=code, message=reason.encode("ascii", "replace")[:LONGEST_REASON])
 
     async def _read(self) -> None:
         """Messages until the client or the call has ended; then what the engines still have to say is waited for."""
@@ -167,8 +171,8 @@ class WebSocketSession:
                 if self._outgoing and self._outgoing[0] is text:
                     self._outgoing.popleft()
                     self._size -= len(text)
-            if self._closing is not None and self._call is not None and self._call.finishing is None:
-                await self._socket.close(code=self._closing[0], message=self._closing[1].encode()[:LONGEST_REASON])
+            if self._closing is not None and (self._call is None or self._call.done.done()):
+                await self._close()
                 return
             self._some.clear()
             await self._some.wait()

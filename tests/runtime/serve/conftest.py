@@ -49,6 +49,13 @@ class Running:
         await service.start()
         return service
 
+    async def _end(self) -> None:
+        await self.service.close()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Runs something in the service's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_S)
@@ -65,7 +72,7 @@ class Running:
         return f"ws://127.0.0.1:{self.port('websocket')}"
 
     def close(self) -> None:
-        self.do(self.service.close())
+        self.do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(WAIT_S)
         self._loop.close()

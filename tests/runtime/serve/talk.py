@@ -55,48 +55,51 @@ class Listener:
 
         async def run() -> list[dict[str, Any]]:
             events: list[dict[str, Any]] = []
-            async with aiohttp.ClientSession(headers=self.headers) as session:
-                async with session.get(f"{self.http}/v1/events?steps=1") as answer:
-                    assert answer.status == 200, await answer.text()
-                    doing = asyncio.ensure_future(asyncio.to_thread(work))
-                    async for line in answer.content:
-                        if not line.startswith(b"data: "):
-                            continue
-                        event = json.loads(line[6:])
-                        if event["call"] == call:
-                            events.append(event)
-                            if event["type"] == "end":
-                                break
-                    await doing
+            address = f"{self.http}/v1/events?steps=1"
+            async with aiohttp.ClientSession(headers=self.headers) as session, session.get(address) as answer:
+                assert answer.status == 200, await answer.text()
+                doing = asyncio.ensure_future(asyncio.to_thread(work))
+                async for line in answer.content:
+                    if not line.startswith(b"data: "):
+                        continue
+                    event = json.loads(line[6:])
+                    if event["call"] == call:
+                        events.append(event)
+                        if event["type"] == "end":
+                            break
+                await doing
             return events
 
         return asyncio.run(asyncio.wait_for(run(), timeout))
 
 
 def talk(
-    running: Running, messages: Sequence[str | bytes], path: str = "/v1/listen", until: str = "end", headers: dict[str, str] | None = None,
-    protocols: Sequence[str] = (), patience: float = 30.0,
+    running: Running, messages: Sequence[str | bytes], path: str = "/v1/listen", until: str = "end",
+    headers: dict[str, str] | None = None, protocols: Sequence[str] = (),
+    patience: float = 30.0,
 ) -> tuple[list[Any], int | None]:  # fmt: skip
     """Sends messages over a WebSocket; what came back (JSON where it is) until an event of type ``until`` or the end, and the
     closing code."""
 
     async def run() -> tuple[list[Any], int | None]:
         got: list[Any] = []
-        async with aiohttp.ClientSession(headers=headers) as session:
-            async with session.ws_connect(running.websocket + path, compress=0, protocols=protocols) as ws:
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.ws_connect(running.websocket + path, compress=0, protocols=protocols) as ws,
+        ):
 
-                async def send() -> None:
-                    for message in messages:
-                        await (ws.send_bytes(message) if isinstance(message, bytes) else ws.send_str(message))
+            async def send() -> None:
+                for message in messages:
+                    await (ws.send_bytes(message) if isinstance(message, bytes) else ws.send_str(message))
 
-                sending = asyncio.ensure_future(send())
-                async for message in ws:
-                    data = json.loads(message.data) if message.data.startswith("{") else message.data
-                    got.append(data)
-                    if isinstance(data, dict) and data.get("type") == until:
-                        break
-                sending.cancel()
-                code = ws.close_code
+            sending = asyncio.ensure_future(send())
+            async for message in ws:
+                data = json.loads(message.data) if message.data.startswith("{") else message.data
+                got.append(data)
+                if isinstance(data, dict) and data.get("type") == until:
+                    break
+            sending.cancel()
+            code = ws.close_code
         return got, code
 
     return asyncio.run(asyncio.wait_for(run(), patience))
@@ -155,10 +158,12 @@ def ask(running: Running, method: str, path: str, headers: dict[str, str] | None
     """(status, JSON or text) of a request."""
 
     async def run() -> tuple[int, Any]:
-        async with aiohttp.ClientSession() as session:
-            async with session.request(method, running.http + path, headers=headers, **what) as answer:
-                text = await answer.text()
-                return answer.status, json.loads(text) if text.startswith(("{", "[")) else text
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, running.http + path, headers=headers, **what) as answer,
+        ):
+            text = await answer.text()
+            return answer.status, json.loads(text) if text.startswith(("{", "[")) else text
 
     return asyncio.run(run())
 

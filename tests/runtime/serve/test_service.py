@@ -1,0 +1,393 @@
+"""A service under load, faults and strangers: other calls never notice."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import pytest
+from edgeemo_runtime.serve.formats import decode
+from edgeemo_runtime.serve.settings import AuthRules, LimitRules, PeerRules, ResultRules, RtpRules, Settings
+
+from tests.conftest import speech
+from tests.runtime.serve.conftest import CONFIG, Running
+from tests.runtime.serve.talk import Listener, alone, ask, audiosocket, pieces, rtp_packets, send_rtp, steps_of, talk, wait_for
+
+pytestmark = pytest.mark.slow
+SPEECH = (np.asarray(speech(3, 30)) * 32767).astype("<i2").tobytes()
+HEADER = {"edgeemo": 1, "format": "s16", "rate": 8000, "steps": True}
+END = '{"end": true}'
+
+
+@contextmanager
+def live_call(running: Running, seconds: float = 60.0) -> Iterator[tuple[str, Callable[[], tuple[list, bool]]]]:
+    """A call in real time beside a test. The function ends it: (its events, whether every packet was sent in time)."""
+    call, stop = uuid.uuid4().hex, threading.Event()
+    events: list = []
+
+    async def run() -> None:
+        async with aiohttp.ClientSession() as session, session.ws_connect(running.websocket, compress=0) as ws:
+            await ws.send_str(json.dumps({**HEADER, "call": call}))
+
+            async def read() -> None:
+                async for message in ws:
+                    events.append(json.loads(message.data))
+
+            reading = asyncio.ensure_future(read())
+            began, sent = time.monotonic(), 0
+            while not stop.is_set() and time.monotonic() - began < seconds:
+                while sent * 0.02 < time.monotonic() - began:
+                    at = sent * 320 % len(SPEECH)
+                    await ws.send_bytes(SPEECH[at : at + 320])
+                    sent += 1
+                await asyncio.sleep(0.01)
+            await ws.send_str(END)
+            await reading
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    try:
+        wait_for(lambda: call in running.service.calls.running)
+
+        def end() -> tuple[list, bool]:
+            stop.set()
+            thread.join(30)
+            return events, not thread.is_alive()
+
+        yield call, end
+    finally:
+        stop.set()
+        thread.join(30)
+
+
+def whole(events: list, artifact: Path) -> None:
+    """Every hop was answered once, in order, and as Engine answers it."""
+    steps = steps_of(events)
+    assert [round(end / 0.16) for end, _ in steps] == list(range(1, len(steps) + 1))
+    audio = decode(SPEECH * (1 + len(steps) * 2560 // len(SPEECH)), "s16")[: len(steps) * 1280]
+    # The last hop was cut where the call was ended.
+    assert steps[:-1] == alone(artifact, audio)[: len(steps) - 1]
+
+
+def test_calls_beyond_capacity_are_refused_in_their_own_way(running: Running) -> None:
+    """By WebSocket a message and code 1013, by AudioSocket a hang-up frame, by RTP status 503; probes say full."""
+
+    async def fill() -> None:
+        async with aiohttp.ClientSession() as session:
+            sockets = [await session.ws_connect(running.websocket) for _ in range(8)]
+            for ws in sockets:
+                await ws.send_str(json.dumps(HEADER))
+                await ws.receive()
+            refused = await session.ws_connect(running.websocket)
+            await refused.send_str(json.dumps(HEADER))
+            said = json.loads((await refused.receive()).data)
+            assert (said["type"], said["code"]) == ("refused", "full")
+            assert (await refused.receive()).data == 1013
+            async with session.get(running.http + "/readyz") as answer:
+                assert answer.status == 503 and (await answer.json())["status"] == "full"
+            async with session.get(running.http + "/healthz") as answer:
+                assert answer.status == 200
+            assert await asyncio.to_thread(audiosocket, running, str(uuid.uuid4()), bytes(320)) in (b"\0\0\0", b"")
+            for ws in sockets:
+                await ws.send_str(END)
+                await ws.close()
+
+    asyncio.run(fill())
+    wait_for(lambda: ask(running, "GET", "/readyz")[0] == 200)
+    assert running.service.calls.refused["websocket", "full"] >= 1 and running.service.calls.refused["audiosocket", "full"] >= 1
+
+
+def test_a_killed_engine_is_followed_by_another(serve: Callable[..., Running], artifact: Path) -> None:
+    """kill -9 under two calls: they go on, every hop is answered once, and a second death is survived as well."""
+    running = serve()
+    with live_call(running) as (_, end), live_call(running) as (_, end_other):
+        for _ in range(2):
+            wait_for(lambda: running.service.pool.spare is not None)
+            time.sleep(1.0)
+            pid = running.service.pool.engines[0].pid
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda pid=pid: running.service.pool.engines[0].pid != pid and running.service.pool.engines[0].ready)
+            time.sleep(1.0)
+        for events, in_time in (end(), end_other()):
+            assert in_time
+            ends = [round(e / 0.16) for e, _ in steps_of(events)]
+            assert ends == list(range(1, len(ends) + 1)) and len(ends) > 15
+            assert events[-1]["type"] == "end" and events[-1]["legs"]["caller"]["lost_samples"] == 0
+    assert running.service.pool.moved == 4 and len(running.service.pool.resumed_s) == 4
+    running.close()
+
+
+def test_an_engine_that_hangs_is_killed(serve: Callable[..., Running]) -> None:
+    settings = Settings()
+    running = serve(replace(settings, serve=replace(settings.serve, engines=1, capacity="max_streams", pin=False, silent_s=1.0)))
+    pid = running.service.pool.engines[0].pid
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: running.service.pool.engines[0].pid != pid and running.service.pool.engines[0].ready)
+    running.close()
+
+
+def test_strangers_and_garbage_disturb_no_call(serve: Callable[..., Running], artifact: Path) -> None:
+    """Random bytes at every listener, half requests, frames that promise much: one call beside them is answered to the bit."""
+    rng, running = np.random.default_rng(7), serve(Settings(limits=LimitRules(idle_s=2.0)))
+    with live_call(running) as (_, end):
+        for round_ in range(25):
+            for listener in ("audiosocket", "websocket", "http"):
+                with socket.create_connection(("127.0.0.1", running.port(listener)), timeout=5) as link:
+                    link.sendall(rng.bytes(int(rng.integers(1, 3000))))
+            for _, port in running.service.rtp.ports:
+                send_rtp(port.port, [rng.bytes(int(rng.integers(0, 200))) for _ in range(5)], 0)
+            text = rng.bytes(40).decode("latin1")
+            talk(running, [text, rng.bytes(50), json.dumps({"edgeemo": text})][round_ % 3 :], until="refused")
+            talk(running, [json.dumps(HEADER), "x" * 70_000] if round_ % 2 else [b"\x01" * 70_000])
+        with socket.create_connection(("127.0.0.1", running.port("audiosocket"))) as link:
+            link.sendall(b"\x10\xff\xff" + bytes(100))
+        events, in_time = end()
+    assert in_time
+    whole(events, artifact)
+    wait_for(lambda: not running.service.calls.running)  # some of it was RTP
+    assert running.service.pool.headroom == 8
+    running.close()
+
+
+def test_connections_that_say_nothing_are_ended(serve: Callable[..., Running]) -> None:
+    """Before the first message, after the upgrade, and in a call that falls silent."""
+    running = serve(Settings(limits=LimitRules(handshake_s=0.3, idle_s=1.0)))
+    for listener in ("audiosocket", "websocket", "http"):
+        with socket.create_connection(("127.0.0.1", running.port(listener)), timeout=10) as link:
+            link.sendall(b"" if listener == "audiosocket" else b"GET / HTTP/1.1\r\nHost: x")
+            try:
+                while link.recv(1000):
+                    pass
+            except ConnectionResetError:
+                pass
+    assert talk(running, [])[1] == 1008
+    events, code = talk(running, [json.dumps(HEADER), SPEECH[:3200]], until="never")
+    assert code == 1001 and events[0]["type"] == "begin"
+    assert running.service.calls.ended[events[0]["call"]]["reason"] == "idle"
+    running.close()
+
+
+def test_a_reader_who_does_not_read_is_dropped(serve: Callable[..., Running]) -> None:
+    """His call ends, and nothing piles up."""
+    running = serve(Settings(limits=LimitRules(unread_bytes=20_000)))
+
+    async def run() -> None:
+        link = socket.socket()
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link.connect(("127.0.0.1", running.port("websocket")))
+        _, writer = await asyncio.open_connection(sock=link, limit=1)
+        writer.write(
+            b"GET /v1/listen HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+
+        def frame(kind: int, data: bytes) -> bytes:
+            return bytes([0x80 | kind, 0x80 | 126]) + len(data).to_bytes(2, "big") + bytes(4) + data
+
+        writer.write(frame(1, json.dumps(HEADER).encode().ljust(200)))
+        await asyncio.sleep(0.3)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        try:
+            while running.service.calls.left_out["websocket"] == 0:
+                writer.write(frame(2, SPEECH[:32_000]))
+                await asyncio.wait_for(writer.drain(), 20)
+                await asyncio.sleep(0.01)
+        except ConnectionError:
+            pass
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    wait_for(lambda: not running.service.calls.running)
+    running.close()
+
+
+def test_tokens_are_asked_for_where_there_are_any(serve: Callable[..., Running], tmp_path: Path) -> None:
+    """Over HTTP and WebSocket, by header, Basic or the page's session; what says nothing of calls is open."""
+    token = tmp_path / "token"
+    token.write_text("open-sesame\n")
+    token.chmod(0o600)
+    settings = Settings(
+        auth=AuthRules(tokens=(str(token),)), audiosocket=PeerRules(known_calls=True), rtp=RtpRules(known_calls=True)
+    )
+    running = serve(settings)
+    good = {"Authorization": "Bearer open-sesame"}
+    for path in ("/healthz", "/readyz", "/"):
+        assert ask(running, "GET", path)[0] == 200
+    for path in ("/metrics", "/v1/calls", "/v1/events", "/v1/status", "/v1/live"):
+        assert ask(running, "GET", path)[0] == 401
+    assert ask(running, "GET", "/v1/calls", {"Authorization": "Bearer open-sesam"})[0] == 401
+    assert ask(running, "GET", "/v1/calls", good)[0] == 200
+    with pytest.raises(aiohttp.WSServerHandshakeError):
+        talk(running, [json.dumps(HEADER)])
+    with pytest.raises(aiohttp.WSServerHandshakeError):
+        talk(running, [json.dumps(HEADER)], headers={**good, "Origin": "http://evil.example.com"})
+    assert talk(running, [json.dumps(HEADER), END], headers=good)[0][-1]["type"] == "end"
+
+    async def session() -> int:
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as client:
+            async with client.post(running.http + "/v1/session", headers=good) as answer:
+                assert (
+                    answer.status == 200
+                    and answer.cookies["edgeemo"]["httponly"]
+                    and answer.cookies["edgeemo"]["samesite"] == "Strict"
+                )
+            async with client.get(running.http + "/v1/calls") as answer:
+                return answer.status
+
+    assert asyncio.run(session()) == 200
+    # AudioSocket and RTP, which have no place for a token: only calls that were announced with one.
+    call = str(uuid.uuid4())
+    assert audiosocket(running, call, SPEECH[:3200]) in (b"\0\0\0", b"")
+    assert call not in running.service.calls.ended
+    assert ask(running, "PUT", f"/v1/expected/{call}")[0] == 401
+    assert ask(running, "PUT", f"/v1/expected/{call}", good)[0] == 200
+    audiosocket(running, call, SPEECH[:3200])
+    wait_for(lambda: call in running.service.calls.ended)
+    send_rtp(running.service.rtp.ports[0][1].port, rtp_packets(bytes(320), 160, 160, 0))
+    time.sleep(0.2)
+    assert not running.service.calls.running and running.service.calls.refused["rtp", "unexpected"] == 2
+    running.close()
+
+
+def test_an_rtp_port_belongs_to_its_first_source(running: Running) -> None:
+    call = "rtp-" + uuid.uuid4().hex
+    _, said = ask(running, "POST", "/v1/rtp", json={"call": call})
+    good, evil = rtp_packets(bytes([0xFF]) * 1600, 160, 160, 0), rtp_packets(bytes(1600), 160, 160, 0)
+
+    def work() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as theirs:
+            for a, b in zip(good, evil, strict=True):
+                ours.sendto(a, ("127.0.0.1", said["port"]))
+                theirs.sendto(b, ("127.0.0.1", said["port"]))
+                time.sleep(0.002)
+        ask(running, "DELETE", f"/v1/rtp/{said['port']}")
+
+    events = Listener(running).during(call, work)
+    assert events[-1]["counts"]["foreign_packets"] == len(evil) and events[-1]["counts"]["received_packets"] == len(good)
+
+
+def test_results_over_http(running: Running) -> None:
+    call = uuid.uuid4().hex
+    with live_call(running) as (live, end):
+        talk(running, [json.dumps({**HEADER, "call": call}), *pieces(SPEECH, 3200), END])
+        status, said = ask(running, "GET", f"/v1/calls/{call}")
+        assert status == 200 and said["running"] is False and said["legs"]["caller"]["seconds"] == pytest.approx(4.8, abs=0.2)
+        status, said = ask(running, "GET", f"/v1/calls/{live}")
+        assert status == 200 and said["running"] is True
+        wait_for(lambda: ask(running, "GET", f"/v1/calls/{live}/curve")[1]["legs"]["caller"])
+        page = ask(running, "GET", "/metrics")[1]
+        assert 'edgeemo_serve_calls{protocol="websocket"} 1.0' in page
+        assert 'edgeemo_streams{engine="0"} 1.0' in page and "edgeemo_latency_seconds_bucket{" in page
+        end()
+    assert ask(running, "GET", "/v1/calls/nobody")[0] == 404 and ask(running, "GET", "/elsewhere")[0] == 404
+    assert ask(running, "POST", "/v1/rtp", data="{")[0] == 400 and ask(running, "DELETE", "/v1/rtp/1")[0] == 404
+    assert ask(running, "PUT", "/v1/expected/a%20b")[0] == 400
+
+
+def test_webhooks_are_signed_and_tried_again(serve: Callable[..., Running], tmp_path: Path) -> None:
+    """The first answer is an error; every event arrives all the same, in order, with a signature that holds."""
+    secret = tmp_path / "secret"
+    secret.write_text("hook-secret\n")
+    secret.chmod(0o600)
+    got: list[tuple[dict, str, bytes]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            got.append((json.loads(body), self.headers["X-EdgeEmo-Signature"], body))
+            self.send_response(503 if len(got) == 1 else 204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    hook = HTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=hook.serve_forever, daemon=True).start()
+    results = ResultRules(webhook=f"http://127.0.0.1:{hook.server_port}/hook", webhook_secret=str(secret))
+    running = serve(Settings(results=results))
+    talk(running, [json.dumps(HEADER), *pieces(SPEECH[:25_600], 3200), END])
+    wait_for(lambda: got and got[-1][0]["type"] == "end")
+    types = [event["type"] for event, _, _ in got]
+    assert types[:3] == ["begin", "begin", "segment"] and "step" not in types
+    for _, signature, body in got:
+        stamp, _, value = signature.partition(",v1=")
+        stamp = stamp.removeprefix("t=")
+        assert hmac.new(b"hook-secret", f"{stamp}.".encode() + body, hashlib.sha256).hexdigest() == value
+        assert abs(time.time() - int(stamp)) < 60
+    hook.shutdown()
+    running.close()
+
+
+def test_a_dead_broker_and_a_dead_webhook_cost_nothing(serve: Callable[..., Running], artifact: Path) -> None:
+    """Events that nobody takes are left out, oldest first; calls are answered as ever."""
+    results = ResultRules(mqtt="mqtt://127.0.0.1:1", webhook="http://127.0.0.1:1/", events=("step", "end"), tries=1)
+    running = serve(Settings(results=results, limits=LimitRules(unread_events=4)))
+    with live_call(running) as (_, end):
+        time.sleep(2.0)
+        events, in_time = end()
+    assert in_time
+    whole(events, artifact)
+    assert running.service.calls.left_out["mqtt"] > 0 and running.service.calls.left_out["webhook"] > 0
+    running.close()
+
+
+def test_draining_lets_calls_end_and_takes_no_more(serve: Callable[..., Running]) -> None:
+    running = serve()
+    with live_call(running) as (_, end):
+        assert ask(running, "POST", "/v1/drain", headers={"Origin": "http://evil.example.com"})[0] == 403
+        assert ask(running, "POST", "/v1/drain")[1] == {"status": "draining", "calls": 1}
+        assert ask(running, "GET", "/readyz")[1]["status"] == "draining"
+        events, _ = talk(running, [json.dumps(HEADER)], until="never")
+        assert events[0]["code"] == "draining"
+        events, in_time = end()
+        assert in_time and events[-1]["type"] == "end"
+    running.close()
+
+
+def test_connections_that_come_and_go_leave_nothing(serve: Callable[..., Running]) -> None:
+    """Calls that end whenever: files, slots and places of addresses are as before."""
+    running = serve(config=replace(CONFIG, engine=replace(CONFIG.engine, max_streams=8)))
+
+    async def one(session: aiohttp.ClientSession, rng: np.random.Generator) -> None:
+        try:
+            async with session.ws_connect(running.websocket, compress=0) as ws:
+                if rng.random() < 0.2:
+                    return
+                await ws.send_str(json.dumps(HEADER))
+                for _ in range(int(rng.integers(0, 30))):
+                    await ws.send_bytes(SPEECH[:3200])
+                if rng.random() < 0.5:
+                    await ws.send_str(END)
+                    await ws.receive()
+                if rng.random() < 0.3 and ws._response.connection is not None:
+                    ws._response.connection.transport.abort()  # type: ignore[union-attr]
+        except (aiohttp.ClientError, ConnectionError, TypeError):
+            pass
+
+    async def many() -> None:
+        rng = np.random.default_rng(1)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=6)) as session:
+            for _ in range(15):
+                await asyncio.gather(*(one(session, rng) for _ in range(6)))
+
+    talk(running, [json.dumps(HEADER), SPEECH[:3200], END])
+    wait_for(lambda: not running.service.doorman._inside or sum(running.service.doorman._inside.values()) == 0)
+    before = len(os.listdir("/proc/self/fd"))
+    asyncio.run(many())
+    wait_for(lambda: not running.service.calls.running and sum(running.service.doorman._inside.values()) == 0)
+    assert running.service.pool.headroom == 8 and not running.service.pool.channels
+    wait_for(lambda: len(os.listdir("/proc/self/fd")) <= before + 2)
+    running.close()
