@@ -19,6 +19,7 @@ from edgeemo_runtime.model import Model
 
 CARRY = ("replay", "finish")
 CARRIED_PER_STEP = 4  # replaying a ring is four steps of a stream: so many streams move with each call of Engine.step
+MAX_POSTPONED = 8  # calls of Engine.step in a row that move none because answers are late
 
 
 @dataclass
@@ -65,6 +66,7 @@ class Fleet:
         self._model_of = np.zeros(model.slots, dtype=np.int64)
         self._in_use = np.zeros(model.slots, dtype=bool)
         self._moving: list[int] = []
+        self._postponed = 0  # steps since calls last moved
         self._only: Model | None = model
         self._add(model)
 
@@ -152,10 +154,15 @@ class Fleet:
         self._moving = [s for s in in_use if self._model_of[s] != live] if carry == "replay" else []
         self._retire()
 
-    def carry_some(self, replay: Callable[[Model, list[int]], None]) -> None:
-        """Moves the next few calls over to the live model."""
+    def carry_some(self, replay: Callable[[Model, list[int]], None], late: bool = False) -> None:
+        """Moves the next few calls over to the live model; while answers are ``late``, at every ninth step only: a move costs as
+        much as the answers of a batch, which would come later still."""
         if not self._moving:
             return
+        if late and self._postponed < MAX_POSTPONED:
+            self._postponed += 1
+            return
+        self._postponed = 0
         some, self._moving = self._moving[:CARRIED_PER_STEP], self._moving[CARRIED_PER_STEP:]
         replay(self.live, some)
         self._model_of[some] = self._index(self.live)

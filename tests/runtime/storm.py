@@ -29,7 +29,7 @@ from edgeemo_runtime.schedule import Scheduler
 
 from tests.fuzz.mutate import damaged, damaged_document
 
-CALLS, ALONE_S, HOP_S = 80, 60.0, 0.16
+CALLS, ALONE_S, HOP_S = 80, float(os.environ.get("ALONE_S", "60")), 0.16
 BROKEN, GOOD = int(os.environ.get("BROKEN", "200")), int(os.environ.get("GOOD", "50"))
 
 
