@@ -27,7 +27,7 @@ MAX_BODY = 65_536  # bytes of a request
 OPEN_TO_ALL = ("/healthz", "/readyz", "/", "/page.css", "/page.js", "/microphone.js", "/v1/session")
 FAILURE_S = 0.5  # before a failed authentication is answered
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
