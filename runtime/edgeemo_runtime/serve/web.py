@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 SEND_BYTES = 65_536  # of the kernel's queue to a client
 MAX_BODY = 65_536  # bytes of a request
-OPEN_TO_ALL = ("/healthz", "/readyz", "/", "/page.css", "/page.js", "/microphone.js", "/v1/session")
+PROBES = ("/healthz", "/readyz")
+OPEN_TO_ALL = (*PROBES, "/", "/page.css", "/page.js", "/microphone.js", "/v1/session")
 FAILURE_S = 0.5  # before a failed authentication is answered
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
@@ -99,7 +100,8 @@ class WebServer:
         auth = self._service.auth
         upgrade = _is_upgrade(request)
         changes = upgrade or request.method not in ("GET", "HEAD")
-        if not auth.host(request.headers) or (changes and not auth.origin(request.headers)):
+        probed = request.path in PROBES and not upgrade  # by balancers, under whatever name, or none
+        if not (probed or auth.host(request.headers)) or (changes and not auth.origin(request.headers)):
             return _plain(403, "this address or origin is not served; [auth] origins in serve.toml names others")
         if auth.asked and (upgrade or request.path not in OPEN_TO_ALL) and not self._known(request, upgrade):
             self._service.calls.refused["websocket" if upgrade else "http", "unauthorized"] += 1

@@ -26,7 +26,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
     clip = tmp_path_factory.mktemp("clip") / "clip.wav"
     soundfile.write(clip, np.asarray(speech(3, 60)), 8000, subtype="PCM_16")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--use-fake-ui-for-media-stream"]
+    flags = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--no-first-run",
+        "--use-fake-ui-for-media-stream",
+    ]
     flags += ["--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={clip}"]
     with playwright.sync_playwright() as p:
         made = p.chromium.launch(executable_path=CHROMIUM, args=flags)
