@@ -15,7 +15,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.serve.auth import COOKIE, SESSION_S
 from edgeemo_runtime.serve.calls import CALL_ID, RefusedError
 from edgeemo_runtime.serve.dialects.base import LEGS, MessageError, parse_object, text_of
-from edgeemo_runtime.serve.events import VERSION, Event
+from edgeemo_runtime.serve.events import VERSION, Curve, Event
 from edgeemo_runtime.serve.figures import Figures
 from edgeemo_runtime.serve.formats import parse_format
 
@@ -140,7 +140,7 @@ class Api:
         call = self._service.calls.running.get(request.match_info["id"])
         if call is None:
             raise web.HTTPNotFound
-        legs = {name: [_point(p) for p in leg.curve] for name, leg in call.legs.items()}
+        legs = {name: leg.curve.last(Curve.KEPT) for name, leg in call.legs.items()}
         return web.json_response({"v": VERSION, "labels": self._service.pool.labels, "legs": legs})
 
     async def _call_events(self, request: web.Request) -> web.StreamResponse:
@@ -267,14 +267,8 @@ class Api:
         return web.json_response({"status": "ended"})
 
 
-def _point(point: tuple[float, int, float, float]) -> list[float]:
-    end_s, label, confidence, waited_s = point
-    return [round(end_s, 2), label, round(confidence, 3), round(1000 * waited_s, 1)]
-
-
 def _row(call: Call, leg: Leg, seen: int) -> dict[str, Any]:
-    new = min(max(0, leg.record.steps - seen), len(leg.curve))
-    steps = [_point(leg.curve[i]) for i in range(len(leg.curve) - new, len(leg.curve))]
+    steps = leg.curve.last(max(0, leg.record.steps - seen))
     segment = leg.record.segment
     return {
         "call": call.id, "leg": leg.name, "protocol": call.protocol, "user": call.user,

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgeemo_runtime.errors import EdgeEmoError, printable
 from edgeemo_runtime.lines import log
-from edgeemo_runtime.serve.events import Event, Record, Sink
+from edgeemo_runtime.serve.events import Curve, Event, Record, Sink
 from edgeemo_runtime.serve.formats import Format
 from edgeemo_runtime.serve.pool import Channel, NoRoomError, Pool, Step
 from edgeemo_runtime.serve.settings import Settings
@@ -21,7 +21,6 @@ from edgeemo_runtime.serve.settings import Settings
 CALL_ID = re.compile(r"[\w.:@+/=-]{1,128}", re.ASCII)
 ENDED_KEPT = 500  # ended calls whose summary may still be asked for
 EVENTS_KEPT = 200
-CURVE_KEPT = 7200  # steps of a call that its curve shows: 19 minutes
 SWEEP_S = 1.0
 CLOSING_S = 10.0  # that engines get to answer an ended call's last hops
 FULL_POLL_S = 0.02
@@ -47,9 +46,7 @@ class Leg:
     problem: str = ""
     skipped: int = 0  # samples that the source says it left out
     lost: int = 0  # samples that no engine heard
-    curve: collections.deque[tuple[float, int, float, float]] = field(
-        default_factory=partial(collections.deque, maxlen=CURVE_KEPT)
-    )
+    curve: Curve = field(default_factory=Curve)
 
     def document(self) -> dict[str, Any]:
         return self.record.summary() | {"lost_samples": self.lost} | ({"problem": self.problem} if self.problem else {})
@@ -134,7 +131,7 @@ class Call:
         record = leg.record
         label = record.labels[step.label]
         confidence = step.smoothed[step.label]
-        leg.curve.append((step.end_s, step.label, confidence, step.waited_s))
+        leg.curve.add(step.end_s, step.label, confidence, step.waited_s)
         ended, begun, handoff = record.add(step)
         if any(getattr(s, "steps", False) for s in self.sinks) or self._calls.step_sinks:
             names = record.labels

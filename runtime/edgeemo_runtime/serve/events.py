@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import functools
 import json
 import time
@@ -24,6 +25,31 @@ class Event:
     @functools.cached_property
     def text(self) -> str:
         return json.dumps(self.data, separators=(",", ":"))
+
+
+class Curve:
+    """A channel's last steps in memory that is there from the start: end_s, label index, confidence, late_ms."""
+
+    KEPT = 3750  # steps: 10 minutes
+    _WIDTH = 4
+
+    def __init__(self) -> None:
+        self._numbers = array.array("f", bytes(4 * self._WIDTH * self.KEPT))
+        self.steps = 0
+
+    def add(self, end_s: float, label: int, confidence: float, waited_s: float) -> None:
+        at = self.steps % self.KEPT * self._WIDTH
+        self._numbers[at : at + self._WIDTH] = array.array("f", (end_s, label, confidence, 1000 * waited_s))
+        self.steps += 1
+
+    def last(self, count: int) -> list[list[float]]:
+        """The last ``count`` steps, as far as they are kept, oldest first; numbers as far as anybody can see them."""
+        found = []
+        for step in range(self.steps - min(count, self.steps, self.KEPT), self.steps):
+            at = step % self.KEPT * self._WIDTH
+            end_s, label, confidence, late_ms = self._numbers[at : at + self._WIDTH]
+            found.append([round(end_s, 2), int(label), round(confidence, 3), round(late_ms, 1)])
+        return found
 
 
 class Sink(Protocol):

@@ -23,6 +23,7 @@ LISTENERS = ("websocket", "audiosocket", "rtp", "http")
 class ServeRules:
     engines: int = 0  # engine processes; 0: one for each core but the front's, at least one
     capacity: str = CAPACITIES[0]  # calls per engine: what the plan says of costs measured at the start, at most max_streams
+    priority: int = 10  # of engines before all ordinary processes (SCHED_FIFO) where that is allowed; 0: as others
     pin: bool = True  # each engine on a core of its own where there are enough
     spare: bool = True  # a process with everything loaded but the model waits for an engine to die (about 40 MB)
     restart_s: float = 0.1  # before an engine that died is started again; doubled each time it dies young
@@ -32,6 +33,7 @@ class ServeRules:
     def __post_init__(self) -> None:
         check_range(self, "engines must lie in 0..64", 0 <= self.engines <= 64)
         check_range(self, f"capacity must be one of {', '.join(CAPACITIES)}", self.capacity in CAPACITIES)
+        check_range(self, "priority must lie in 0..99", 0 <= self.priority <= 99)
         check_range(self, "restart_s must lie in (0, 60]", 0 < self.restart_s <= 60)
         check_range(self, "silent_s must lie in [1, 600]", 1 <= self.silent_s <= 600)
         check_range(self, "replay_s must lie in [0, 4]", 0 <= self.replay_s <= 4)

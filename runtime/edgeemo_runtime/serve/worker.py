@@ -326,6 +326,9 @@ def _serve(memory: int, link: socket.socket) -> None:
     trust = load_trust(task["trust"], task["allow_writable"])
     try:
         single_core.take_place(task["cpu"], config.engine.priority)
+        if task["priority"] and not config.engine.priority:
+            with contextlib.suppress(EdgeEmoError):  # where it is allowed
+                single_core.go_first(task["priority"])
         engine, models = make_engine(task, config, trust)
         capacity = task["capacity"] or _capacity(engine, config)
     except EdgeEmoError as error:

@@ -20,7 +20,7 @@ import pytest
 from edgeemo_runtime.serve.formats import decode
 from edgeemo_runtime.serve.settings import ResultRules, Settings
 
-from tests.conftest import speech
+from tests.conftest import ROOT, speech
 from tests.runtime.serve.conftest import Running
 from tests.runtime.serve.talk import Listener, alone, ask, pieces, steps_of, talk, wait_for
 
@@ -145,35 +145,16 @@ async def _patient(work: Callable) -> None:
             await asyncio.sleep(0.05)
 
 
-HAPROXY = """
-global
-    maxconn 1000
-defaults
-    mode http
-    timeout connect 2s
-    timeout client 60s
-    timeout server 60s
-    timeout tunnel 1h
-frontend calls
-    bind 127.0.0.1:{front}
-    default_backend boards
-backend boards
-    balance leastconn
-    option httpchk GET /readyz
-    default-server inter 200 fall 1 rise 1 check
-    server a 127.0.0.1:{a} port {a_http}
-    server b 127.0.0.1:{b} port {b_http}
-"""
-
-
 @needs("haproxy")
 def test_haproxy_before_two_instances(serve: Callable[..., Running], tmp_path: Path) -> None:
     """Calls go to the instance with fewer; one that is drained gets no more, and its running call goes on to its end."""
     one, two = serve(), serve()
     front = free_port()
     config = tmp_path / "haproxy.cfg"
-    ports = {"a": one.port("websocket"), "b": two.port("websocket"), "a_http": one.port("http"), "b_http": two.port("http")}
-    config.write_text(HAPROXY.format(front=front, **ports))
+    text = (ROOT / "runtime" / "deploy" / "haproxy.cfg").read_text().replace("0.0.0.0:8081", f"127.0.0.1:{front}")
+    for address, instance in (("192.168.7.11", one), ("192.168.7.12", two)):
+        text = text.replace(f"{address}:8081 port 8080", f"127.0.0.1:{instance.port('websocket')} port {instance.port('http')}")
+    config.write_text(text)
     audio = (np.asarray(speech(3, 10)) * 32767).astype("<i2").tobytes()
 
     async def run() -> None:
@@ -195,7 +176,7 @@ def test_haproxy_before_two_instances(serve: Callable[..., Running], tmp_path: P
             assert len(one.service.calls.running) == len(two.service.calls.running) == 2
             async with session.post(one.http + "/v1/drain") as answer:
                 assert answer.status == 200
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(1.5)
             sockets += [await call() for _ in range(3)]
             assert (len(one.service.calls.running), len(two.service.calls.running)) == (2, 5)
             for ws in sockets:

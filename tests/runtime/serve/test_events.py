@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeemo_runtime.decision import REASONS
-from edgeemo_runtime.serve.events import Record
+from edgeemo_runtime.serve.events import Curve, Record
 from edgeemo_runtime.serve.pool import Step
 
 LABELS = ("angry", "neutral")
@@ -43,3 +43,12 @@ def test_a_call_is_handed_off_once() -> None:
 
 def test_a_call_without_answers_has_a_summary() -> None:
     assert Record(LABELS).summary()["label"] is None
+
+
+def test_a_curve_keeps_its_last_steps() -> None:
+    curve = Curve()
+    assert curve.last(5) == []
+    for i in range(Curve.KEPT + 3):
+        curve.add(0.16 * i, i % 7, 0.5, 0.004)
+    assert curve.last(2) == [[round(0.16 * i, 2), i % 7, 0.5, 4.0] for i in (Curve.KEPT + 1, Curve.KEPT + 2)]
+    assert len(curve.last(10**9)) == Curve.KEPT
