@@ -28,7 +28,7 @@ PROBES = ("/healthz", "/readyz")
 OPEN_TO_ALL = (*PROBES, "/", "/page.css", "/page.js", "/microphone.js", "/v1/session")
 FAILURE_S = 0.5  # before a failed authentication is answered
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",

@@ -107,9 +107,8 @@ def managed(artifact: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[b
 
         shell = ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh"]
         command = [*shell, *SERVE, str(artifact), "--config", str(config), *NOWHERE, "--allow-writable"]
-        process = subprocess.Popen(
-            command, env=environment, pass_fds=(systemd.FIRST,), preexec_fn=pass_socket, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )  # fmt: skip
+        passed = {"pass_fds": (systemd.FIRST,), "preexec_fn": pass_socket, "env": environment}
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **passed)  # type: ignore[call-overload]
         try:
             yield process, manager, f"http://127.0.0.1:{http.getsockname()[1]}"
         finally:

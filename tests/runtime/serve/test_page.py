@@ -77,14 +77,14 @@ def test_a_microphone_is_a_call(browser: Any, running: Running) -> None:
     call = wait_for(lambda: [c for c in running.service.calls.running if c.startswith("microphone-")])[0]
     until(page, "document.querySelector('#calls td:nth-child(4)')?.textContent")
     wait_for(lambda: running.service.calls.running[call].legs["caller"].record.steps > 10)
-    assert painted(page, "canvas.ribbon") > 100
+    wait_for(lambda: painted(page, "canvas.ribbon") > 100)
     said = page.inner_text("#calls td:nth-child(3)")
     assert said in {*running.service.pool.labels, "annoyed", "furious"}
     assert said in page.get_attribute("canvas.ribbon", "aria-label")
     page.focus("#calls button")
     page.keyboard.press("Enter")
     until(page, "document.getElementById('curve-said').textContent.includes('%')")
-    assert painted(page, "#curve") > 100
+    wait_for(lambda: painted(page, "#curve") > 100)
     assert call in page.inner_text("#detail-heading")
     page.keyboard.press("Escape")
     assert page.locator("#detail").is_hidden()
