@@ -77,7 +77,6 @@ class Engine:
         self.sample_rate, self.samples_per_step, self.labels = model.sample_rate, model.samples_per_step, model.labels
         self.max_streams, self.overload, self.clock = max_streams, overload, clock
         self.step_s = self.samples_per_step / self.sample_rate
-        self._budget_s = budget_s
         self.fleet = Fleet(model, budget_s)
         self.counters = StreamCounters()
         self.audio_rules = audio
@@ -137,9 +136,7 @@ class Engine:
         none."""
         self._check_thread()
         ready = self.rings.ready() if slots is None else slots
-        if self.fleet.moving:
-            late = len(ready) > 0 and self.clock() - self._ready_since[ready].min() > self._budget_s
-            self.fleet.carry_some(self._replay, bool(late))
+        self.fleet.carry_some(self._replay)
         if self._source_clock.breaks:
             self._pass_breaks(ready)
         split = self.fleet.split(ready)

@@ -18,8 +18,9 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.model import Model
 
 CARRY = ("replay", "finish")
-CARRIED_PER_STEP = 4  # replaying a ring is four steps of a stream: so many streams move with each call of Engine.step
-MAX_POSTPONED = 8  # calls of Engine.step in a row that move none because answers are late
+# Streams that move with each call of Engine.step, by three steps of replay: in fours they would take twice as long in all, and as
+# long as calls are split over two models every batch is two.
+CARRIED_PER_STEP = 8
 
 
 @dataclass
@@ -66,7 +67,6 @@ class Fleet:
         self._model_of = np.zeros(model.slots, dtype=np.int64)
         self._in_use = np.zeros(model.slots, dtype=bool)
         self._moving: list[int] = []
-        self._postponed = 0  # steps since calls last moved
         self._only: Model | None = model
         self._add(model)
 
@@ -154,15 +154,10 @@ class Fleet:
         self._moving = [s for s in in_use if self._model_of[s] != live] if carry == "replay" else []
         self._retire()
 
-    def carry_some(self, replay: Callable[[Model, list[int]], None], late: bool = False) -> None:
-        """Moves the next few calls over to the live model; while answers are ``late``, at every ninth step only: a move costs as
-        much as the answers of a batch, which would come later still."""
+    def carry_some(self, replay: Callable[[Model, list[int]], None]) -> None:
+        """Moves the next few calls over to the live model."""
         if not self._moving:
             return
-        if late and self._postponed < MAX_POSTPONED:
-            self._postponed += 1
-            return
-        self._postponed = 0
         some, self._moving = self._moving[:CARRIED_PER_STEP], self._moving[CARRIED_PER_STEP:]
         replay(self.live, some)
         self._model_of[some] = self._index(self.live)

@@ -92,11 +92,13 @@ class LiveLoop:
             slots, since = engine.ready()
             start = self.scheduler.start_at(since)
             if start <= now:
-                batch = slots[: self.scheduler.largest]
+                batch = slots[: self.scheduler.size(since, now)]
+                mixed = engine.fleet.moving or len(engine.fleet.models) > 1
                 results = engine.step(batch)
                 took = engine.clock() - now
                 self.busy_s += took
-                self.scheduler.observe(len(batch), took)
+                if not mixed:  # a replay, or a batch split over two models, says nothing of what a batch costs
+                    self.scheduler.observe(len(batch), took)
                 yield results, refused
                 refused = []
                 ending = self._close_done(ending)

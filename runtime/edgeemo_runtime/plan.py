@@ -60,7 +60,7 @@ def simulate(
             waiting.append(ready)
             heapq.heappush(coming, (ready + HOP_S, stream))
             continue
-        size = min(len(waiting), scheduler.largest)
+        size = scheduler.size(np.array(waiting), start)
         now = start + float(cost_s[size])
         busy += float(cost_s[size])
         latencies += [now - since for since in waiting[:size]]

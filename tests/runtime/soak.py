@@ -47,7 +47,7 @@ def soak(artifacts: list[Path], swaps: int, streams: int) -> dict[str, float]:
     loaded = [load_artifact(a) for a in artifacts]
     references = [Model(a, 1) for a in loaded]
     calls = Calls(streams)
-    engine = Engine(loaded[0], streams, PRESETS["raw"], budget_s=3600.0)  # calls move at every step, however slow it is
+    engine = Engine(loaded[0], streams, PRESETS["raw"])
     open_calls = [engine.open() for _ in range(streams)]
     moving = -(-streams // CARRIED_PER_STEP)
     wrong = lost = compared = 0

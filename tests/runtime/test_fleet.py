@@ -67,11 +67,11 @@ def test_calls_finish_on_the_old_model_and_new_ones_get_the_new(old: Path, new: 
 
 @pytest.mark.slow
 def test_calls_carried_over_answer_as_the_new_model_from_their_ring_on(old: Path, new: Path) -> None:
-    """Ten calls move four at a step; each is, from its move on, the new model after a replay of the hops in its ring."""
-    engine = Engine(old, 10, PRESETS["raw"], budget_s=3600.0)  # however slow this machine is
+    """Twenty calls move eight at a step; each is, from its move on, the new model after a replay of the hops in its ring."""
+    engine = Engine(old, 20, PRESETS["raw"])
     kept = engine.model.ring_samples // engine.samples_per_step
     assert kept > 2
-    streams = [engine.open() for _ in range(10)]
+    streams = [engine.open() for _ in range(20)]
     got: list[list[np.ndarray]] = [[] for _ in streams]
     models: list[list[str]] = [[] for _ in streams]
     versions = [engine.model.version]
@@ -85,29 +85,12 @@ def test_calls_carried_over_answer_as_the_new_model_from_their_ring_on(old: Path
         for call, p in enumerate(results.probabilities):
             got[call].append(p)
             models[call].append(results.models[call])
-    for call in range(10):
+    for call in range(20):
         moved = models[call].index(versions[1])
         assert moved == 6 + call // CARRIED_PER_STEP
         np.testing.assert_array_equal(np.array(got[call][:moved]), alone(old, call, range(moved)))
         np.testing.assert_array_equal(np.array(got[call][moved:]), alone(new, call, range(moved - kept, 12))[kept:])
     assert len(engine.fleet.models) == 1
-
-
-@pytest.mark.slow
-def test_calls_move_seldom_while_answers_are_late(old: Path, new: Path) -> None:
-    """Twelve calls: at the first step that is in time, or at the ninth that is late, four move."""
-    now = [0.0]
-    engine = Engine(old, 12, PRESETS["raw"], clock=lambda: now[0], budget_s=0.02)
-    streams = [engine.open() for _ in range(12)]
-    engine.swap(new)
-    left = []
-    for i, late in enumerate([True] * 10 + [False, True, False]):
-        for call, stream in enumerate(streams):
-            stream.push(hop(call, i))
-        now[0] += 0.03 if late else 0.0
-        assert len(engine.step()) == 12
-        left.append(engine.fleet.moving)
-    assert left == [12] * 8 + [8, 8, 4, 4, 0]
 
 
 @pytest.mark.slow
@@ -160,7 +143,7 @@ def test_a_share_of_the_users_by_the_tail_of_their_id() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("promote", [True, False])
 def test_canary_side_by_side_then_for_all_or_none(old: Path, new: Path, promote: bool) -> None:
-    engine = Engine(old, 8, PRESETS["raw"], budget_s=3600.0)
+    engine = Engine(old, 8, PRESETS["raw"])
     before = engine.model
     canary = engine.start_canary(new, 0.05)
     users = ["a-03", "a-50", "b-99", "c-04"]
