@@ -99,6 +99,7 @@ class Figures:
             "calls": len(calls.running),
             "channels": len(pool.channels), "capacity": pool.capacity, "labels": pool.labels, "engines": engines,
             "restarts": pool.restarts, "moved": pool.moved,
+            "resumed_s": sorted(round(s, 3) for s in pool.resumed_s)[-1:],
             "front": {
                 "pid": os.getpid(), "resident_mb": round(resident_mb(), 1), "cpu_s": time.process_time(),
                 "open_files": _open_files(),
