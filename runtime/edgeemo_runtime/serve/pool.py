@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ YOUNG_S = 10.0  # an engine that dies before is waited for longer the next time
 LONGEST_WAIT_S = 30.0
 WATCH_S = 0.5
 METRICS_S = 1.0  # that an engine has to tell its figures
+REPLAY_S = 0.35  # that hearing all calls' last audio again may take
+LEAST_REPLAYED = 3  # hops
 DEATHS = 3  # engines that a call may outlive: perhaps it is what they die of
 
 
@@ -91,6 +93,7 @@ class Pool:
         self._tasks: set[asyncio.Task] = set()
         self._closing = False
         self.spare: Launched | None = None
+        self._preparing: asyncio.Task | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------------
     async def start(self) -> None:
@@ -102,7 +105,7 @@ class Pool:
             raise
         self._spawn(self._watch())
         if self.settings.serve.spare:
-            self._spawn(self._prepare())
+            self._preparing = self._spawn(self._prepare())
 
     def _task_of(self, engine: EngineProcess) -> dict[str, Any]:
         """What an engine is to do. One that ran before is not measured, and its model not tried, again: calls wait for it."""
@@ -119,7 +122,7 @@ class Pool:
         """The spare process, or a new one. Raises EdgeEmoError if there can be none."""
         spare, self.spare = self.spare, None
         if self.settings.serve.spare and self.labels and not self._closing:
-            self._spawn(self._prepare())
+            self._preparing = self._spawn(self._prepare())
         if spare is not None and spare.process.returncode is None:
             return spare
         return await launch(self.executable(), self.memory)
@@ -131,15 +134,18 @@ class Pool:
             return self.config.engine.cpu
         return cores[1 + engine.index] if self.settings.serve.pin and len(cores) > len(self.engines) else -1
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def close(self) -> None:
         self._closing = True
-        for task in list(self._tasks):
+        for task in self._tasks - {self._preparing}:
             task.cancel()
+        if self._preparing is not None:  # a process on its way is ended, not left
+            await self._preparing
         await asyncio.gather(*(e.end() for e in self.engines), return_exceptions=True)
         if self.spare is not None:
             self.spare.link.close()
@@ -242,9 +248,18 @@ class Pool:
         writer = channel.writer
         hop = max(writer.form.width, int(self.hop_s * writer.form.rate) * writer.form.width)
         read = self.writer.read[channel.slot]
-        back = int(self.settings.serve.replay_s * writer.form.rate) * writer.form.width
+        back = self._replayed_hops() * hop
         kept = writer.position - writer.capacity * 3 // 4
         return max(0, -(-max(kept, 0) // hop) * hop, (read - back) // hop * hop)
+
+    def _replayed_hops(self) -> int:
+        """As many hops as ``replay_s`` has, or as let all calls go on within REPLAY_S at what steps have cost; what a change of
+        models replays at least."""
+        most = int(self.settings.serve.replay_s / self.hop_s)
+        cost = max((e.beat["busy_s"] / e.beat["steps"] for e in self.engines if e.beat.get("steps")), default=0.0)
+        alive = max(1, sum(e.ready for e in self.engines))
+        calls = -(-len(self.channels) // alive)
+        return min(most, max(LEAST_REPLAYED, int(REPLAY_S / max(1e-9, cost * calls))))
 
     # -- what engines say ------------------------------------------------------------------------------------------------
     def answered(self, rows: np.ndarray, models: list[str]) -> None:

@@ -28,7 +28,7 @@ class ServeRules:
     spare: bool = True  # a process with everything loaded but the model waits for an engine to die (about 40 MB)
     restart_s: float = 0.1  # before an engine that died is started again; doubled each time it dies young
     silent_s: float = 10.0  # an engine that shows no sign of life for so long is started anew
-    replay_s: float = 2.0  # of a call's audio that its next engine hears again
+    replay_s: float = 2.0  # of a call's audio that its next engine hears again at most; less where calls are many
 
     def __post_init__(self) -> None:
         check_range(self, "engines must lie in 0..64", 0 <= self.engines <= 64)
