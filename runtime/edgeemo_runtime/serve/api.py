@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgeemo_runtime.serve.calls import Call, Leg
     from edgeemo_runtime.serve.service import Service
 
+RECENT = 50  # events that a page which has just been opened is shown, and at most at once
 LIVE_S = 0.5  # between two pictures of all calls
 EXPECTED_S, LONGEST_EXPECTED_S = 60.0, 3600.0
 PAGE = {
@@ -197,12 +198,14 @@ class Api:
         """For the page: a picture of all calls twice a second, with the steps since the last; and the events in between."""
         answer = await self._begin_stream(request)
         seen: dict[tuple[str, str], int] = {}
-        told = 0.0
+        told = max(0, self._service.calls.told - RECENT)
         try:
             while True:
                 picture = self._picture(seen)
-                picture["events"] = [e.data for e in self._service.calls.recent if e.data["time"] > told][-50:]
-                told = max([told, *(e["time"] for e in picture["events"])])
+                calls = self._service.calls
+                new = min(calls.told - told, len(calls.recent), RECENT)
+                picture["events"] = [calls.recent[i].data for i in range(len(calls.recent) - new, len(calls.recent))]
+                told = calls.told
                 await asyncio.wait_for(answer.write(f"data: {json.dumps(picture, separators=(',', ':'))}\n\n".encode()), 10.0)
                 await asyncio.sleep(LIVE_S)
         except (ConnectionError, TimeoutError):

@@ -66,7 +66,7 @@ class AudioSocketConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._address = str(transport.get_extra_info("peername", ("?",))[0])
+        self._address = str((transport.get_extra_info("peername") or ("?",))[0])
         service = self._service
         if not service.settings.audiosocket.allows(self._address) or not service.doorman.enter(self._address):
             service.calls.refused[PROTOCOL, "address"] += 1

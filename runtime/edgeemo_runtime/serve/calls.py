@@ -178,6 +178,7 @@ class Calls:
         self.running: dict[str, Call] = {}
         self.ended: collections.OrderedDict[str, dict[str, Any]] = collections.OrderedDict()
         self.recent: collections.deque[Event] = collections.deque(maxlen=EVENTS_KEPT)
+        self.told = 0  # events but steps, ever
         self.sinks: list[Sink] = []
         self.step_sinks: list[Sink] = []  # those of ``sinks`` that want each step
         self.expected: dict[str, float] = {}  # announced call ids, and until when
@@ -267,6 +268,7 @@ class Calls:
     def tell(self, event: Event) -> None:
         if event.type != "step":
             self.recent.append(event)
+            self.told += 1
         for sink in self.step_sinks if event.type == "step" else self.sinks:
             sink.tell(event)
 

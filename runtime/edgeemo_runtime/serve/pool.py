@@ -78,7 +78,7 @@ class Pool:
         self._task = {
             "artifact": str(artifact), "config": asdict(config), "trust": trust, "allow_writable": allow_writable,
             "slots": self.slots,
-            "priority": settings.serve.priority,
+            "priority": settings.serve.priority if len(os.sched_getaffinity(0)) > count else 0,
         }  # fmt: skip
         self.engines = [EngineProcess(i, self) for i in range(count)]
         self.channels: dict[int, Channel] = {}  # by slot

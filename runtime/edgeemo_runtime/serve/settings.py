@@ -23,7 +23,7 @@ LISTENERS = ("websocket", "audiosocket", "rtp", "http")
 class ServeRules:
     engines: int = 0  # engine processes; 0: one for each core but the front's, at least one
     capacity: str = CAPACITIES[0]  # calls per engine: what the plan says of costs measured at the start, at most max_streams
-    priority: int = 10  # of engines before all ordinary processes (SCHED_FIFO) where that is allowed; 0: as others
+    priority: int = 10  # of engines (SCHED_FIFO) where that is allowed and the front has a core; 0: as others
     pin: bool = True  # each engine on a core of its own where there are enough
     spare: bool = True  # a process with everything loaded but the model waits for an engine to die (about 40 MB)
     restart_s: float = 0.1  # before an engine that died is started again; doubled each time it dies young

@@ -132,6 +132,29 @@ def test_a_killed_engine_is_followed_by_another(serve: Callable[..., Running], a
     running.close()
 
 
+def test_calls_of_a_killed_engine_move_to_one_with_room(serve: Callable[..., Running], artifact: Path) -> None:
+    """Two engines share four calls; one dies, the other takes its calls at once, and new calls go where there is most room."""
+    settings = Settings()
+    running = serve(replace(settings, serve=replace(settings.serve, engines=2, capacity="max_streams", pin=False)))
+    pool = running.service.pool
+    with live_call(running) as a, live_call(running) as b, live_call(running) as c, live_call(running) as d:
+        assert [e.channels for e in pool.engines] == [2, 2]
+        wait_for(lambda: all(call.legs["caller"].record.steps > 5 for call in running.service.calls.running.values()))
+        pid = pool.engines[0].pid
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: pool.engines[1].channels == 4)
+        wait_for(lambda: len(pool.resumed_s) == 2 and pool.engines[0].pid != pid and pool.engines[0].ready)
+        with live_call(running) as (_, end_new):
+            assert [e.channels for e in pool.engines] == [1, 4]
+            end_new()
+        for _, end in (a, b, c, d):
+            events, in_time = end()
+            ends = [round(e / 0.16) for e, _ in steps_of(events)]
+            assert in_time and ends == list(range(1, len(ends) + 1))
+    assert pool.moved == 2
+    running.close()
+
+
 def test_an_engine_that_hangs_is_killed(serve: Callable[..., Running]) -> None:
     settings = Settings()
     running = serve(replace(settings, serve=replace(settings.serve, engines=1, capacity="max_streams", pin=False, silent_s=1.0)))
