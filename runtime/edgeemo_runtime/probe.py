@@ -16,7 +16,7 @@ import signal
 import time
 from typing import NoReturn
 
-from edgeemo_runtime import single_core
+from edgeemo_runtime import process
 from edgeemo_runtime.artifact import Artifact, check_members, unchecked
 from edgeemo_runtime.errors import EdgeEmoError, first_line
 from edgeemo_runtime.members import Members
@@ -141,12 +141,12 @@ def _run_child(members: Members, trust: Trust, writer: int, limit_s: float, nice
         used_s = time.process_time()
         resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used_s + limit_s), math.ceil(used_s + limit_s) + 1))
         faulthandler.disable()
-        single_core.step_back()
+        process.step_back()
         os.nice(nice)
         nothing = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):  # what foreign code prints when it dies is no message of ours
             os.dup2(nothing, standard)
-        single_core.with_openssl()
+        process.with_openssl()
         try:
             exercise(check_members(members, trust))
             os.write(writer, SOUND.encode())

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edgeemo_runtime.config import Config
 from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.ops.config import Config
 from edgeemo_runtime.serve.audiosocket import AudioSocketConnection
 from edgeemo_runtime.serve.auth import Auth
 from edgeemo_runtime.serve.calls import Calls

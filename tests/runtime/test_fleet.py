@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgeemo_runtime import PRESETS, EdgeEmoError, Engine
-from edgeemo_runtime.canary import CanaryRules, failure
 from edgeemo_runtime.counters import ModelCounters
 from edgeemo_runtime.fleet import CARRIED_PER_STEP, in_canary
+from edgeemo_runtime.ops.canary import CanaryRules, failure
 
 from tests.conftest import speech
 

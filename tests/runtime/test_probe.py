@@ -18,7 +18,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.members import Members, read_members
 from edgeemo_runtime.probe import Probe, probed
 
-from edgeemo.compile.package import pack_artifact
+from edgeemo.compile.codegen.package import pack_artifact
 from tests.runtime.test_artifact import manifest_of
 
 pytestmark = pytest.mark.slow

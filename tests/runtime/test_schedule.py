@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgeemo_runtime.plan import most_streams, plan, simulate
+from edgeemo_runtime.capacity import most_streams, plan, simulate
 from edgeemo_runtime.schedule import PHASES, Scheduler, quietest_lead
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from edgeemo_runtime.errors import EdgeEmoError, printable
-from edgeemo_runtime.lines import log
+from edgeemo_runtime.ops.lines import log
 from edgeemo_runtime.serve.events import Curve, Event, Record, Sink
 from edgeemo_runtime.serve.formats import Format
 from edgeemo_runtime.serve.pool import Channel, NoRoomError, Pool, Step

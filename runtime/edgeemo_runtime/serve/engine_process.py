@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeemo_runtime.errors import EdgeEmoError
-from edgeemo_runtime.lines import log
+from edgeemo_runtime.ops.lines import log
 from edgeemo_runtime.serve import wire
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeemo_runtime.errors import EdgeEmoError
-from edgeemo_runtime.operate import resident_mb
+from edgeemo_runtime.ops.supervisor import resident_mb
 
 if TYPE_CHECKING:
     from edgeemo_runtime.serve.service import Service

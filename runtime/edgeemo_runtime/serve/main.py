@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edgeemo_runtime import commands
 from edgeemo_runtime.errors import EdgeEmoError, first_line, printable
-from edgeemo_runtime.lines import log
+from edgeemo_runtime.ops import commands
+from edgeemo_runtime.ops.lines import log
 from edgeemo_runtime.serve.settings import LISTENERS, Settings, load_settings, parse_address
 
 _EPILOG = (

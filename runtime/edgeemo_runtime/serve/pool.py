@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeemo_runtime.config import Config
 from edgeemo_runtime.errors import EdgeEmoError, first_line
-from edgeemo_runtime.lines import log
+from edgeemo_runtime.ops.config import Config
+from edgeemo_runtime.ops.lines import log
 from edgeemo_runtime.serve.engine_process import EngineProcess, Launched, launch
 from edgeemo_runtime.serve.formats import Format
 from edgeemo_runtime.serve.rings import AudioWriter, SlotWriter, make_region

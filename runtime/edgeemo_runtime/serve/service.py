@@ -9,9 +9,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from edgeemo_runtime.config import Config
 from edgeemo_runtime.errors import EdgeEmoError
-from edgeemo_runtime.lines import log
+from edgeemo_runtime.ops.config import Config
+from edgeemo_runtime.ops.lines import log
 from edgeemo_runtime.serve import systemd
 from edgeemo_runtime.serve.audiosocket import AudioSocketConnection
 from edgeemo_runtime.serve.auth import Auth

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from edgeemo_runtime.config import Config, parse_sections
 from edgeemo_runtime.documents import read_toml
 from edgeemo_runtime.errors import EdgeEmoError, check_range, first_line, printable
+from edgeemo_runtime.ops.config import Config, parse_sections
 from edgeemo_runtime.serve.formats import Format, parse_format
 
 CAPACITIES = ("plan", "max_streams")

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from edgeemo_runtime.errors import EdgeEmoError, first_line
-from edgeemo_runtime.lines import log
+from edgeemo_runtime.ops.lines import log
 from edgeemo_runtime.serve.calls import Calls
 from edgeemo_runtime.serve.events import Event
 from edgeemo_runtime.serve.settings import Settings, read_secret

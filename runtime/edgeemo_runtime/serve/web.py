@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from edgeemo_runtime.errors import EdgeEmoError, first_line
-from edgeemo_runtime.lines import log
+from edgeemo_runtime.ops.lines import log
 from edgeemo_runtime.serve.api import Api
 from edgeemo_runtime.serve.auth import COOKIE
 from edgeemo_runtime.serve.settings import TlsRules

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from aiohttp import WSMsgType, web
 
 from edgeemo_runtime.errors import EdgeEmoError, first_line
-from edgeemo_runtime.lines import log
+from edgeemo_runtime.ops.lines import log
 from edgeemo_runtime.serve.calls import CLOSING_S, Call, RefusedError
 from edgeemo_runtime.serve.dialects import SUBPROTOCOLS, Dialect, MessageError, by_text, by_upgrade
 from edgeemo_runtime.serve.dialects.speech_servers import SherpaOnnx

@@ -20,17 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from edgeemo_runtime import single_core, store
+from edgeemo_runtime import process
 from edgeemo_runtime.artifact import check_members
-from edgeemo_runtime.config import Config
+from edgeemo_runtime.capacity import most_streams
 from edgeemo_runtime.engine import Engine
 from edgeemo_runtime.errors import EdgeEmoError, first_line
-from edgeemo_runtime.lines import log
-from edgeemo_runtime.live import LiveLoop
 from edgeemo_runtime.members import read_members
-from edgeemo_runtime.metrics import EngineCollector
-from edgeemo_runtime.operate import Operator, resident_mb
-from edgeemo_runtime.plan import most_streams
+from edgeemo_runtime.ops import store
+from edgeemo_runtime.ops.config import Config
+from edgeemo_runtime.ops.lines import log
+from edgeemo_runtime.ops.live import LiveLoop
+from edgeemo_runtime.ops.metrics import EngineCollector
+from edgeemo_runtime.ops.supervisor import Operator, resident_mb
 from edgeemo_runtime.probe import probed
 from edgeemo_runtime.results import StepResults
 from edgeemo_runtime.schedule import Scheduler
@@ -325,10 +326,10 @@ def _serve(memory: int, link: socket.socket) -> None:
     config = config_from(task["config"])
     trust = load_trust(task["trust"], task["allow_writable"])
     try:
-        single_core.take_place(task["cpu"], config.engine.priority)
+        process.take_place(task["cpu"], config.engine.priority)
         if task["priority"] and not config.engine.priority:
             with contextlib.suppress(EdgeEmoError):  # where it is allowed
-                single_core.go_first(task["priority"])
+                process.go_first(task["priority"])
         engine, models = make_engine(task, config, trust)
         capacity = task["capacity"] or _capacity(engine, config)
     except EdgeEmoError as error:
@@ -340,7 +341,7 @@ def _serve(memory: int, link: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # the front takes them, and says what follows
         signal.signal(number, signal.SIG_IGN)
     worker = Worker(memory, task["slots"], link, engine, config, operator)
-    single_core.settle_memory()
+    process.settle_memory()
     worker._say(
         {
             "said": "ready", "labels": engine.labels, "rate": engine.sample_rate, "hop_s": engine.step_s,
@@ -355,7 +356,7 @@ def _serve(memory: int, link: socket.socket) -> None:
 
 def main() -> None:
     """Takes its memory and its socket from the two descriptors on the command line."""
-    single_core.without_openssl()
+    process.without_openssl()
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # tvm_ffi would import it where it is: 200 MB and seconds
     memory, link = int(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
     try:

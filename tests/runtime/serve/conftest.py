@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from edgeemo_runtime import PRESETS
-from edgeemo_runtime.config import Config, EngineRules
+from edgeemo_runtime.ops.config import Config, EngineRules
 from edgeemo_runtime.serve.service import Service
 from edgeemo_runtime.serve.settings import ListenRules, ServeRules, Settings
 

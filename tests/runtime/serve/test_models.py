@@ -14,9 +14,9 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import pytest
-from edgeemo_runtime import store
-from edgeemo_runtime.canary import CanaryRules
 from edgeemo_runtime.members import pack, read_members
+from edgeemo_runtime.ops import store
+from edgeemo_runtime.ops.canary import CanaryRules
 from edgeemo_runtime.serve.settings import Settings, TlsRules
 
 from tests.conftest import speech

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from edgeemo_runtime import EdgeEmoError
-from edgeemo_runtime.config import Config
+from edgeemo_runtime.ops.config import Config
 from edgeemo_runtime.serve.doorman import Doorman
 from edgeemo_runtime.serve.formats import Format
 from edgeemo_runtime.serve.main import listening

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgeemo_runtime.audio import load_audio
 from edgeemo_runtime.errors import EdgeEmoError, first_line
-from edgeemo_runtime.loadtest import noise_calls
+from edgeemo_runtime.ops.loadtest import noise_calls
 from edgeemo_runtime.serve.load.clients import CLIENTS, PACKET_S, RATE, SAMPLES, Client, mulaw_bytes
 
 SETTLE_S = 1.0  # after the last packet, before calls are ended
