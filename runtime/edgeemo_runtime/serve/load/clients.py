@@ -148,7 +148,8 @@ class AudioSocket(Client):
         self.ended = True
 
     async def send(self, number: int, data: bytes) -> None:
-        self._writer.write(b"\x10" + len(data).to_bytes(2, "big") + data)
+        if not self._writer.is_closing() and not self.ended:
+            self._writer.write(b"\x10" + len(data).to_bytes(2, "big") + data)
 
     async def close(self) -> None:
         self._writer.write(b"\0\0\0")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import itertools
 import json
@@ -166,32 +165,40 @@ async def run_load(
     for call in made:
         call.client.told = call.told
     follower = None
-    if not kind.own_results:
-        ready = asyncio.Event()
-        follower = asyncio.ensure_future(_follow(http, headers, by_call, ready))
-        await asyncio.wait([asyncio.ensure_future(ready.wait()), follower], return_when=asyncio.FIRST_COMPLETED)
-    opened = await asyncio.gather(*(c.client.open() for c in made), return_exceptions=True)
-    if wrong := [o for o in opened if isinstance(o, BaseException)]:
-        await asyncio.gather(*(c.client.close() for c in made), return_exceptions=True)
-        raise wrong[0]
-    begins = time.monotonic() + 0.2
-    for call, phase in zip(made, rng.uniform(0, 0.16, calls), strict=True):
-        call.begins = begins + float(phase)
-    middle = asyncio.ensure_future(_status_after(http, headers, min(5.0, seconds / 4)))
-    began = time.monotonic()
-    worst = await _paced(made, network, rng)
-    await asyncio.sleep(SETTLE_S)
-    after = await status(http, headers)
-    took = time.monotonic() - began
-    await asyncio.gather(*(c.client.close() for c in made))
+    middle: asyncio.Task | None = None
+    try:
+        if not kind.own_results:
+            ready = asyncio.Event()
+            follower = asyncio.ensure_future(_follow(http, headers, by_call, ready))
+            await asyncio.wait([asyncio.ensure_future(ready.wait()), follower], return_when=asyncio.FIRST_COMPLETED)
+        opened = await asyncio.gather(*(c.client.open() for c in made), return_exceptions=True)
+        if wrong := [o for o in opened if isinstance(o, BaseException)]:
+            raise wrong[0]
+        begins = time.monotonic() + 0.2
+        for call, phase in zip(made, rng.uniform(0, 0.16, calls), strict=True):
+            call.begins = begins + float(phase)
+        middle = asyncio.ensure_future(_status_after(http, headers, min(15.0, seconds / 2)))
+        began = time.monotonic()
+        worst = await _paced(made, network, rng)
+        await asyncio.sleep(SETTLE_S)
+        after, took = await status(http, headers), time.monotonic() - began
+        early = await middle
+    except BaseException:
+        await asyncio.gather(*(c.client.close() for c in made), *([middle] if middle else ()), return_exceptions=True)
+        await _stop(follower)
+        raise
+    await asyncio.gather(*(c.client.close() for c in made), return_exceptions=True)
     ends = time.monotonic() + TAIL_S
     while follower is not None and time.monotonic() < ends and not all(c.summary for c in made):
         await asyncio.sleep(0.05)
-    if follower is not None:
-        follower.cancel()
-        with contextlib.suppress(asyncio.CancelledError, aiohttp.ClientError):
-            await follower
-    return _report(protocol, made, seconds, before, await middle, after, took, worst, network)
+    await _stop(follower)
+    return _report(protocol, made, seconds, before, early, after, took, worst, network)
+
+
+async def _stop(task: asyncio.Task | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _status_after(http: str, headers: dict[str, str], seconds: float) -> dict[str, Any]:

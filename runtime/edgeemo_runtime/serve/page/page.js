@@ -19,6 +19,7 @@ function canvas2d(canvas) {
   if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
   const context = canvas.getContext("2d");
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.globalAlpha = 1;
   context.clearRect(0, 0, box.width, box.height);
   return [context, box.width, box.height];
 }
