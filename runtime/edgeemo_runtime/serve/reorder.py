@@ -29,6 +29,10 @@ class Reorder:
         self.received += 1
         if self._next is None:
             self._next = number
+        if number == self._next and not self._waiting:  # as a rule
+            self._next = (number + 1) % WRAP
+            self._strange = None
+            return [packet]
         ahead = (number - self._next) % WRAP
         if ahead >= WRAP - MISORDER:
             self.late += 1

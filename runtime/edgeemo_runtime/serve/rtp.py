@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.serve.calls import Call, RefusedError
@@ -34,8 +34,7 @@ RECEIVE_BYTES = 1 << 20  # of the kernel's queue for a port
 _HEAD = struct.Struct("!BBHII")
 
 
-@dataclass(frozen=True)
-class Packet:
+class Packet(NamedTuple):
     """``timestamp``: of its first sample, in samples, modulo 2^32."""
 
     payload_type: int

@@ -141,12 +141,17 @@ def test_as_systemd_runs_it(artifact: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_front_takes_its_engines_with_it(artifact: Path, tmp_path: Path) -> None:
-    """So that the next one, which a supervisor starts, finds its cores free."""
+    """So that the next one, which a supervisor starts, finds its cores free. A load test beside it ends with one line."""
     with managed(artifact, tmp_path) as (process, manager, http):
         assert b"READY=1" in manager.recv(200)
         pids = [e["pid"] for e in get(http + "/v1/status")["engines"]]
+        command = [*LOAD, "websocket", "--calls", "2", "--seconds", "4", "--http", http, "--address", http.replace("http", "ws")]
+        load = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        wait_for(lambda: get(http + "/v1/status")["calls"] == 2)
         process.kill()
         wait_for(lambda: not [p for p in pids if _runs(p)])
+        text, _ = load.communicate(timeout=60)
+        assert load.returncode == 1 and text.startswith("edgeemo-load: ") and text.count("\n") == 1, text
 
 
 def _runs(pid: int) -> bool:

@@ -22,6 +22,7 @@ from edgeemo_runtime.serve.load.clients import CLIENTS, PACKET_S, RATE, SAMPLES,
 
 SETTLE_S = 1.0  # after the last packet, before calls are ended
 TAIL_S = 5.0  # that the last answers may take
+ANSWER_S = 10.0  # that the service may take to say how it is
 EPSILON_S = 1e-6
 
 
@@ -142,12 +143,16 @@ async def _follow(http: str, headers: dict[str, str], by_call: dict[str, LoadCal
 
 async def status(http: str, headers: dict[str, str]) -> dict[str, Any]:
     """Raises EdgeEmoError if there is no service."""
+    patience = aiohttp.ClientTimeout(total=ANSWER_S)
     try:
-        async with aiohttp.ClientSession(headers=headers) as session, session.get(f"{http}/v1/status") as answer:
+        async with (
+            aiohttp.ClientSession(headers=headers, timeout=patience) as session,
+            session.get(f"{http}/v1/status") as answer,
+        ):
             if answer.status != 200:
                 raise EdgeEmoError(f"{http}: answers {answer.status}; --token FILE brings a token")
             return await answer.json()
-    except aiohttp.ClientError as error:
+    except (aiohttp.ClientError, TimeoutError) as error:
         raise EdgeEmoError(f"{http}: no edgeemo-serve answers there ({first_line(error)})") from error
 
 
