@@ -15,14 +15,14 @@ from edgeemo.compile.ir import Expr, Graph, KernelTable, Var, rows_per_stream, s
 from edgeemo.compile.kernels import depthwise as kernel
 from edgeemo.compile.kernels.vector_math import ACTIVATIONS
 from edgeemo.compile.patterns import epilogue
-from edgeemo.compile.patterns.convolution import Bindings, Transposed, channels_last, known, padded
+from edgeemo.compile.patterns.channels_last import Bindings, Transposed, channels_last, known, padded
 from edgeemo.compile.patterns.weights import quantized_data, read_weights, zero_point_offset
 from edgeemo.targets import capabilities
 
 LAYOUTS = {3: "NCW", 4: "NCHW"}
 
 
-def run(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> str | None:
+def match(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> str | None:
     """Rebinds a convolution that fits and returns the type of its kernel's weights, None where it does not fit."""
     attrs: Any = graph.attrs(root)
     data, weight_value = graph.args(root)

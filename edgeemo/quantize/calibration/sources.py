@@ -1,4 +1,4 @@
-"""Where calibration gets a model's tensors from: clips streamed through it, or files of inputs where it hears no audio."""
+"""Sources of a model's tensors in calibration: clips streamed through it, or files of inputs where it hears no audio."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Source(Protocol):
     def groups(self) -> Sequence[Group]: ...
 
     def values(self, model: bytes, tensors: tuple[str, ...], group: Group) -> Iterator[dict[str, np.ndarray]]:
-        """Of every step (or item) of a group: tensors' values, (streams or items, ...). A step may come in parts of some tensors
-        each; the part with the first of ``tensors`` comes first."""
+        """Tensors of every step (or item) of a group: their values, (streams or items, ...). A step may come in parts of some
+        tensors each; the part with the first of ``tensors`` comes first."""
         ...
 
     def nothing(self) -> str:
-        """What to say where no group gave a step."""
+        """Message where no group gave a step."""
         ...
 
 

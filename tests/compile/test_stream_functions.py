@@ -1,4 +1,4 @@
-"""What is done around the network, by itself: steps of any length (tests/runtime/test_around.py has whole calls)."""
+"""Stream functions by themselves: steps of any length (tests/runtime/test_around.py has whole calls)."""
 
 from __future__ import annotations
 
