@@ -42,7 +42,12 @@ def main() -> None:
     help="Folder with manifest.csv and splits train and dev; cosyvoice-tiny takes several.",
 )
 @click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs [default: the recipe's].")
-@click.option("--updates", type=click.IntRange(1), default=None, help="The same for cosyvoice-tiny, whose mix has no epochs.")
+@click.option(
+    "--updates",
+    type=click.IntRange(0),
+    default=None,
+    help="Of cosyvoice-tiny's encoder; 0: only the classifier of --init goes on to learn, as on calls of your own.",
+)
 @click.option("--seed", type=int, default=None, help="Random seed [default: the recipe's].")
 @click.option("--lr", "peak_lr", type=click.FloatRange(0, min_open=True), default=None, help="Peak learning rate [the recipe's].")
 @click.option(
@@ -100,7 +105,7 @@ def train(
         raise click.UsageError("--unlabelled is for --teacher: without one there is nothing to learn from it")
     if mixed and not intensity and (teachers or epochs):
         raise click.UsageError("cosyvoice-tiny has Whisper tiny.en as its teacher, and --updates instead of --epochs")
-    if not mixed and (updates or resume or (len(folders) > 1 and not intensity)):
+    if not mixed and (updates is not None or resume or (len(folders) > 1 and not intensity)):
         raise click.UsageError("--updates, --resume and a second --data are cosyvoice-tiny's")
     data = folders[0]
     target = check_output(out or BUILD / f"{kind.replace('-', '_')}.safetensors", force or resume)
