@@ -95,8 +95,8 @@ def read_manifest(folder: str | Path, split: str | None = None, labelled: bool =
 
 
 def _manifest_rows(manifest: Path) -> csv.DictReader:
-    """Of any encoding that spreadsheets write (UTF-8 and UTF-16 with their marks, Windows' Latin), separated by commas,
-    semicolons or tabs; columns' names in small letters."""
+    """Rows of a table in any encoding that spreadsheets write (UTF-8 and UTF-16 with their marks, Windows' Latin), separated by
+    commas, semicolons or tabs; columns' names in small letters."""
     data = manifest.read_bytes()
     text = ""
     for encoding in ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252"):

@@ -44,12 +44,9 @@ def coloured_noise(shape: tuple[int, int], slope: float, generator: torch.Genera
     return noise / noise.pow(2).mean(dim=-1, keepdim=True).sqrt()
 
 
-LINES = ("clean", "alaw", "mulaw", "noise20", "noise10", "noise5")
-
-
 def through_line(audio: np.ndarray, line: str, seed: int) -> np.ndarray:
-    """A clip (samples,) float32 as it comes out of one of LINES: clean; band-passed to 300-3400 Hz and companded by G.711; or
-    with noise (falling as 1 / f) so many dB under the clip's own power. ``seed`` makes the noise."""
+    """A clip (samples,) float32 as it comes out of one of lines.LINES: clean; band-passed to 300-3400 Hz and companded by G.711;
+    or with noise (falling as 1 / f) so many dB under the clip's own power. ``seed`` makes the noise."""
     if line == "clean":
         return audio
     x = torch.from_numpy(audio)[None]

@@ -89,7 +89,7 @@ class OnnxModel:
 
     @classmethod
     def of(cls, model: onnx.ModelProto, source: str) -> OnnxModel:
-        """Of a graph in memory; ``source`` is what messages name."""
+        """Answers of a graph in memory; ``source`` is what messages name."""
         opened = cls.__new__(cls)
         opened._open(model, source)
         return opened
@@ -183,7 +183,7 @@ def clip_answers(
     every_step: bool = False,
 ) -> list[np.ndarray]:
     """Probabilities of those steps of every clip that have a label, or of all (``every_step``, or it ends before); each clip a
-    stream of its own that comes through ``line`` (telephone.LINES). Per clip (steps, labels) float32."""
+    stream of its own that comes through ``line`` (lines.LINES). Per clip (steps, labels) float32."""
     from edgeemo.data.telephone import through_line
 
     answers: list[np.ndarray] = []

@@ -20,7 +20,7 @@ from edgeemo.model.streaming import StreamingModel
 from edgeemo.onnxlib.contract import Intensity, Listening, State, StreamContract, write_contract
 
 OPSET = 20  # the first with Gelu; LayerNormalization came with 17
-LARGEST_BATCH = 1024
+MAX_BATCH = 1024
 AUDIO, PROBABILITIES = "audio", "probabilities"
 
 
@@ -57,7 +57,7 @@ def export_step(model: StreamingModel) -> onnx.ModelProto:
     names = list(model.state_spec())
     # Two streams to trace with: torch.export takes a batch of one for a constant.
     arguments = (torch.zeros(2, model.config.step_samples), *model.initial_state(2).values())
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     with _quiet():
         program = torch.onnx.export(
             StepModule(model),

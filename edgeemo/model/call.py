@@ -1,4 +1,4 @@
-"""What CosyVoice-Tiny and CosyVoice-nano have in common: a learnable filterbank before, what a call's answers become behind."""
+"""Common parts of CosyVoice-Tiny and CosyVoice-nano: a learnable filterbank before, what a call's answers become behind."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class CallModel(StreamingModel):
     @property
     @abstractmethod
     def classifier(self) -> nn.Linear:
-        """What gives the logits, of labels and, where there is that head, of a strong anger."""
+        """Head that gives the logits, of labels and, where there is that head, of a strong anger."""
 
     @abstractmethod
     def sureness(self, spoken: Tensor) -> Tensor:
-        """What logits are multiplied with, of how many steps of speech the call has had: any shape, the same shape."""
+        """Factor of the logits, from how many steps of speech the call has had: any shape, the same shape."""
 
     @abstractmethod
     def logits(self, features: Tensor, energy: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -82,7 +82,7 @@ class CallModel(StreamingModel):
         return answers, spoken, front | after | {"intensity": self._evidence(state["intensity"], answers, strong)}
 
     def _evidence(self, before: Tensor, answers: Tensor, strong: Tensor) -> Tensor:
-        """What speaks for a strong anger (B, 1), in log odds: decayed by the step, each step counting as much as it is angry.
+        """Evidence for a strong anger (B, 1), in log odds: decayed by the step, each step counting as much as it is angry.
         Above zero is furious. ``before`` (B, 1), ``answers`` (B, S, classes), ``strong`` (B, S, 1)."""
         decay, steps = self.config.intensity_decay, answers.shape[1]
         angry = LABELS.index("angry")

@@ -50,7 +50,8 @@ class Moments:
 
 
 def summaries(model: CosyVoiceTiny, pcm: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every step of calls that begin with ``pcm`` (B, S * 1280): (B, S, size), and the steps of speech so far (B, S)."""
+    """Features of every step of calls that begin with ``pcm`` (B, S * 1280): (B, S, size), and the steps of speech so far (B,
+    S)."""
     steps, state = pcm.shape[1] // model.config.step_samples, model.initial_state(len(pcm))
     features, energy, spoken, _ = model.features(pcm, state, steps)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -43,7 +43,7 @@ MOST_OFTEN = 10  # times that a clip is in a session, on average: own calls may 
 
 @dataclass(frozen=True)
 class ListenerRecipe:
-    """What `edgeemo train` does for CosyVoice-Tiny; printed at the start and kept in the training report."""
+    """Recipe of `edgeemo train` for CosyVoice-Tiny; printed at the start and kept in the training report."""
 
     updates: int = 700  # of the encoder; 0: it stays, and its classifier goes on to learn
     rows: int = 20  # a batch

@@ -1,5 +1,5 @@
-"""The interface between this runtime and an artifact's functions around the network: the order of columns in the arrays that both
-read and write. Compiled code knows columns by number, so an artifact's manifest holds the order it was built with.
+"""The interface between this runtime and an artifact's stream functions: the order of columns in the arrays that both read and
+write. Compiled code knows columns by number, so an artifact's manifest holds the order it was built with.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ NUMBERS = ("stream", "label", "handoff", "odd")  # odd, by bits: 1 another step 
 FLAGS = ("low", "jumped", "changed", "decision")
 TIMES = ("start_s", "end_s", "since")
 SPEECH = ("place", "least")  # of a model: which word of a state row counts steps of speech, -1 where none; what listening takes
-WAITING, BAD = 1, 2
+WAITING, BAD = 1, 2  # bits of odd
+STREAM, LABEL, HANDOFF, ODD = range(len(NUMBERS))
+START, END, SINCE = range(len(TIMES))
 # The columns' order is the interface between this runtime and an artifact's functions, so it stands in the manifest.
 COLUMNS = {"rules": list(RULES), "memory": list(MEMORY), "numbers": list(NUMBERS), "flags": list(FLAGS), "times": list(TIMES),
            "speech": list(SPEECH)}  # fmt: skip

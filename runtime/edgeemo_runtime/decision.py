@@ -71,7 +71,7 @@ PRESETS = {
 
 @dataclass(slots=True)
 class Decided:
-    """What the rules made of a batch of n steps."""
+    """Result of the rules on a batch of n steps."""
 
     smoothed: np.ndarray  # (n, labels) float32, the moving average
     probabilities: np.ndarray  # (n, labels) float32, after the consistency rule; sum to 1

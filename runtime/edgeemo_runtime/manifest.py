@@ -186,7 +186,7 @@ def check_manifest(manifest: Any) -> None:
 
 
 def _check_stream(manifest: dict[str, Any]) -> None:
-    """What the stream's numbers say must be what the compiled step takes and gives."""
+    """Checks that the stream's numbers are those of the compiled step's inputs and outputs."""
     stream, step = manifest["stream"], manifest["step"]
     labels, rate = stream["labels"], stream["sample_rate"]
     _expect(len(set(labels)) == len(labels), "stream.labels", "all different", labels)

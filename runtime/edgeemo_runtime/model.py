@@ -16,7 +16,7 @@ from edgeemo_runtime.memory import ALIGNMENT, aligned_zeros
 
 # From 8 to 16 streams the cost per stream falls by 2 % (docs/performance.md): what a batch shares, the weights, it has shared by
 # then, while its activations take 36 kB of L2 per stream.
-LARGEST_BATCH = 16
+MAX_BATCH = 16
 SUM_TOLERANCE = 1e-3  # of a step's probabilities from 1
 
 
@@ -49,7 +49,7 @@ class Model:
         self.slots = slots
         self._step = self.artifact.load_step()
         self._tensor = tvm_ffi.from_dlpack
-        batch = min(slots, LARGEST_BATCH)
+        batch = min(slots, MAX_BATCH)
         try:
             self.states = aligned_zeros((slots, step["state_words"]), np.float32)
             self._arena = aligned_zeros((batch * max(ALIGNMENT, step["arena_bytes_per_stream"]),), np.uint8)
@@ -90,7 +90,7 @@ class Model:
         """Begins new streams in ``slots``."""
         self.states[slots] = 0
 
-    def warm_up(self, streams: int = LARGEST_BATCH) -> None:
+    def warm_up(self, streams: int = MAX_BATCH) -> None:
         """One step on silence, in a batch of as many slots as there are up to ``streams``, so that code and weights are in
         memory. All slots must be free. Raises EdgeEmoError if the compiled code does not take what the manifest says, or its
         answer is no probability."""

@@ -1,4 +1,4 @@
-"""What a step answers."""
+"""Result (one stream) and StepResults (a batch, as arrays)."""
 
 from __future__ import annotations
 

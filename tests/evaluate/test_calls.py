@@ -29,6 +29,7 @@ from tests.conftest import CALIBRATION
 RATE = 8000
 
 
+@pytest.mark.slow
 def test_steady_calls_have_one_label_and_changing_ones_several() -> None:
     clips = read_manifest(CALIBRATION)
     steady, changing = steady_calls(clips, RATE), changing_calls(clips, RATE)

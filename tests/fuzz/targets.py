@@ -1,4 +1,4 @@
-"""What is fuzzed: everything that reads what somebody else made. A target makes its input from its number alone."""
+"""Targets of fuzzing: everything that reads what somebody else made. A target makes its input from its number alone."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def config_engine(rng: random.Random) -> None:
 def recipe(rng: random.Random) -> None:
     from edgeemo.quantize.recipe import load_recipe
 
-    text = 'description = "x"\nobserver = "mse"\nactivation_max = 80\n[[layers]]\nmatch = "^a.*b$"\nprecision = "fp16"\n'
+    text = 'description = "x"\nthreshold = "mse"\nactivation_qmax = 80\n[[layers]]\nmatch = "^a.*b$"\nprecision = "fp16"\n'
     load_recipe(str(file_of(damaged_text(text, rng).encode(errors="surrogatepass"), ".toml")))
 
 

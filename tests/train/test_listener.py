@@ -31,7 +31,7 @@ SMALL = ListenerRecipe(updates=2, rows=3, steps=8, every=1, half=False, sessions
 
 @pytest.fixture
 def encoder() -> WhisperEncoder:
-    """Of tiny.en's shape, random: the real one needs a package."""
+    """An encoder of tiny.en's shape, random: the real one needs a package."""
     torch.manual_seed(1)
     made = WhisperEncoder(384, 6, 4).eval()
     angle = torch.arange(1500)[:, None] * 10000.0 ** (-torch.arange(192) / 191)

@@ -82,7 +82,7 @@ class _Call:
         T.buffer_store(self.said[name], T.Cast("int64", value), [0])
 
     def largest(self, which: int) -> tuple[Expr, Expr]:
-        """Of the call's ``shares``: the first place of the largest, and that."""
+        """First place of the largest of the call's ``shares``, and its value."""
         shares, i = self.a["shares"], self.i
         place, most = self.b.local("int64", T.int64(0)), self.b.local("float32", shares[i, which, 0])
         with T.serial(1, self.labels) as label, T.If(shares[i, which, label] > most[0]), T.Then():

@@ -20,7 +20,7 @@ MAX_REQUEST = 4096  # bytes
 
 
 class EngineCollector:
-    """What an engine counts, in Prometheus's types, made when asked for."""
+    """Counters of an engine in Prometheus's types, made when asked for."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -198,7 +198,7 @@ class _Client:
 
 
 def _refusal(request: bytes, token: bytes) -> bytes | None:
-    """What a request that gets no metrics is answered; None for one that does."""
+    """Answer to a request that gets no metrics; None for one that does."""
     lines = request.replace(b"\r\n", b"\n").split(b"\n")
     words = lines[0].split(b" ")
     if len(words) != 3 or words[0] != b"GET":

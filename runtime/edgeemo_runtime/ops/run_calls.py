@@ -24,7 +24,7 @@ from edgeemo_runtime.ops.config import Config, load_config
 from edgeemo_runtime.ops.lines import LineWriter, log
 from edgeemo_runtime.ops.live import Call, LiveLoop
 from edgeemo_runtime.ops.stdin_audio import pipe_blocks
-from edgeemo_runtime.ops.supervisor import Operator
+from edgeemo_runtime.ops.supervisor import Supervisor
 from edgeemo_runtime.probe import probed
 from edgeemo_runtime.results import Result
 from edgeemo_runtime.schedule import Scheduler
@@ -140,14 +140,14 @@ def _run_live(
 ) -> Iterator[tuple[str, Result]]:
     """Paced as calls are, with everything that an operated process does between two steps."""
     loop = LiveLoop(engine, Scheduler(budget_s=config.engine.budget_ms / 1000))
-    operator = Operator(engine, loop, config, models, trust)
-    operator.take_signals(end=True)
+    supervisor = Supervisor(engine, loop, config, models, trust)
+    supervisor.install_signal_handlers(end=True)
     log("started", artifact=str(engine.model.artifact.path), version=engine.model.version, streams=engine.max_streams)
     ended = False
 
     def poll() -> bool:
         nonlocal ended
-        ended = not operator.poll()
+        ended = not supervisor.poll()
         return not ended
 
     def failed(call: Call, error: EdgeEmoError) -> None:
@@ -163,7 +163,7 @@ def _run_live(
             if not repeat:
                 break
     finally:
-        operator.close()
+        supervisor.close()
         log("stopped", **engine.counters.document())
 
 
@@ -171,19 +171,19 @@ def _run_stdin(
     engine: Engine, arguments: Namespace, config: Config, models: Path | None, trust: Trust
 ) -> Iterator[tuple[str, Result]]:
     """One live call. SIGTERM ends the process as ever: a pipe that brings nothing must not hold it."""
-    operator = Operator(engine, LiveLoop(engine, Scheduler()), config, models, trust)
-    operator.take_signals(end=False)
+    supervisor = Supervisor(engine, LiveLoop(engine, Scheduler()), config, models, trust)
+    supervisor.install_signal_handlers(end=False)
     heard = 0
     with engine.open() as stream:
         blocks = pipe_blocks(sys.stdin.fileno(), arguments.rate, arguments.encoding, engine.sample_rate, arguments.channel)
         for samples in blocks:
             heard += len(samples)
             yield from _answers(engine, stream, samples)
-            operator.poll()
+            supervisor.poll()
         if heard:
             stream.finish()
             yield from _answers(engine, stream, np.zeros(0, dtype=np.float32))
-    operator.close()
+    supervisor.close()
     if not heard:
         raise EdgeEmoError("-: no audio on stdin; pipe raw mono audio into it, as --encoding and --rate say, or WAV, AU, FLAC")
 
@@ -236,11 +236,11 @@ def run(arguments: Namespace) -> bool:
         raise EdgeEmoError("- reads one call from stdin; give it alone, without --channel both, or files")
     config = _configured(arguments)
     trust = trust_of(arguments, config.models)
-    process.take_place(config.engine.cpu, config.engine.priority)
+    process.bind_process(config.engine.cpu, config.engine.priority)
     models = arguments.artifact if (arguments.artifact / store.CURRENT).is_symlink() else None
     engine = _engine(arguments, config, models, trust)
     process.assert_single()
-    process.settle_memory()
+    process.freeze_gc()
     all_read = True
 
     def failed(call: Call, error: EdgeEmoError) -> None:

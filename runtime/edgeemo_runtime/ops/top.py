@@ -13,7 +13,7 @@ STALE_S = 5.0
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """What a live process wrote. Raises EdgeEmoError if there is nothing to read."""
+    """Reads the status that a live process wrote. Raises EdgeEmoError if there is nothing to read."""
     if not path.exists():
         raise EdgeEmoError(f"{path}: no such file; [metrics] status in the config of a live process names it")
     return read_json(path)

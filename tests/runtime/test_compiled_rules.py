@@ -48,7 +48,7 @@ def engine(artifact: Path, compiled: bool, rules: DecisionRules, streams: int = 
     """Both kinds with the same steps of the clock."""
     made = Engine(artifact, streams, rules, AudioRules(), clock=Clock())
     if not compiled:
-        made._around.serves = lambda model, slots: False  # type: ignore[method-assign]
+        made._compiled.serves = lambda model, slots: False  # type: ignore[method-assign]
     return made
 
 
@@ -79,7 +79,7 @@ def test_whole_calls(host_artifacts: dict[str, Path]) -> None:
     rng = np.random.default_rng(0)
     engines = [engine(host_artifacts["int8"], compiled, PRESETS["call-centre"]) for compiled in (True, False)]
     streams = [[e.open() for _ in range(3)] for e in engines]
-    assert engines[0]._around.serves(engines[0].model, np.arange(3))
+    assert engines[0]._compiled.serves(engines[0].model, np.arange(3))
     for step in range(40):
         if step == 12:
             for e, mine in zip(engines, streams, strict=True):
@@ -105,10 +105,10 @@ def test_a_call_may_change_over_at_any_step(host_artifacts: dict[str, Path]) -> 
     """One engine by compiled code at every second step, one by numpy alone: as during a canary."""
     rng = np.random.default_rng(1)
     engines = [engine(host_artifacts["int8"], compiled, PRESETS["in-car"]) for compiled in (True, False)]
-    serves: Callable = engines[0]._around.serves
+    serves: Callable = engines[0]._compiled.serves
     streams = [[e.open() for _ in range(2)] for e in engines]
     for step in range(20):
-        engines[0]._around.serves = (lambda model, slots: False) if step % 2 else serves  # type: ignore[method-assign]
+        engines[0]._compiled.serves = (lambda model, slots: False) if step % 2 else serves  # type: ignore[method-assign]
         samples = (0.2 * rng.standard_normal((2, 1280))).astype(np.float32)
         for mine in streams:
             for stream, audio in zip(mine, samples, strict=True):
@@ -159,7 +159,7 @@ def test_rules(host_artifacts: dict[str, Path], rules: DecisionRules, seed: int)
 
         model.states[slots, place] += rng.choice(np.float32([0.0, 0.1, 0.7, 1.0]), len(slots))
         model.bound = lambda rows, step=step: step()  # type: ignore[method-assign, misc]
-        got, probabilities, _, _ = made._around(model, slots)
+        got, probabilities, _, _ = made._compiled(model, slots)
         wanted = numpy_rules(slots, answers, model.states[slots, place], least)
         np.testing.assert_array_equal(probabilities, answers)
         np.testing.assert_array_equal(got.smoothed, wanted.smoothed)
