@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,6 +100,18 @@ def _set_statistics(model: CosyVoiceNano, corpus: Corpus, size: int) -> None:
         model.frontend.set_statistics(torch.cat([p.reshape(-1, c.bands) for p in parts]))
 
 
+def _parameter_groups(model: CosyVoiceNano, student: Student | None, recipe: Recipe) -> list[dict[str, Any]]:
+    # The filterbank is a softplus of large negative numbers: decaying those to zero would open every band to every bin.
+    is_decayed = {n: p.ndim >= 2 and "filters" not in n for n, p in model.named_parameters()}
+    decayed = [p for n, p in model.named_parameters() if is_decayed[n]]
+    others = [p for n, p in model.named_parameters() if not is_decayed[n]]
+    others += list(student.maps.parameters()) if student else []
+    return [
+        {"params": decayed, "lr": recipe.peak_lr, "weight_decay": recipe.weight_decay},
+        {"params": others, "lr": recipe.peak_lr, "weight_decay": 0.0},
+    ]
+
+
 def train(
     folder: Path,
     out: Path,
@@ -133,15 +146,7 @@ def train(
         student = Student(model, len(recipe.teacher_layers), lessons.copies[0][0].states.shape[1])
     weight = class_weights(train_set.label, len(c.labels))
     channel = TelephoneChannel(recipe.seed, recipe.line)
-    # The filterbank is a softplus of large negative numbers: decaying those to zero would open every band to every bin.
-    is_decayed = {n: p.ndim >= 2 and "filters" not in n for n, p in model.named_parameters()}
-    decayed = [p for n, p in model.named_parameters() if is_decayed[n]]
-    others = [p for n, p in model.named_parameters() if not is_decayed[n]]
-    others += list(student.maps.parameters()) if student else []
-    groups = [
-        {"params": decayed, "lr": recipe.peak_lr, "weight_decay": recipe.weight_decay},
-        {"params": others, "lr": recipe.peak_lr, "weight_decay": 0.0},
-    ]
+    groups = _parameter_groups(model, student, recipe)
 
     def losses() -> Iterator[Tensor]:
         for batch, _ in lessons.batches(recipe.batch, rng):

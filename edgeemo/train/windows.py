@@ -25,6 +25,9 @@ from edgeemo.model.windowed import WindowedModel
 from edgeemo.train.loop import class_weights, fit, load_sets, smoothed_nll, spec_augment
 from edgeemo.train.teacher import Lessons, Listen
 
+Windows = Callable[[Sequence[np.ndarray]], tuple[Tensor, Tensor]]  # clips to scaled log-mel and steps heard
+LossOf = Callable[..., Tensor]  # (summaries, which clips they are of, soft labels)
+
 # The classifier on Whisper's encoder as it came; its widths, dropout and these were chosen by folds of speakers.
 HEAD_COPIES = 10  # windows of every clip
 HEAD_EPOCHS, HEAD_BATCH, HEAD_LR, HEAD_DECAY = 12, 128, 1e-3, 0.02
@@ -147,6 +150,48 @@ def _fit_classifier(
             schedule.step()
 
 
+def _windows_of(model: WindowedModel, recipe: WindowRecipe, rng: np.random.Generator) -> Windows:
+    c = model.config
+    channel = TelephoneChannel(recipe.seed, recipe.line)
+    before = torch.zeros(1, c.frame - c.hop)
+    samples = torch.arange(c.window_steps * c.step_samples)
+
+    def windows(audio: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Scaled log-mel of a window of each clip, and the steps heard in it."""
+        pcm, heard = draw_windows(audio, c.window_steps, c.step_samples, recipe, rng)
+        # Before a call begins there is nothing, not a line's noise.
+        pcm = channel(pcm) * (samples >= len(samples) - heard * c.step_samples)
+        with torch.no_grad():
+            return model.scaled(model.log_mel(torch.cat([before.expand(len(pcm), -1), pcm], dim=1))), heard
+
+    return windows
+
+
+def _loss_of(model: WindowedModel, sources: nn.Linear, train_set: Corpus, recipe: WindowRecipe) -> LossOf:
+    weight = class_weights(train_set.label, len(model.config.labels))
+
+    def loss_of(summary: Tensor, clips: np.ndarray, soft: Sequence[Tensor] = ()) -> Tensor:
+        """Losses of what summaries say about the emotion, and about the corpus: to know the language and the room is half of
+        reading a voice in it. ``clips``: which they are of, -1 where none has a label."""
+        log_p = torch.log_softmax(model.classifier(summary), dim=1)
+        known = clips >= 0
+        count, of = max(int(known.sum()), 1), clips[known]
+        loss = smoothed_nll(log_p[known], torch.from_numpy(train_set.label[of]), recipe.label_smoothing, weight).sum() / count
+        if recipe.source_loss:
+            source = torch.from_numpy(train_set.source[of])
+            loss = loss + recipe.source_loss * F.cross_entropy(sources(summary[known]), source, reduction="sum") / count
+        return loss + recipe.soft_loss * F.kl_div(log_p, torch.stack(list(soft)), reduction="batchmean") if soft else loss
+
+    return loss_of
+
+
+def _epoch(lessons: Lessons | None, train_set: Corpus, rng: np.random.Generator) -> list[tuple[int, np.ndarray, Tensor | None]]:
+    """Every clip once, in a new order: its number (-1 without a label), audio, and soft labels where there are teachers."""
+    if lessons:
+        return [(i, lesson.audio, soft) for i, lesson, soft in lessons.draw(rng)]
+    return [(int(i), train_set.audio[i], None) for i in rng.permutation(len(train_set))]
+
+
 def train_windowed(
     kind: str,
     folder: Path,
@@ -171,37 +216,14 @@ def train_windowed(
     lessons = None
     if teachers:
         lessons = Lessons(train_set, teachers, (), recipe.copies, 1, rng, unlabelled)
-    weight = class_weights(train_set.label, len(c.labels))
-    channel = TelephoneChannel(recipe.seed, recipe.line)
-    before = torch.zeros(1, c.frame - c.hop)
-    samples = torch.arange(c.window_steps * c.step_samples)
-
-    def windows(audio: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Scaled log-mel of a window of each clip, and the steps heard in it."""
-        pcm, heard = draw_windows(audio, c.window_steps, c.step_samples, recipe, rng)
-        # Before a call begins there is nothing, not a line's noise.
-        pcm = channel(pcm) * (samples >= len(samples) - heard * c.step_samples)
-        with torch.no_grad():
-            return model.scaled(model.log_mel(torch.cat([before.expand(len(pcm), -1), pcm], dim=1))), heard
-
+    windows = _windows_of(model, recipe, rng)
     if isinstance(model, MfccBiLstm) and init is None:
         sample = [train_set.audio[i] for i in rng.permutation(len(train_set))[:256]]
         with torch.no_grad():
             model.set_statistics(model.cepstra(windows(sample)[0]).flatten(0, 1))
     sources = nn.Linear(model.classifier.in_features, len(train_set.sources))
 
-    def loss_of(summary: Tensor, clips: np.ndarray, soft: Sequence[Tensor] = ()) -> Tensor:
-        """Losses of what summaries say about the emotion, and about the corpus: to know the language and the room is half of
-        reading a voice in it. ``clips``: which they are of, -1 where none has a label."""
-        log_p = torch.log_softmax(model.classifier(summary), dim=1)
-        known = clips >= 0
-        count, of = max(int(known.sum()), 1), clips[known]
-        loss = smoothed_nll(log_p[known], torch.from_numpy(train_set.label[of]), recipe.label_smoothing, weight).sum() / count
-        if recipe.source_loss:
-            source = torch.from_numpy(train_set.source[of])
-            loss = loss + recipe.source_loss * F.cross_entropy(sources(summary[known]), source, reduction="sum") / count
-        return loss + recipe.soft_loss * F.kl_div(log_p, torch.stack(list(soft)), reduction="batchmean") if soft else loss
-
+    loss_of = _loss_of(model, sources, train_set, recipe)
     reached = -1.0
     if isinstance(model, WhisperTinyCls) and init is None:
         _fit_classifier(model, windows, loss_of, sources, train_set, recipe)
@@ -210,11 +232,7 @@ def train_windowed(
         print(f"classifier alone  dev macro-F1 {reached:.4f}", file=sys.stderr, flush=True)
 
     def losses() -> Iterator[Tensor]:
-        epoch: list[tuple[int, np.ndarray, Tensor | None]]
-        if lessons:
-            epoch = [(i, lesson.audio, soft) for i, lesson, soft in lessons.draw(rng)]
-        else:
-            epoch = [(int(i), train_set.audio[i], None) for i in rng.permutation(len(train_set))]
+        epoch = _epoch(lessons, train_set, rng)
         for group in (epoch[i : i + recipe.batch] for i in range(0, len(epoch), recipe.batch)):
             mel, heard = windows([audio for _, audio, _ in group])
             bands = int(recipe.bands_masked * mel.shape[2])
