@@ -326,10 +326,10 @@ def _serve(memory: int, link: socket.socket) -> None:
     config = config_from(task["config"])
     trust = load_trust(task["trust"], task["allow_writable"])
     try:
-        process.take_place(task["cpu"], config.engine.priority)
+        process.bind_process(task["cpu"], config.engine.priority)
         if task["priority"] and not config.engine.priority:
             with contextlib.suppress(EdgeEmoError):  # where it is allowed
-                process.go_first(task["priority"])
+                process.set_fifo_priority(task["priority"])
         engine, models = make_engine(task, config, trust)
         capacity = task["capacity"] or _capacity(engine, config)
     except EdgeEmoError as error:
@@ -341,7 +341,7 @@ def _serve(memory: int, link: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # the front takes them, and says what follows
         signal.signal(number, signal.SIG_IGN)
     worker = Worker(memory, task["slots"], link, engine, config, operator)
-    process.settle_memory()
+    process.freeze_gc()
     worker._say(
         {
             "said": "ready", "labels": engine.labels, "rate": engine.sample_rate, "hop_s": engine.step_s,
