@@ -31,7 +31,7 @@ from edgeemo_runtime.ops.config import Config
 from edgeemo_runtime.ops.lines import log
 from edgeemo_runtime.ops.live import LiveLoop
 from edgeemo_runtime.ops.metrics import EngineCollector
-from edgeemo_runtime.ops.supervisor import Operator, resident_mb
+from edgeemo_runtime.ops.supervisor import Supervisor, resident_mb
 from edgeemo_runtime.probe import probed
 from edgeemo_runtime.results import StepResults
 from edgeemo_runtime.schedule import Scheduler
@@ -53,7 +53,7 @@ REPEATS = 8
 PLAN_S = 2.0  # of simulated time for each plan
 
 
-class ServedOperator(Operator):
+class ServedSupervisor(Supervisor):
     """Beside others on the same folder: an engine whose canary another has judged follows the links."""
 
     def look(self) -> None:
@@ -98,7 +98,7 @@ def measured_costs(engine: Engine) -> np.ndarray:
 
 class Worker:
     def __init__(
-        self, memory: int, slots: int, link: socket.socket, engine: Engine, config: Config, operator: ServedOperator
+        self, memory: int, slots: int, link: socket.socket, engine: Engine, config: Config, operator: ServedSupervisor
     ) -> None:
         self.reader, self.link, self.engine, self.operator = AudioReader(memory, slots), link, engine, operator
         self.scheduler = Scheduler(budget_s=config.engine.budget_ms / 1000)
@@ -337,7 +337,7 @@ def _serve(memory: int, link: socket.socket) -> None:
         return
     quiet = replace(config.metrics, port=0, status="")  # the front shows figures
     loop = LiveLoop(engine, Scheduler())
-    operator = ServedOperator(engine, loop, replace(config, metrics=quiet), models, trust)
+    operator = ServedSupervisor(engine, loop, replace(config, metrics=quiet), models, trust)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # the front takes them, and says what follows
         signal.signal(number, signal.SIG_IGN)
     worker = Worker(memory, task["slots"], link, engine, config, operator)
