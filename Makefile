@@ -76,7 +76,7 @@ unchanged: install
 # The user docs as a site in build/site; a link that leads nowhere is an error.
 docs: install
 	@$(PIP) -e ".[docs]"
-	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Tables of docs/bring-your-own.md: other people's files, ONNX's node tests, random graphs. Prints what is refused, and why.
 RANDOM_GRAPHS ?= 1000
@@ -134,7 +134,7 @@ PEERS_PIP := $(PEERS)/bin/pip install --quiet --disable-pip-version-check
 bench-peers: run build/emotion-float-host.edgeemo build/emotion-float-aarch64-neon.edgeemo $(PEERS)/.installed
 	$(if $(A72COST),$(A72COST)/setup onnxruntime flatbuffers protobuf ai-edge-litert >/dev/null)
 	$(PEERS)/bin/python -m edgeemo.bench.litert 8 $(PEERS) 2>/dev/null
-	$(BIN)/edgeemo bench-peers --streams 8 --litert $(PEERS) --out build/bench-peers.json --force $(if $(A72COST),--a72cost $(A72COST))
+	$(BIN)/edgeemo bench-peers --batch 8 --litert $(PEERS) --out build/bench-peers.json --force $(if $(A72COST),--a72cost $(A72COST))
 
 # LiteRT's converter pins other versions than TVM, so it has an environment of its own; only its files leave that.
 $(PEERS)/.installed: pyproject.toml

@@ -22,7 +22,7 @@ FEW_ITEMS = FEW_CLIPS
 ENERGY = 0.9  # of a tensor that a threshold should keep
 POOR_DB = 10.0  # of a layer: a third of its output is noise
 NOISE = 0.3  # of the answers' norm
-COMPARED, STEPS = 4, 24  # files or items, and steps of a clip, on which answers are compared
+COMPARED, STEPS = 4, 24  # files (one item of a feed), and steps of a clip, on which answers are compared
 NAMED = 3  # layers that a warning lists
 
 
@@ -98,11 +98,11 @@ def answer_warnings(model: onnx.ModelProto, quantized: onnx.ModelProto, source: 
 def _answers(model: onnx.ModelProto, quantized: onnx.ModelProto, source: Source):  # type: ignore[no-untyped-def]
     """(float outputs, INT8 outputs) by name, of a file each."""
     if isinstance(source, FeedSource):
-        sessions = [open_session(m) for m in (model, quantized)]
+        sessions = [open_session(m, arena=False) for m in (model, quantized)]
         names = [o.name for o, info in zip(sessions[0].get_outputs(), model.graph.output, strict=True)
                  if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]  # fmt: skip
         for path in files_of(source):
-            feed = {n: a[:COMPARED] for n, a in read_feed(path, model).items()}
+            feed = {n: a[:1] for n, a in read_feed(path, model).items()}  # a large model's tensors of one item fill memory
             if len(next(iter(feed.values()))) and names:
                 yield tuple(dict(zip(names, session.run(names, feed), strict=True)) for session in sessions)
     elif isinstance(source, ClipSource):

@@ -3,7 +3,7 @@
 The first dimension is taken for the batch where all inputs share it. Where they do not, inputs of another first dimension become
 constants (axes, shapes, indices, scales), as real files hold them. Each test is adapted, compiled for this machine, run, and
 compared with ONNX Runtime (of the graph as given, one item at a time), or with the outputs that the test itself brings where ONNX
-Runtime has no such operator or does not run the graph. Prints how many match, are refused, end in another error, and differ.
+Runtime has no such operator, or does not run the graph. Prints how many match, are refused, end in another error, and differ.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ def attempt(model: onnx.ModelProto, feed: Arrays, brought: Arrays, folder: Path)
     except Exception:  # ONNX Runtime raises types of its own
         close = CLOSE_HALVES if any(a.dtype == np.float16 for a in brought.values()) else CLOSE
         wanted = [{n: a[i : i + 1] for n, a in brought.items()} for i in range(len(next(iter(feed.values()))))]
-    for item, outputs in enumerate(wanted):
-        for name, reference in outputs.items():
-            off = difference(got[name][item], reference)
-            if not off <= close:
-                return f"differs: {name} of item {item} by {off:.2g}"
+    for name in wanted[0]:
+        reference = np.stack([outputs[name].ravel() for outputs in wanted])
+        off = difference(got[name], reference)  # over the output's largest magnitude, as `edgeemo compile` has it
+        if not off <= close:
+            return f"differs: {name} by {off:.2g}"
     return "match"
 
 
