@@ -98,11 +98,11 @@ def measured_costs(engine: Engine) -> np.ndarray:
 
 class Worker:
     def __init__(
-        self, memory: int, slots: int, link: socket.socket, engine: Engine, config: Config, operator: ServedSupervisor
+        self, memory: int, slots: int, link: socket.socket, engine: Engine, config: Config, supervisor: ServedSupervisor
     ) -> None:
-        self.reader, self.link, self.engine, self.operator = AudioReader(memory, slots), link, engine, operator
+        self.reader, self.link, self.engine, self.supervisor = AudioReader(memory, slots), link, engine, supervisor
         self.scheduler = Scheduler(budget_s=config.engine.budget_ms / 1000)
-        self.loop = operator.loop
+        self.loop = supervisor.loop
         self.feeds: dict[int, Feed] = {}  # by slot of the region
         self._of_stream: dict[int, Feed] = {}
         self._need = np.full(slots, np.iinfo(np.int64).max, dtype=np.int64)  # written bytes from which on a slot has a hop
@@ -120,7 +120,7 @@ class Worker:
             now = self.engine.clock()
             self._receive()
             if now - self._operated >= OPERATE_S:
-                self.operator.poll()
+                self.supervisor.poll()
                 self._operated = now
             if now - self._beaten >= BEAT_S:
                 self._beat(now)
@@ -138,7 +138,7 @@ class Worker:
             time.sleep(min(wake, POLL_S))
             return
         with contextlib.suppress(OSError):
-            self.link.settimeout(IDLE_S if not self.operator.arriving else OPERATE_S)
+            self.link.settimeout(IDLE_S if not self.supervisor.arriving else OPERATE_S)
             with contextlib.suppress(TimeoutError):
                 self._take(self.link.recv(wire.MAX_MESSAGE))
         self.link.setblocking(False)
@@ -169,7 +169,7 @@ class Worker:
                 if self._families is None:
                     self._families = EngineCollector(self.engine).collect()
             case "look":
-                self.operator.look()
+                self.supervisor.look()
             case "quit":
                 self.running = False
 
@@ -337,10 +337,10 @@ def _serve(memory: int, link: socket.socket) -> None:
         return
     quiet = replace(config.metrics, port=0, status="")  # the front shows figures
     loop = LiveLoop(engine, Scheduler())
-    operator = ServedSupervisor(engine, loop, replace(config, metrics=quiet), models, trust)
+    supervisor = ServedSupervisor(engine, loop, replace(config, metrics=quiet), models, trust)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # the front takes them, and says what follows
         signal.signal(number, signal.SIG_IGN)
-    worker = Worker(memory, task["slots"], link, engine, config, operator)
+    worker = Worker(memory, task["slots"], link, engine, config, supervisor)
     process.freeze_gc()
     worker._say(
         {
@@ -351,7 +351,7 @@ def _serve(memory: int, link: socket.socket) -> None:
     try:
         worker.run()
     finally:
-        operator.close()
+        supervisor.close()
 
 
 def main() -> None:
