@@ -21,7 +21,7 @@ from edgeemo_runtime.serve.formats import parse_format
 
 if TYPE_CHECKING:
     from edgeemo_runtime.serve.calls import Call, Leg
-    from edgeemo_runtime.serve.service import Service
+    from edgeemo_runtime.serve.context import Service
 
 RECENT = 50  # events that a page which has just been opened is shown, and at most at once
 LIVE_S = 0.5  # between two pictures of all calls

@@ -16,7 +16,7 @@ from edgeemo_runtime.serve.calls import Call, RefusedError
 from edgeemo_runtime.serve.formats import Format
 
 if TYPE_CHECKING:
-    from edgeemo_runtime.serve.service import Service
+    from edgeemo_runtime.serve.context import Service
 
 HANGUP, UUID, DTMF, ERROR = 0x00, 0x01, 0x03, 0xFF
 # Signed 16-bit little-endian mono by frame type: its rate, Hz.

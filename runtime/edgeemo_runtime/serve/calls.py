@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from edgeemo_runtime.decision import LISTENING
 from edgeemo_runtime.errors import EdgeEmoError, printable
 from edgeemo_runtime.ops.lines import log
+from edgeemo_runtime.serve.channel import Channel, Step
 from edgeemo_runtime.serve.events import Curve, Event, Record, Sink
 from edgeemo_runtime.serve.formats import Format
-from edgeemo_runtime.serve.pool import Channel, NoRoomError, Pool, Step
+from edgeemo_runtime.serve.pool import NoRoomError, Pool
 from edgeemo_runtime.serve.settings import Settings
 
 CALL_ID = re.compile(r"[\w.:@+/=-]{1,128}", re.ASCII)
@@ -129,8 +131,9 @@ class Call:
     def answered(self, leg: Leg, step: Step) -> None:
         """A step of a leg has been answered."""
         record = leg.record
-        label = record.labels[step.label]
-        confidence = step.smoothed[step.label]
+        listening = step.label == LISTENING
+        label = None if listening else record.labels[step.label]
+        confidence = 0.0 if listening else step.smoothed[step.label]
         leg.curve.add(step.end_s, step.label, confidence, step.waited_s)
         ended, begun, handoff = record.add(step)
         if any(getattr(s, "steps", False) for s in self.sinks) or self._calls.step_sinks:
@@ -138,7 +141,8 @@ class Call:
             self.tell(
                 Event(
                     "step", self.id, leg=leg.name, begin_s=step.start_s, end_s=step.end_s, label=label,
-                    intensity=step.intensity or None, confidence=confidence, late_ms=round(1000 * step.waited_s, 1),
+                    intensity=step.intensity or None, confidence=None if listening else confidence,
+                    late_ms=round(1000 * step.waited_s, 1),
                     probabilities=dict(zip(names, step.probabilities, strict=True)),
                     smoothed=dict(zip(names, step.smoothed, strict=True)), model=step.model,
                 )

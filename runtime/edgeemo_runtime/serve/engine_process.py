@@ -9,16 +9,14 @@ import signal
 import socket
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.ops.lines import log
 from edgeemo_runtime.serve import wire
-
-if TYPE_CHECKING:
-    from edgeemo_runtime.serve.pool import Channel, Pool
+from edgeemo_runtime.serve.channel import Channel
 
 END_S = 2.0  # that a process has to end by itself
 START_S = 120.0  # that one may take until it is ready
@@ -47,8 +45,21 @@ async def launch(command: list[str], memory: int) -> Launched:
     return Launched(process, ours)
 
 
+class Owner(Protocol):
+    """What a process needs of the pool that it is of."""
+
+    labels: tuple[str, ...]
+    rate: int
+    hop_s: float
+
+    async def take_process(self) -> Launched: ...
+    def answered(self, rows: np.ndarray, models: list[str]) -> None: ...
+    def ended(self, slot: int, generation: int, reason: str, lost: int) -> None: ...
+    def lost(self, engine: EngineProcess) -> None: ...
+
+
 class EngineProcess:
-    def __init__(self, index: int, pool: Pool) -> None:
+    def __init__(self, index: int, pool: Owner) -> None:
         self.index, self._pool = index, pool
         self.capacity = self.channels = self.young_deaths = 0
         self.ready = False

@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from edgeemo_runtime.decision import REASONS
-from edgeemo_runtime.serve.pool import Step
+from edgeemo_runtime.decision import LISTENING, REASONS
+from edgeemo_runtime.serve.channel import Step
 
 VERSION = 1
 
@@ -91,6 +91,7 @@ class Record:
     segment: Segment | None = None
     segments: int = 0
     steps: int = 0
+    listened: int = 0  # of these, those before there was a label
     seconds: float = 0.0
     handoff: str = ""
     model: str = ""
@@ -99,9 +100,12 @@ class Record:
 
     def add(self, step: Step) -> tuple[Segment | None, Segment | None, str]:
         """The segment that has ended with this step, the one that has begun, and why the call should go to a person now."""
-        label = self.labels[step.label]
         self.steps += 1
         self.seconds, self.model = step.end_s, step.model
+        if step.label == LISTENING:  # too little speech for a label
+            self.listened += 1
+            return self._end_segment(), None, ""
+        label = self.labels[step.label]
         self.shares[label] = self.shares.get(label, 0) + 1
         self.sums = [a + b for a, b in zip(self.sums, step.probabilities, strict=True)] if self.sums else list(step.probabilities)
         before, begun = self.segment, None
@@ -119,15 +123,21 @@ class Record:
         self.handoff = self.handoff or reason
         return before, begun, reason
 
+    def _end_segment(self) -> Segment | None:
+        """Where a call is listened to anew, as after a long pause."""
+        ended, self.segment = self.segment, None
+        return ended
+
     def summary(self) -> dict[str, Any]:
-        """``label`` is the one with the largest mean probability over the whole channel."""
-        mean = [s / self.steps for s in self.sums] if self.steps else []
+        """``label`` is the one with the largest mean probability over all steps that had a label."""
+        labelled = self.steps - self.listened
+        mean = [s / labelled for s in self.sums] if labelled else []
         best = max(range(len(mean)), key=mean.__getitem__, default=None)
         return {
-            "seconds": round(self.seconds, 3), "steps": self.steps, "segments": self.segments,
+            "seconds": round(self.seconds, 3), "steps": self.steps, "segments": self.segments, "listening": self.listened,
             "label": None if best is None else self.labels[best],
             "confidence": None if best is None else round(mean[best], 4),
             "mean": {n: round(p, 4) for n, p in zip(self.labels, mean, strict=False)},
-            "shares": {n: round(c / self.steps, 4) for n, c in self.shares.items()},
+            "shares": {n: round(c / labelled, 4) for n, c in self.shares.items()},
             "handoff": self.handoff or None, "model": self.model,
         }  # fmt: skip

@@ -11,7 +11,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.ops.supervisor import resident_mb
 
 if TYPE_CHECKING:
-    from edgeemo_runtime.serve.service import Service
+    from edgeemo_runtime.serve.context import Service
 
 PAGE_S = 0.5  # that a page is good for
 

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from edgeemo_runtime.errors import EdgeEmoError, first_line
 from edgeemo_runtime.ops.config import Config
 from edgeemo_runtime.ops.lines import log
+from edgeemo_runtime.serve.channel import Channel, Step
 from edgeemo_runtime.serve.engine_process import EngineProcess, Launched, launch
 from edgeemo_runtime.serve.formats import Format
 from edgeemo_runtime.serve.rings import AudioWriter, SlotWriter, make_region
@@ -32,38 +33,8 @@ LEAST_REPLAYED = 3  # hops
 DEATHS = 3  # engines that a call may outlive: perhaps it is what they die of
 
 
-@dataclass(slots=True)
-class Step:
-    """An answer for one channel: seconds of its call, probabilities by label index, and the engine's own delay."""
-
-    start_s: float
-    end_s: float
-    waited_s: float
-    label: int
-    handoff: int
-    intensity: str
-    probabilities: list[float]
-    smoothed: list[float]
-    model: str
-
-
 class NoRoomError(EdgeEmoError):
     """No engine has room for another channel."""
-
-
-class Channel:
-    """One channel of audio on its way to an engine, which may change. ``step`` and ``closed`` are called with what comes back."""
-
-    def __init__(
-        self, slot: int, generation: int, writer: SlotWriter, user: str, step: Callable[[Step], None],
-        closed: Callable[[str, int], None],
-    ) -> None:  # fmt: skip
-        self.slot, self.generation, self.writer, self.user = slot, generation, writer, user
-        self.step, self.closed = step, closed
-        self.engine: EngineProcess | None = None
-        self.answered_s = 0.0
-        self.deaths = 0
-        self.moved_at: float | None = None  # since when it waits for an answer of its next engine
 
 
 class Pool:

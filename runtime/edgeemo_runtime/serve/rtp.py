@@ -21,7 +21,7 @@ from edgeemo_runtime.serve.reorder import Reorder
 from edgeemo_runtime.serve.settings import parse_address
 
 if TYPE_CHECKING:
-    from edgeemo_runtime.serve.service import Service
+    from edgeemo_runtime.serve.context import Service
 
 PROTOCOL = "rtp"
 HEADER = 12

@@ -20,7 +20,7 @@ from edgeemo_runtime.serve.settings import TlsRules
 from edgeemo_runtime.serve.websocket import WebSocketSession
 
 if TYPE_CHECKING:
-    from edgeemo_runtime.serve.service import Service
+    from edgeemo_runtime.serve.context import Service
 
 SEND_BYTES = 65_536  # of the kernel's queue to a client
 MAX_BODY = 65_536  # bytes of a request

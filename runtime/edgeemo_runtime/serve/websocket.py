@@ -18,7 +18,7 @@ from edgeemo_runtime.serve.dialects.speech_servers import SherpaOnnx
 from edgeemo_runtime.serve.formats import Format
 
 if TYPE_CHECKING:
-    from edgeemo_runtime.serve.service import Service
+    from edgeemo_runtime.serve.context import Service
 
 HEARTBEAT_S = 20.0  # pings; a client that does not answer is gone
 LONGEST_REASON = 120  # bytes of a closing frame's reason

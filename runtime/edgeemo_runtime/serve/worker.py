@@ -53,7 +53,7 @@ REPEATS = 8
 PLAN_S = 2.0  # of simulated time for each plan
 
 
-class ServedOperator(Supervisor):
+class ServedSupervisor(Supervisor):
     """Beside others on the same folder: an engine whose canary another has judged follows the links."""
 
     def look(self) -> None:
@@ -98,7 +98,7 @@ def measured_costs(engine: Engine) -> np.ndarray:
 
 class Worker:
     def __init__(
-        self, memory: int, slots: int, link: socket.socket, engine: Engine, config: Config, supervisor: ServedOperator
+        self, memory: int, slots: int, link: socket.socket, engine: Engine, config: Config, supervisor: ServedSupervisor
     ) -> None:
         self.reader, self.link, self.engine, self.supervisor = AudioReader(memory, slots), link, engine, supervisor
         self.scheduler = Scheduler(budget_s=config.engine.budget_ms / 1000)
@@ -337,7 +337,7 @@ def _serve(memory: int, link: socket.socket) -> None:
         return
     quiet = replace(config.metrics, port=0, status="")  # the front shows figures
     loop = LiveLoop(engine, Scheduler())
-    supervisor = ServedOperator(engine, loop, replace(config, metrics=quiet), models, trust)
+    supervisor = ServedSupervisor(engine, loop, replace(config, metrics=quiet), models, trust)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # the front takes them, and says what follows
         signal.signal(number, signal.SIG_IGN)
     worker = Worker(memory, task["slots"], link, engine, config, supervisor)

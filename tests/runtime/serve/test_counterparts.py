@@ -110,7 +110,7 @@ def test_mosquitto(serve: Callable[..., Running], tmp_path: Path) -> None:
     config = tmp_path / "mosquitto.conf"
     config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
     running = serve(Settings(results=ResultRules(mqtt=f"mqtt://127.0.0.1:{port}/desk")))
-    audio = (np.asarray(speech(3, 10)) * 32767).astype("<i2").tobytes()
+    audio = (np.asarray(speech(3, 30)) * 32767).astype("<i2").tobytes()
     calls = [uuid.uuid4().hex for _ in range(2)]
     got: list[tuple[str, dict]] = []
 
@@ -202,4 +202,4 @@ def test_the_client_that_comes_with_vosk(running: Running, clip: Path) -> None:
     results = asyncio.run(asyncio.wait_for(run(), 60))
     words = [word for result in results for word in result.get("result", ())]
     assert words and {w["word"] for w in words} <= {*running.service.pool.labels, "annoyed", "furious"}
-    assert words[0]["start"] == 0.0 and words[-1]["end"] == pytest.approx(SECONDS, abs=0.2)
+    assert words[0]["start"] < 2.0 and words[-1]["end"] == pytest.approx(SECONDS, abs=0.2)

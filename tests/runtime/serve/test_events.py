@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edgeemo_runtime.decision import REASONS
+from edgeemo_runtime.serve.channel import Step
 from edgeemo_runtime.serve.events import Curve, Record
-from edgeemo_runtime.serve.pool import Step
 
 LABELS = ("angry", "neutral")
 
@@ -52,3 +52,12 @@ def test_a_curve_keeps_its_last_steps() -> None:
         curve.add(0.16 * i, i % 7, 0.5, 0.004)
     assert curve.last(2) == [[round(0.16 * i, 2), i % 7, 0.5, 4.0] for i in (Curve.KEPT + 1, Curve.KEPT + 2)]
     assert len(curve.last(10**9)) == Curve.KEPT
+
+
+def test_a_call_is_listened_to_before_it_has_a_label() -> None:
+    record = Record(LABELS)
+    assert record.add(step(0, -1)) == (None, None, "")
+    ended, begun, _ = record.add(step(1, 0))
+    assert ended is None and begun is not None and begun.begin_s == 0.16
+    summary = record.summary()
+    assert (summary["steps"], summary["listening"], summary["shares"]) == (2, 1, {"angry": 1.0})

@@ -75,9 +75,10 @@ def test_a_microphone_is_a_call(browser: Any, running: Running) -> None:
     page.focus("#microphone")
     page.keyboard.press("Enter")
     call = wait_for(lambda: [c for c in running.service.calls.running if c.startswith("microphone-")])[0]
-    until(page, "document.querySelector('#calls td:nth-child(4)')?.textContent")
+    until(page, "document.querySelector('#calls td:nth-child(5)')?.textContent")
     wait_for(lambda: running.service.calls.running[call].legs["caller"].record.steps > 10)
     wait_for(lambda: painted(page, "canvas.ribbon") > 100)
+    until(page, "document.querySelector('#calls td:nth-child(3)').textContent !== 'listening'")
     said = page.inner_text("#calls td:nth-child(3)")
     assert said in {*running.service.pool.labels, "annoyed", "furious"}
     assert said in page.get_attribute("canvas.ribbon", "aria-label")

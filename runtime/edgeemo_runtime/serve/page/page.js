@@ -29,7 +29,7 @@ function drawBars(canvas, steps, begin, end, top = 0) {
   const [context, width, height] = canvas2d(canvas);
   const scale = width / Math.max(1e-6, end - begin);
   for (const [at, label, confidence] of steps) {
-    if (at < begin) continue;
+    if (at < begin || label < 0) continue;
     context.fillStyle = colour(label);
     const tall = Math.max(2, (height - top) * confidence);
     context.fillRect((at - 0.16 - begin) * scale, height - tall, Math.max(1, 0.16 * scale), tall);
@@ -63,7 +63,7 @@ function showCall(row) {
   drawBars(shown.ribbon, shown.steps, Math.max(0, now - RIBBON_S), Math.max(RIBBON_S, now));
   shown.ribbon.setAttribute("aria-label", `Last minute of ${row.call}, ${row.leg}: now ${said}`);
   shown.cells[2].textContent = said;
-  shown.cells[3].textContent = last ? `${Math.round(100 * last[2])} %` : "";
+  shown.cells[3].textContent = last && last[1] >= 0 ? `${Math.round(100 * last[2])} %` : "";
   shown.cells[4].textContent = last ? `${Math.round(last[3])} ms` : "";
   shown.cells[5].textContent = row.handoff || "";
   shown.cells[5].className = row.handoff ? "handoff" : "";
@@ -141,7 +141,7 @@ async function drawDetail() {
     context.fillText(`${100 * share} %`, 2, y + 12);
   }
   const counts = new Map();
-  for (const [, label] of mine.steps) counts.set(label, (counts.get(label) || 0) + 1);
+  for (const [, label] of mine.steps.filter(([, l]) => l >= 0)) counts.set(label, (counts.get(label) || 0) + 1);
   const shares = [...counts].sort((a, b) => b[1] - a[1]).map(([l, n]) => `${labels[l]} ${Math.round(100 * n / mine.steps.length)} %`);
   const text = `${Math.round(end)} s${mine.ended ? ", ended" : ""}: ${shares.join(", ") || "nothing yet"}`;
   $("curve-said").textContent = text;
