@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from edgeemo_runtime.decision import LISTENING
 from edgeemo_runtime.errors import EdgeEmoError, printable
 from edgeemo_runtime.ops.lines import log
 from edgeemo_runtime.serve.events import Curve, Event, Record, Sink
@@ -129,8 +130,9 @@ class Call:
     def answered(self, leg: Leg, step: Step) -> None:
         """A step of a leg has been answered."""
         record = leg.record
-        label = record.labels[step.label]
-        confidence = step.smoothed[step.label]
+        listening = step.label == LISTENING  # too little speech for a label
+        label = None if listening else record.labels[step.label]
+        confidence = 0.0 if listening else step.smoothed[step.label]
         leg.curve.add(step.end_s, step.label, confidence, step.waited_s)
         ended, begun, handoff = record.add(step)
         if any(getattr(s, "steps", False) for s in self.sinks) or self._calls.step_sinks:

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from edgeemo_runtime.decision import REASONS
+from edgeemo_runtime.decision import LISTENING, REASONS
 from edgeemo_runtime.serve.pool import Step
 
 VERSION = 1
@@ -91,6 +91,7 @@ class Record:
     segment: Segment | None = None
     segments: int = 0
     steps: int = 0
+    answered: int = 0  # of them, those that have a label: the others only listened
     seconds: float = 0.0
     handoff: str = ""
     model: str = ""
@@ -99,9 +100,12 @@ class Record:
 
     def add(self, step: Step) -> tuple[Segment | None, Segment | None, str]:
         """The segment that has ended with this step, the one that has begun, and why the call should go to a person now."""
-        label = self.labels[step.label]
         self.steps += 1
         self.seconds, self.model = step.end_s, step.model
+        if step.label == LISTENING:
+            return None, None, ""
+        label = self.labels[step.label]
+        self.answered += 1
         self.shares[label] = self.shares.get(label, 0) + 1
         self.sums = [a + b for a, b in zip(self.sums, step.probabilities, strict=True)] if self.sums else list(step.probabilities)
         before, begun = self.segment, None
@@ -120,14 +124,14 @@ class Record:
         return before, begun, reason
 
     def summary(self) -> dict[str, Any]:
-        """``label`` is the one with the largest mean probability over the whole channel."""
-        mean = [s / self.steps for s in self.sums] if self.steps else []
+        """``label`` is the one with the largest mean probability over the whole channel; None where it was only listened to."""
+        mean = [s / self.answered for s in self.sums]
         best = max(range(len(mean)), key=mean.__getitem__, default=None)
         return {
             "seconds": round(self.seconds, 3), "steps": self.steps, "segments": self.segments,
             "label": None if best is None else self.labels[best],
             "confidence": None if best is None else round(mean[best], 4),
             "mean": {n: round(p, 4) for n, p in zip(self.labels, mean, strict=False)},
-            "shares": {n: round(c / self.steps, 4) for n, c in self.shares.items()},
+            "shares": {n: round(c / self.answered, 4) for n, c in self.shares.items()},
             "handoff": self.handoff or None, "model": self.model,
         }  # fmt: skip

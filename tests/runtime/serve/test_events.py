@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeemo_runtime.decision import REASONS
+from edgeemo_runtime.decision import LISTENING, REASONS
 from edgeemo_runtime.serve.events import Curve, Record
 from edgeemo_runtime.serve.pool import Step
 
@@ -52,3 +52,14 @@ def test_a_curve_keeps_its_last_steps() -> None:
         curve.add(0.16 * i, i % 7, 0.5, 0.004)
     assert curve.last(2) == [[round(0.16 * i, 2), i % 7, 0.5, 4.0] for i in (Curve.KEPT + 1, Curve.KEPT + 2)]
     assert len(curve.last(10**9)) == Curve.KEPT
+
+
+def test_a_call_that_is_listened_to_has_no_segment_and_no_label() -> None:
+    record = Record(LABELS)
+    assert record.add(step(0, LISTENING)) == (None, None, "")
+    assert (record.summary()["label"], record.summary()["steps"]) == (None, 1)
+    _, begun, _ = record.add(step(1, 1))
+    assert begun is not None
+    assert (begun.label, begun.begin_s) == (LABELS[1], 0.16)
+    summary = record.summary()
+    assert (summary["label"], summary["steps"], summary["shares"]) == (LABELS[1], 2, {LABELS[1]: 1.0})
