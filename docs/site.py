@@ -18,7 +18,7 @@ PAGES = {  # file in the repository -> page of the site
     **{f"{CARDS}/{card.name}": f"model-cards/{card.name}" for card in (ROOT / CARDS).glob("*.md")},
 }
 SOURCES = {page: source for source, page in PAGES.items()}
-LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)#\s]+)")
+LINK = re.compile(r"\[([^\]]*)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"^(```.*?^```$)", re.M | re.S)
 
 
@@ -34,14 +34,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     source = SOURCES.get(here, f"docs/{here}")
 
     def moved(match: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[2]))
+        text, link, anchor = match[1], match[2], match[3] or ""
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
         if not (ROOT / target).exists():
             return match[0]  # mkdocs names it
+        if target not in PAGES and not target.startswith("docs/"):
+            return text
         to = PAGES.get(target, target.removeprefix("docs/"))
-        return match[1] + posixpath.relpath(to, posixpath.dirname(here) or ".")
+        return f"[{text}]({posixpath.relpath(to, posixpath.dirname(here) or '.')}{anchor})"
 
-    def without_code(text: str) -> str:
-        return re.sub(r"(?<!!)\[([^\]]+)\]\(((?!docs/)[\w./-]+(?:\.toml|\.py|LICENSE|run))\)", r"`\1`", text)
-
-    parts = FENCE.split(markdown)
-    return "".join(part if part.startswith("```") else LINK.sub(moved, without_code(part)) for part in parts)
+    return "".join(part if part.startswith("```") else LINK.sub(moved, part) for part in FENCE.split(markdown))

@@ -5,8 +5,8 @@ averaged and weighed, and every two seconds of speech there is a *decision*: wha
 and handoff are rules of decisions. A pause decides nothing.
 
 All streams at once, one row per slot. Each rule can be switched off by itself; a worked example is in each rule's docstring.
-An artifact brings the same rules compiled (around.py), which serve a board as a rule: a change here is one there, and the tests
-hold both to the same answers.
+An artifact brings the same rules compiled (compiled_rules.py), which serve a board as a rule: a change here is one there, and
+the tests hold both to the same answers.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         settings = replace(settings, auth=replace(settings.auth, insecure=True))
     keys = [*arguments.trust, *config.models.trust]
     service = Service(arguments.artifact, settings, config, keys, arguments.allow_writable or config.models.allow_writable)
-    service.take_signals()
+    service.install_signal_handlers()
     await service.start()
     addresses = {name: [f"{host}:{port}" for host, port in found] for name, found in service.addresses.items()}
     addresses["rtp"] = list(settings.listen.rtp)

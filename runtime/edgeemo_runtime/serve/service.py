@@ -90,7 +90,7 @@ class Service:
             return "no engine is ready"
         return "" if self.pool.headroom else "full"
 
-    def take_signals(self) -> None:
+    def install_signal_handlers(self) -> None:
         """SIGTERM and SIGINT drain, a second one ends at once; SIGHUP has the folder of models looked at."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

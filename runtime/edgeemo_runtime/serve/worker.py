@@ -31,7 +31,7 @@ from edgeemo_runtime.ops.config import Config
 from edgeemo_runtime.ops.lines import log
 from edgeemo_runtime.ops.live import LiveLoop
 from edgeemo_runtime.ops.metrics import EngineCollector
-from edgeemo_runtime.ops.supervisor import Operator, resident_mb
+from edgeemo_runtime.ops.supervisor import Supervisor, resident_mb
 from edgeemo_runtime.probe import probed
 from edgeemo_runtime.results import StepResults
 from edgeemo_runtime.schedule import Scheduler
@@ -53,7 +53,7 @@ REPEATS = 8
 PLAN_S = 2.0  # of simulated time for each plan
 
 
-class ServedOperator(Operator):
+class ServedOperator(Supervisor):
     """Beside others on the same folder: an engine whose canary another has judged follows the links."""
 
     def look(self) -> None:
@@ -98,11 +98,11 @@ def measured_costs(engine: Engine) -> np.ndarray:
 
 class Worker:
     def __init__(
-        self, memory: int, slots: int, link: socket.socket, engine: Engine, config: Config, operator: ServedOperator
+        self, memory: int, slots: int, link: socket.socket, engine: Engine, config: Config, supervisor: ServedOperator
     ) -> None:
-        self.reader, self.link, self.engine, self.operator = AudioReader(memory, slots), link, engine, operator
+        self.reader, self.link, self.engine, self.supervisor = AudioReader(memory, slots), link, engine, supervisor
         self.scheduler = Scheduler(budget_s=config.engine.budget_ms / 1000)
-        self.loop = operator.loop
+        self.loop = supervisor.loop
         self.feeds: dict[int, Feed] = {}  # by slot of the region
         self._of_stream: dict[int, Feed] = {}
         self._need = np.full(slots, np.iinfo(np.int64).max, dtype=np.int64)  # written bytes from which on a slot has a hop
@@ -120,7 +120,7 @@ class Worker:
             now = self.engine.clock()
             self._receive()
             if now - self._operated >= OPERATE_S:
-                self.operator.poll()
+                self.supervisor.poll()
                 self._operated = now
             if now - self._beaten >= BEAT_S:
                 self._beat(now)
@@ -138,7 +138,7 @@ class Worker:
             time.sleep(min(wake, POLL_S))
             return
         with contextlib.suppress(OSError):
-            self.link.settimeout(IDLE_S if not self.operator.arriving else OPERATE_S)
+            self.link.settimeout(IDLE_S if not self.supervisor.arriving else OPERATE_S)
             with contextlib.suppress(TimeoutError):
                 self._take(self.link.recv(wire.MAX_MESSAGE))
         self.link.setblocking(False)
@@ -169,7 +169,7 @@ class Worker:
                 if self._families is None:
                     self._families = EngineCollector(self.engine).collect()
             case "look":
-                self.operator.look()
+                self.supervisor.look()
             case "quit":
                 self.running = False
 
@@ -326,10 +326,10 @@ def _serve(memory: int, link: socket.socket) -> None:
     config = config_from(task["config"])
     trust = load_trust(task["trust"], task["allow_writable"])
     try:
-        process.take_place(task["cpu"], config.engine.priority)
+        process.bind_process(task["cpu"], config.engine.priority)
         if task["priority"] and not config.engine.priority:
             with contextlib.suppress(EdgeEmoError):  # where it is allowed
-                process.go_first(task["priority"])
+                process.set_fifo_priority(task["priority"])
         engine, models = make_engine(task, config, trust)
         capacity = task["capacity"] or _capacity(engine, config)
     except EdgeEmoError as error:
@@ -337,11 +337,11 @@ def _serve(memory: int, link: socket.socket) -> None:
         return
     quiet = replace(config.metrics, port=0, status="")  # the front shows figures
     loop = LiveLoop(engine, Scheduler())
-    operator = ServedOperator(engine, loop, replace(config, metrics=quiet), models, trust)
+    supervisor = ServedOperator(engine, loop, replace(config, metrics=quiet), models, trust)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # the front takes them, and says what follows
         signal.signal(number, signal.SIG_IGN)
-    worker = Worker(memory, task["slots"], link, engine, config, operator)
-    process.settle_memory()
+    worker = Worker(memory, task["slots"], link, engine, config, supervisor)
+    process.freeze_gc()
     worker._say(
         {
             "said": "ready", "labels": engine.labels, "rate": engine.sample_rate, "hop_s": engine.step_s,
@@ -351,7 +351,7 @@ def _serve(memory: int, link: socket.socket) -> None:
     try:
         worker.run()
     finally:
-        operator.close()
+        supervisor.close()
 
 
 def main() -> None:
