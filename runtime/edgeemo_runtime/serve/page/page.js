@@ -142,7 +142,7 @@ async function drawDetail() {
   }
   const counts = new Map();
   for (const [, label] of mine.steps) counts.set(label, (counts.get(label) || 0) + 1);
-  const shares = [...counts].sort((a, b) => b[1] - a[1]).map(([l, n]) => `${labels[l]} ${Math.round(100 * n / mine.steps.length)} %`);
+  const shares = [...counts].sort((a, b) => b[1] - a[1]).map(([l, n]) => `${labels[l] ?? "listening"} ${Math.round(100 * n / mine.steps.length)} %`);
   const text = `${Math.round(end)} s${mine.ended ? ", ended" : ""}: ${shares.join(", ") || "nothing yet"}`;
   $("curve-said").textContent = text;
   $("curve").setAttribute("aria-label", `Confidence over time, coloured by label. ${text}`);
