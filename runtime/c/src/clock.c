@@ -134,7 +134,7 @@ static void ee_add_break(edgeemo_engine *e, int32_t slot, ee_break made) {
   if (s->breaks == e->backlog + EE_SPARE_BREAKS) {
     int32_t passed = 0;
     bool anew = false;
-    while (passed < s->breaks - 1 && list[passed].position <= e->taken[slot]) anew = anew || list[passed++].anew;
+    for (; passed < s->breaks - 1 && list[passed].position <= e->taken[slot]; passed++) anew = anew || list[passed].anew;
     if (passed < 2) passed = 2; /* cannot be: those that were not passed are fewer than the backlog's steps */
     list[passed - 1].anew = anew || list[passed - 1].anew;
     memmove(list, list + passed - 1, (size_t)(s->breaks - passed + 1) * sizeof *list);
@@ -178,9 +178,9 @@ static bool ee_reached(edgeemo_engine *e, int32_t slot) {
   ee_break *list = ee_breaks(e, slot);
   int32_t passed = 0;
   bool anew = false;
-  while (passed < s->breaks && list[passed].position <= e->taken[slot]) {
+  for (; passed < s->breaks && list[passed].position <= e->taken[slot]; passed++) {
     e->begun_at[slot] = list[passed].origin;
-    anew = anew || list[passed++].anew;
+    anew = anew || list[passed].anew;
   }
   s->breaks -= passed;
   memmove(list, list + passed, (size_t)s->breaks * sizeof *list);

@@ -25,32 +25,47 @@ static const uint64_t ee_sha_begin[8] = {0x6a09e667f3bcc908, 0xbb67ae8584caa73b,
 #define EE_R32(x, n) ((x) >> (n) | (x) << (32 - (n)))
 #define EE_R64(x, n) ((x) >> (n) | (x) << (64 - (n)))
 
-/* One block: `word` uint32_t or uint64_t, so many rounds, rotation by R, and the distances of its four sums. */
-#define EE_SHA_BLOCK(name, word, rounds, R, shift, a0, a1, a2, b0, b1, b2, c0, c1, c2, d0, d1, d2)                                  \
+/* One round, after which the eight sums have changed places: S(k) is the sum that is in place k of round i. */
+#define EE_SHA_ROUND(word, R, shift, i, a0, a1, a2, b0, b1, b2)                                                                    \
+  do {                                                                                                                            \
+    const word e = S(i, 4), a = S(i, 0);                                                                                          \
+    const word t = S(i, 7) + (R(e, a0) ^ R(e, a1) ^ R(e, a2)) + ((e & S(i, 5)) ^ (~e & S(i, 6))) +                                \
+                   (word)(ee_sha_k[at + (i)] >> (shift)) + w[(at + (i)) & 15];                                                    \
+    S(i, 3) += t;                                                                                                                 \
+    S(i, 7) = t + (R(a, b0) ^ R(a, b1) ^ R(a, b2)) + ((a & S(i, 1)) ^ (a & S(i, 2)) ^ (S(i, 1) & S(i, 2)));                       \
+  } while (0)
+#define S(i, k) s[((k) + 16 - (i)) & 7]
+
+/* One block: `word` is uint32_t or uint64_t, R rotates it; so many rounds, and the distances of four sums. */
+#define EE_SHA_BLOCK(name, word, swap, rounds, R, shift, a0, a1, a2, b0, b1, b2, c0, c1, c2, d0, d1, d2)                                 \
   static void name(word h[8], const unsigned char *p) {                                                                           \
     word w[16], s[8];                                                                                                             \
-    for (int i = 0; i < 16; i++) {                                                                                                \
-      w[i] = 0;                                                                                                                   \
-      for (size_t b = 0; b < sizeof(word); b++) w[i] = (word)(w[i] << 8 | *p++);                                                  \
-    }                                                                                                                             \
+    memcpy(w, p, sizeof w);                                                                                                       \
+    for (int i = 0; i < 16; i++) w[i] = swap(w[i]); /* of a little-endian machine, as all are that artifacts run on */            \
     memcpy(s, h, sizeof s);                                                                                                       \
-    for (int i = 0; i < (rounds); i++) {                                                                                          \
-      if (i >= 16) {                                                                                                              \
+    for (int at = 0; at < (rounds); at += 16) {                                                                                   \
+      for (int i = 0; at > 0 && i < 16; i++) {                                                                                    \
         const word x = w[(i + 1) & 15], y = w[(i + 14) & 15];                                                                     \
-        w[i & 15] += w[(i + 9) & 15] + (R(x, c0) ^ R(x, c1) ^ x >> (c2)) + (R(y, d0) ^ R(y, d1) ^ y >> (d2));                      \
+        w[i] += w[(i + 9) & 15] + (R(x, c0) ^ R(x, c1) ^ x >> (c2)) + (R(y, d0) ^ R(y, d1) ^ y >> (d2));                          \
       }                                                                                                                           \
-      const word t = s[7] + (R(s[4], a0) ^ R(s[4], a1) ^ R(s[4], a2)) + ((s[4] & s[5]) ^ (~s[4] & s[6])) +                         \
-                     (word)(ee_sha_k[i] >> (shift)) + w[i & 15];                                                                  \
-      const word u = (R(s[0], b0) ^ R(s[0], b1) ^ R(s[0], b2)) + ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));                  \
-      for (int k = 7; k > 0; k--) s[k] = s[k - 1];                                                                                \
-      s[4] += t;                                                                                                                  \
-      s[0] = t + u;                                                                                                               \
+      EE_SHA_8(word, R, shift, 0, a0, a1, a2, b0, b1, b2)                                                                         \
+      EE_SHA_8(word, R, shift, 8, a0, a1, a2, b0, b1, b2)                                                                         \
     }                                                                                                                             \
     for (int i = 0; i < 8; i++) h[i] += s[i];                                                                                     \
   }
+#define EE_SHA_8(word, R, shift, i, ...)                                                                                          \
+  EE_SHA_ROUND(word, R, shift, i, __VA_ARGS__);                                                                                   \
+  EE_SHA_ROUND(word, R, shift, (i) + 1, __VA_ARGS__);                                                                             \
+  EE_SHA_ROUND(word, R, shift, (i) + 2, __VA_ARGS__);                                                                             \
+  EE_SHA_ROUND(word, R, shift, (i) + 3, __VA_ARGS__);                                                                             \
+  EE_SHA_ROUND(word, R, shift, (i) + 4, __VA_ARGS__);                                                                             \
+  EE_SHA_ROUND(word, R, shift, (i) + 5, __VA_ARGS__);                                                                             \
+  EE_SHA_ROUND(word, R, shift, (i) + 6, __VA_ARGS__);                                                                             \
+  EE_SHA_ROUND(word, R, shift, (i) + 7, __VA_ARGS__);
 
-EE_SHA_BLOCK(ee_sha256_block, uint32_t, 64, EE_R32, 32, 6, 11, 25, 2, 13, 22, 7, 18, 3, 17, 19, 10)
-EE_SHA_BLOCK(ee_sha512_block, uint64_t, 80, EE_R64, 0, 14, 18, 41, 28, 34, 39, 1, 8, 7, 19, 61, 6)
+EE_SHA_BLOCK(ee_sha256_block, uint32_t, __builtin_bswap32, 64, EE_R32, 32, 6, 11, 25, 2, 13, 22, 7, 18, 3, 17, 19, 10)
+EE_SHA_BLOCK(ee_sha512_block, uint64_t, __builtin_bswap64, 80, EE_R64, 0, 14, 18, 41, 28, 34, 39, 1, 8, 7, 19, 61, 6)
+#undef S
 
 /* The digest (32 bytes) of `size` bytes. */
 static void ee_sha256(const void *data, size_t size, unsigned char out[32]) {
