@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from edgeemo.compile.compiler import compile_onnx
-from edgeemo.compile.targets import load_target
 from edgeemo.data.clips import find_clips
 from edgeemo.export.onnx_step import export_step
 from edgeemo.model.call import CallModel
 from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.quantize import DEFAULT_RECIPE
-from edgeemo.quantize.quantizer import quantize_model
+from edgeemo.quantize.plan import quantize_model
 from edgeemo.quantize.recipe import load_recipe
+from edgeemo.targets.board import load_target
 
 ROOT = Path(__file__).parents[1]
 CALIBRATION = ROOT / "calibration"

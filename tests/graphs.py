@@ -11,12 +11,12 @@ from edgeemo_runtime import Function
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeemo.adapt.adapt import adapt
-from edgeemo.adapt.feeds import made_up
 from edgeemo.compile.compiler import Compiled, compile_onnx
-from edgeemo.compile.targets import load_target
-from edgeemo.quantize.quantizer import observe, plan, quantize_plan
+from edgeemo.onnxlib.feeds import made_up
+from edgeemo.quantize.calibration.sources import FeedSource
+from edgeemo.quantize.plan import observe, plan, quantize_plan
 from edgeemo.quantize.recipe import Recipe
-from edgeemo.quantize.sources import FeedSource
+from edgeemo.targets.board import load_target
 
 Dims = Sequence[int | str]
 

@@ -19,11 +19,11 @@ from edgeemo_runtime import EdgeEmoError, Function
 from onnx import helper
 
 from edgeemo.adapt.adapt import adapt
-from edgeemo.compare import difference
 from edgeemo.compile.check import check_artifact
 from edgeemo.compile.compiler import compile_onnx
-from edgeemo.compile.targets import load_target
-from edgeemo.evaluate.onnx_stream import open_session
+from edgeemo.onnxlib.difference import difference
+from edgeemo.onnxlib.session import open_session
+from edgeemo.targets.board import load_target
 from tests.graphs import graph
 
 ITEMS = 3

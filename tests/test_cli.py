@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner, Result
 
-from edgeemo.cli import main
+from edgeemo.cli.main import main
 from edgeemo.data.clips import find_clips
 from tests.conftest import CALIBRATION
 

@@ -10,19 +10,19 @@ import onnx.inliner
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.adapt.constants import fold_constants
-from edgeemo.adapt.feeds import Feed, runnable
 from edgeemo.adapt.fold import fix, fold, refuse_foreign, upgrade
 from edgeemo.adapt.functions import expand_functions
-from edgeemo.adapt.graph import BATCH, Shape, dims, inputs_of, set_dims
 from edgeemo.adapt.qoperators import QOPERATORS, without_qoperators
 from edgeemo.adapt.recurrent import unroll
 from edgeemo.adapt.rows import keep_rows
 from edgeemo.adapt.simplify import simplify
 from edgeemo.adapt.single import for_any_batch
-from edgeemo.compare import AMPLIFIED, difference, nearby
-from edgeemo.evaluate.onnx_stream import open_session
-from edgeemo.export.tidy import tidy
 from edgeemo.isolated import isolated
+from edgeemo.onnxlib.difference import AMPLIFIED, difference, nearby
+from edgeemo.onnxlib.feeds import Feed, runnable
+from edgeemo.onnxlib.graph import BATCH, Shape, dims, inputs_of, set_dims
+from edgeemo.onnxlib.session import open_session
+from edgeemo.onnxlib.tidy import tidy
 
 IR_VERSION = 10  # the newest that every ONNX Runtime from 1.22 on reads; later ones only add types that nothing here uses
 STREAMS = 3

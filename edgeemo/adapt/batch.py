@@ -7,7 +7,8 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import helper, numpy_helper
 
-from edgeemo.adapt.graph import (
+from edgeemo.adapt.rows import ELEMENTWISE
+from edgeemo.onnxlib.graph import (
     BATCH,
     Maker,
     Shape,
@@ -19,7 +20,6 @@ from edgeemo.adapt.graph import (
     replace_nodes,
     set_dims,
 )  # fmt: skip
-from edgeemo.adapt.rows import ELEMENTWISE
 
 SMALL, LARGE = 2, 3  # neither is 1: a dimension of 1 broadcasts, and would hide what depends on the batch
 BROADCASTS = ELEMENTWISE | {"MatMul"}  # a constant of one item serves all

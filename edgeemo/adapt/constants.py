@@ -7,7 +7,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from edgeemo.adapt.graph import constants_of, replace_nodes
+from edgeemo.onnxlib.graph import constants_of, replace_nodes
 
 LARGEST = 1 << 24  # elements: a constant that is made larger stays a node
 # Weights stay as small as they are stored; draws are not constants.

@@ -20,8 +20,11 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from edgeemo.adapt.batch import LARGE, SMALL, free_the_batch
 from edgeemo.adapt.constants import fold_constants
-from edgeemo.adapt.feeds import runnable
-from edgeemo.adapt.graph import (
+from edgeemo.adapt.loops import has_loops, unroll_loops
+from edgeemo.adapt.operators.context import Context
+from edgeemo.adapt.operators.places import shape_of
+from edgeemo.onnxlib.feeds import runnable
+from edgeemo.onnxlib.graph import (
     BATCH,
     Maker,
     Shape,
@@ -33,10 +36,7 @@ from edgeemo.adapt.graph import (
     replace_nodes,
     set_dims,
 )  # fmt: skip
-from edgeemo.adapt.loops import has_loops, unroll_loops
-from edgeemo.adapt.operators.context import Context
-from edgeemo.adapt.operators.places import shape_of
-from edgeemo.evaluate.onnx_stream import open_session
+from edgeemo.onnxlib.session import open_session
 
 OPSET = 20
 NESTED = 4  # loops within loops

@@ -7,7 +7,7 @@ import onnx.inliner
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import defs
 
-from edgeemo.adapt.graph import label
+from edgeemo.onnxlib.graph import label
 
 # ONNX Runtime has kernels of its own for these; what it has none for, it replaces by its definition itself.
 EXPANDED = (

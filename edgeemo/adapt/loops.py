@@ -7,7 +7,7 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import numpy_helper
 
-from edgeemo.adapt.graph import Maker, attributes, constants_of, dims, known_types, label, replace_nodes
+from edgeemo.onnxlib.graph import Maker, attributes, constants_of, dims, known_types, label, replace_nodes
 
 LONGEST = 256  # turns: beyond that a graph of single turns is no way to compile a loop
 

@@ -13,7 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgeemo.adapt.constants import without_unread
-from edgeemo.adapt.graph import Shape, dims
+from edgeemo.onnxlib.graph import Shape, dims
 
 # fmt: off
 ELEMENTWISE = frozenset((

@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx
 
 from edgeemo.adapt.constants import fold_constants
-from edgeemo.adapt.graph import Maker, constants_of, known_types, label, replace_nodes
 from edgeemo.adapt.operators import convolution, numbers, places, pooling, resize, spectrum
 from edgeemo.adapt.operators.context import Context, Lowering
+from edgeemo.onnxlib.graph import Maker, constants_of, known_types, label, replace_nodes
 
 TABLES = (convolution, numbers, places, pooling, resize, spectrum)
 LOWERINGS: dict[str, Lowering] = {name: lowering for table in TABLES for name, lowering in table.LOWERINGS.items()}

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper
 
 from edgeemo.adapt.constants import fold_constants
-from edgeemo.adapt.graph import BATCH, Maker, Shape, constants_of, inputs_of, label, over_items, replace_nodes, set_dims
+from edgeemo.onnxlib.graph import BATCH, Maker, Shape, constants_of, inputs_of, label, over_items, replace_nodes, set_dims
 
 ROUNDS = 100  # one node that is mended shows the shapes behind it
 STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}

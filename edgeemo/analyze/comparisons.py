@@ -11,14 +11,13 @@ import numpy as np
 import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 
-from edgeemo.adapt.feeds import read_feed
 from edgeemo.data.clips import Clip, evenly, find_clips, read_manifest
 from edgeemo.evaluate.evaluate import OnnxModel, clip_answers
 from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
-from edgeemo.evaluate.onnx_stream import open_session
-from edgeemo.quantize.guards import refuse_test_speakers
+from edgeemo.onnxlib.feeds import find_feeds, read_feed
+from edgeemo.onnxlib.session import open_session
+from edgeemo.quantize.calibration.checks import refuse_test_speakers
 from edgeemo.quantize.report import sqnr_db
-from edgeemo.quantize.sources import find_feeds
 
 NO_NOISE = 200.0  # dB, instead of infinity, which JSON does not have
 TINY = 1e-7  # under a probability before its logarithm

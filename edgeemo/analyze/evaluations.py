@@ -15,9 +15,9 @@ import onnx
 from edgeemo.analyze.comparisons import Answers, Comparison, Score
 from edgeemo.data.clips import hash_files
 from edgeemo.parallel import in_order
-from edgeemo.quantize.cache import StoredRange, hash_model, stored_ranges
-from edgeemo.quantize.calibrate import Calibration, Progress
-from edgeemo.quantize.quantizer import Plan, apply, plan
+from edgeemo.quantize.calibration.cache import StoredRange, hash_model, stored_ranges
+from edgeemo.quantize.calibration.runner import Calibration, Progress
+from edgeemo.quantize.plan import Plan, apply, plan
 from edgeemo.quantize.recipe import Recipe
 
 LOG = "evaluations.jsonl"  # what has been scored, for a run that goes on

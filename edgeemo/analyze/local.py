@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeemo.analyze.parts import Part
-from edgeemo.quantize.calibrate import Calibration
-from edgeemo.quantize.kl import BINS
-from edgeemo.quantize.observers import Observer, Scalings, fake_quantize
+from edgeemo.quantize.calibration.observer import Observer, Scalings, fake_quantize
+from edgeemo.quantize.calibration.runner import Calibration
 from edgeemo.quantize.report import run_layer, sqnr_db
 from edgeemo.quantize.thresholds import THRESHOLDS
+from edgeemo.quantize.thresholds.histogram import BINS
 
 OUTLIER = 4.0  # times the median channel's largest magnitude
 DEAD = 1e-6  # of the largest channel's: nothing comes out of such weights

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from edgeemo.compile.kernels.pack import INT8_MAX
-from edgeemo.compile.targets import BoardTarget
 from edgeemo.quantize.layers import Layer, gains_by_range
-from edgeemo.quantize.quantizer import Plan, plan
+from edgeemo.quantize.plan import Plan, plan
 from edgeemo.quantize.recipe import Recipe, Rule
+from edgeemo.targets.board import BoardTarget
+from edgeemo.targets.capabilities import INT8_MAX
 
 Shapes = dict[str, tuple[int, ...]]
 

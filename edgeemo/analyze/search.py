@@ -12,12 +12,12 @@ from edgeemo.analyze.comparisons import Score
 from edgeemo.analyze.evaluations import Evaluations
 from edgeemo.analyze.local import Local, sqnr_by_observer, study
 from edgeemo.analyze.parts import Part, find_parts
-from edgeemo.compile.targets import BoardTarget
-from edgeemo.quantize.calibrate import Calibration, Progress
-from edgeemo.quantize.observers import Scalings
-from edgeemo.quantize.quantizer import Plan
+from edgeemo.quantize.calibration.observer import Scalings
+from edgeemo.quantize.calibration.runner import Calibration, Progress
+from edgeemo.quantize.plan import Plan
 from edgeemo.quantize.recipe import Recipe, Rule
 from edgeemo.quantize.report import sqnr_db
+from edgeemo.targets.board import BoardTarget
 
 FP16_SQNR_DB = 60.0  # of weights in FP16: below it some of them overflow or are subnormal, and FP32 it is
 GAIN_DB = 1.0  # of local SQNR that another observer has to bring

@@ -20,8 +20,8 @@ from edgeemo.console import FLOAT_MODEL, print_json, show_table, user_errors
 def measure(model: Path, calib: Path, count: int) -> dict[str, float]:
     """In this process: seconds, and its largest resident memory in MB until now."""
     from edgeemo.data.clips import find_clips
-    from edgeemo.export.load import load_onnx
-    from edgeemo.quantize.quantizer import observe, plan
+    from edgeemo.onnxlib.load import load_onnx
+    from edgeemo.quantize.plan import observe, plan
     from edgeemo.quantize.recipe import Recipe
 
     clips = find_clips(calib)

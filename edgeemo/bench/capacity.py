@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from edgeemo_runtime.capacity import most_streams, plan
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.model import LARGEST_BATCH
-from edgeemo_runtime.plan import most_streams, plan
 
 from edgeemo.bench.modelled import MHZ
 

@@ -19,20 +19,20 @@ from edgeemo_runtime.artifact import load_artifact
 from edgeemo.bench import host, modelled
 from edgeemo.bench.plot import plot_answers
 from edgeemo.compile.compiler import compile_onnx
-from edgeemo.compile.targets import load_target
 from edgeemo.console import BUILD, progress_bar, show_table, user_errors
 from edgeemo.data.clips import Clip, find_clips, read_manifest
 from edgeemo.data.telephone import LINES
 from edgeemo.evaluate.compare import compare
 from edgeemo.evaluate.evaluate import clip_answers, evaluate, open_model
-from edgeemo.export.load import load_onnx
 from edgeemo.export.onnx_step import export_step, save_onnx
 from edgeemo.files import write_file
 from edgeemo.model.checkpoint import MODELS, committed_checkpoint, load_checkpoint
 from edgeemo.model.size import model_size
+from edgeemo.onnxlib.load import load_onnx
 from edgeemo.quantize import DEFAULT_RECIPE
-from edgeemo.quantize.quantizer import quantize_model
+from edgeemo.quantize.plan import quantize_model
 from edgeemo.quantize.recipe import load_recipe
+from edgeemo.targets.board import load_target
 
 TARGETS = ("host", "aarch64-neon")
 RECIPES = {"whisper-tiny-cls": "int8-mse"}  # nearer to float than the default (docs/models.md)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import onnx
 from onnx import TensorProto
 
-from edgeemo.adapt.graph import dims, label, replace_nodes
-from edgeemo.export.contract import KEY
+from edgeemo.onnxlib.graph import dims, label, replace_nodes
+from edgeemo.onnxlib.metadata import STREAM
 
 
 def first_bad_node(model: onnx.ModelProto, bad: Callable[[onnx.ModelProto], bool]) -> str:
@@ -45,5 +45,5 @@ def _part(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> onnx.ModelProto
     replace_nodes(part, kept)
     del part.graph.output[:]
     part.graph.output.append(value)
-    onnx.helper.set_model_props(part, {p.key: p.value for p in model.metadata_props if p.key != KEY})
+    onnx.helper.set_model_props(part, {p.key: p.value for p in model.metadata_props if p.key != STREAM})
     return part

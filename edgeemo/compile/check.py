@@ -20,17 +20,16 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.function import Function
 from edgeemo_runtime.model import Model
 
-from edgeemo.adapt.feeds import Feed, read_feed, runnable
-from edgeemo.compare import AMPLIFIED, difference, nearby
 from edgeemo.compile.bisect import first_bad_node
 from edgeemo.compile.compiler import Compiled, compile_here
-from edgeemo.compile.targets import BoardTarget, load_target
 from edgeemo.console import progress_bar
-from edgeemo.evaluate.onnx_stream import OnnxStream, open_session
-from edgeemo.export.contract import StreamContract, read_contract
-from edgeemo.export.load import load_onnx
 from edgeemo.isolated import Job, isolated
-from edgeemo.quantize.sources import find_feeds
+from edgeemo.onnxlib.contract import StreamContract, read_contract
+from edgeemo.onnxlib.difference import AMPLIFIED, difference, nearby
+from edgeemo.onnxlib.feeds import Feed, find_feeds, read_feed, runnable
+from edgeemo.onnxlib.load import load_onnx
+from edgeemo.onnxlib.session import OnnxStream, open_session
+from edgeemo.targets.board import BoardTarget, load_target
 
 CLOSE = 1e-4  # of the largest magnitude of an output
 NOISE = 0.05  # of an INT8 model's output's norm

@@ -20,27 +20,23 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.manifest import SCHEMA
 
 from edgeemo import __version__
-from edgeemo.compile.around import DECIDE, INTAKE
 from edgeemo.compile.bisect import first_bad_node
+from edgeemo.compile.codegen.assembly import mark_calls
+from edgeemo.compile.codegen.link import assemble, link_shared
+from edgeemo.compile.codegen.package import pack_artifact
+from edgeemo.compile.codegen.step_function import Step
+from edgeemo.compile.codegen.verify import verify_library
 from edgeemo.compile.importer import Imported, import_onnx
-from edgeemo.compile.kernels.attention import Attention
-from edgeemo.compile.kernels.attention_s8 import AttentionInt8
-from edgeemo.compile.kernels.batched import BatchedProduct
-from edgeemo.compile.kernels.depthwise import Depthwise
-from edgeemo.compile.kernels.gemm import Gemm
-from edgeemo.compile.link import assemble, link_shared
-from edgeemo.compile.lower import Dump, lower
-from edgeemo.compile.marks import mark_calls
-from edgeemo.compile.onnx_graph import WAY_OUT
-from edgeemo.compile.package import pack_artifact
-from edgeemo.compile.passes.graph import KernelTable
-from edgeemo.compile.products import left_products
-from edgeemo.compile.step import Step
-from edgeemo.compile.targets import BoardTarget
-from edgeemo.compile.verify import verify_library
-from edgeemo.export.load import load_onnx
+from edgeemo.compile.ir import KernelTable
+from edgeemo.compile.pipeline import Dump, lower
+from edgeemo.compile.relax_import import WAY_OUT
+from edgeemo.compile.stream_functions.decision_rules import DECIDE
+from edgeemo.compile.stream_functions.intake import INTAKE
+from edgeemo.compile.unfused import left_products
 from edgeemo.isolated import isolated
-from edgeemo.quantize.report import KEY as QUANTIZATION
+from edgeemo.onnxlib.load import load_onnx
+from edgeemo.onnxlib.metadata import QUANTIZATION, read_metadata
+from edgeemo.targets.board import BoardTarget
 
 # Passes that find nothing to do in a graph without a stream contract and take most of a large one's time. The contract's own
 # models keep them: their code is what was measured.
@@ -83,10 +79,8 @@ def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None
     manifest = _manifest(Path(path), model, imported, step, target)
     manifest["checked"] = checked  # against ONNX Runtime
     specs = [table.specs[c] for c in step.calls if c in table.specs]
-    manifest["int8_macs_per_step"] = sum(s.macs for s in specs if isinstance(s, Gemm | Depthwise) and s.weights == "s8")
-    manifest["macs_per_step"] = sum(
-        s.macs for s in specs if isinstance(s, Gemm | Depthwise | Attention | AttentionInt8 | BatchedProduct)
-    )
+    manifest["int8_macs_per_step"] = sum(s.int8_macs for s in specs)
+    manifest["macs_per_step"] = sum(s.macs for s in specs)
     ours = tuple(name for name in dict.fromkeys(step.calls) if name in table.specs)
     counts: dict[str, int] = {}
     for name in step.calls:
@@ -149,7 +143,8 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
         }
 
     try:
-        quantization = next((json.loads(p.value) for p in model.metadata_props if p.key == QUANTIZATION), None)
+        text = read_metadata(model, QUANTIZATION)
+        quantization = None if text is None else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise EdgeEmoError(f"{path}: its {QUANTIZATION} metadata is no JSON ({error}); quantize it again") from error
     contract = imported.contract

@@ -12,10 +12,10 @@ from edgeemo_runtime.errors import EdgeEmoError
 from onnx import TensorProto, helper, numpy_helper
 from tvm import relax, tirx
 
-from edgeemo.compile.onnx_graph import from_onnx
-from edgeemo.compile.passes.graph import MAIN, Graph
-from edgeemo.compile.plan import StatePlan
-from edgeemo.export.contract import StreamContract, read_contract
+from edgeemo.compile.ir import MAIN, Graph
+from edgeemo.compile.memory.states import StatePlan
+from edgeemo.compile.relax_import import from_onnx
+from edgeemo.onnxlib.contract import StreamContract, read_contract
 
 HELP = "`edgeemo adapt` makes it so"
 

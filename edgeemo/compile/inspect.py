@@ -10,12 +10,12 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.compile.importer import import_onnx
-from edgeemo.compile.lower import lower
-from edgeemo.compile.onnx_graph import known_operator
-from edgeemo.compile.passes.graph import KernelTable
-from edgeemo.compile.products import weighted_products
-from edgeemo.compile.targets import BoardTarget
-from edgeemo.export.load import load_onnx
+from edgeemo.compile.ir import KernelTable
+from edgeemo.compile.pipeline import lower
+from edgeemo.compile.relax_import import known_operator
+from edgeemo.compile.unfused import weighted_products
+from edgeemo.onnxlib.load import load_onnx
+from edgeemo.targets.board import BoardTarget
 
 STOCK_MACS_PER_CYCLE = 0.25  # of a stock product on the Cortex-A72, modelled with a perfect cache (TVM's scalar float32 loops)
 WORTH_A_WORD = 0.01  # of all MACs

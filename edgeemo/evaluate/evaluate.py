@@ -67,7 +67,7 @@ class OnnxModel:
     """Step by step in ONNX Runtime; answers beyond a clip's end are dropped."""
 
     def __init__(self, path: Path) -> None:
-        from edgeemo.export.load import load_onnx
+        from edgeemo.onnxlib.load import load_onnx
 
         self._open(load_onnx(path), str(path))
 
@@ -79,8 +79,8 @@ class OnnxModel:
         return opened
 
     def _open(self, model: onnx.ModelProto, source: str) -> None:
-        from edgeemo.evaluate.onnx_stream import OnnxStream
-        from edgeemo.export.contract import read_contract
+        from edgeemo.onnxlib.contract import read_contract
+        from edgeemo.onnxlib.session import OnnxStream
 
         contract = read_contract(model, source)
         if contract is None:

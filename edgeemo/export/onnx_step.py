@@ -14,10 +14,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from edgeemo.export.contract import Intensity, State, StreamContract, write_contract
 from edgeemo.files import write_file
 from edgeemo.model.config import INTENSITIES
 from edgeemo.model.streaming import StreamingModel
+from edgeemo.onnxlib.contract import Intensity, State, StreamContract, write_contract
 
 OPSET = 20  # the first with Gelu; LayerNormalization came with 17
 LARGEST_BATCH = 1024

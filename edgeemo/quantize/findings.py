@@ -7,16 +7,16 @@ from itertools import islice
 import numpy as np
 import onnx
 
-from edgeemo.adapt.feeds import read_feed
-from edgeemo.compare import difference
 from edgeemo.data.streams import side_by_side
-from edgeemo.evaluate.onnx_stream import OnnxStream, open_session
-from edgeemo.quantize.calibrate import Calibration
-from edgeemo.quantize.guards import FEW_CLIPS
-from edgeemo.quantize.observers import Observer
-from edgeemo.quantize.quantizer import Plan
+from edgeemo.onnxlib.difference import difference
+from edgeemo.onnxlib.feeds import read_feed
+from edgeemo.onnxlib.session import OnnxStream, open_session
+from edgeemo.quantize.calibration.checks import FEW_CLIPS
+from edgeemo.quantize.calibration.observer import Observer
+from edgeemo.quantize.calibration.runner import Calibration
+from edgeemo.quantize.calibration.sources import ClipSource, FeedSource, Source, files_of
+from edgeemo.quantize.plan import Plan
 from edgeemo.quantize.report import QuantizationReport
-from edgeemo.quantize.sources import ClipSource, FeedSource, Source, files_of
 
 FEW_ITEMS = FEW_CLIPS
 ENERGY = 0.9  # of a tensor that a threshold should keep

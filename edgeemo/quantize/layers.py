@@ -10,10 +10,10 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import numpy_helper
 
-from edgeemo.compile.kernels.pack import INT8_MAX, PAIR_S8, convolution_fits, depthwise_fits, reduction_run
-from edgeemo.quantize.observers import ActivationScaling
+from edgeemo.quantize.calibration.observer import ActivationScaling
 from edgeemo.quantize.recipe import Recipe
 from edgeemo.quantize.weights import WeightScaling, dequantize_weight, quantize_weight
+from edgeemo.targets.capabilities import INT8_MAX, WINOGRAD_K_S8, convolution_fits, depthwise_fits, reduction_run
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,9 @@ def gains_by_range(node: onnx.NodeProto, weight: np.ndarray) -> bool:
     given all of it."""
     if node.op_type != "Conv":
         k = weight.shape[-1] if node.op_type == "Gemm" and _attribute(node, "transB") else weight.shape[-2]
-        return reduction_run("s8", 1, k, ()) % PAIR_S8 == 0
+        return reduction_run("s8", 1, k, ()) % WINOGRAD_K_S8 == 0
     groups = _attribute(node, "group", 1)
-    return _is_product(node, weight) and reduction_run("s8", groups, weight.shape[1], weight.shape[2:]) % PAIR_S8 == 0
+    return _is_product(node, weight) and reduction_run("s8", groups, weight.shape[1], weight.shape[2:]) % WINOGRAD_K_S8 == 0
 
 
 def _is_product(node: onnx.NodeProto, weight: np.ndarray) -> bool:

@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeemo.compile.kernels.pack import INT8_MAX
 from edgeemo.quantize.layers import Layer, Tokens
+from edgeemo.targets.capabilities import INT8_MAX
 
 
 def rewrite(

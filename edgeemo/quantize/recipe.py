@@ -24,10 +24,10 @@ from typing import Any
 from edgeemo_runtime.documents import read_toml
 from edgeemo_runtime.errors import EdgeEmoError, first_line
 
-from edgeemo.compile.kernels.pack import INT8_MAX
-from edgeemo.quantize.observers import ActivationScaling
+from edgeemo.quantize.calibration.observer import ActivationScaling
 from edgeemo.quantize.thresholds import THRESHOLDS
 from edgeemo.quantize.weights import GRANULARITIES, WeightScaling
+from edgeemo.targets.capabilities import INT8_MAX
 
 NAMED = Path(__file__).parent / "recipes"
 PRECISIONS = ("int8", "fp16", "fp32")

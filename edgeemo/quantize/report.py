@@ -12,12 +12,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edgeemo.evaluate.onnx_stream import open_session
-from edgeemo.quantize.calibrate import Calibration
+from edgeemo.onnxlib.session import open_session
+from edgeemo.quantize.calibration.observer import Scalings, fake_quantize
+from edgeemo.quantize.calibration.runner import Calibration
 from edgeemo.quantize.layers import Layer, Tokens
-from edgeemo.quantize.observers import Scalings, fake_quantize
 
-KEY = "edgeemo.quantization"  # metadata_props
 AT_ONCE = 1 << 23  # bytes of inputs or outputs of a layer
 
 

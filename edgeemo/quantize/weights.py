@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeemo.compile.kernels.pack import INT8_MAX
-from edgeemo.quantize.kl import BINS as TENSOR_BINS
-from edgeemo.quantize.observers import Observer, positive_scales
+from edgeemo.quantize.calibration.observer import Observer, positive_scales
+from edgeemo.quantize.thresholds.histogram import BINS as TENSOR_BINS
+from edgeemo.targets.capabilities import INT8_MAX
 
 GRANULARITIES = ("per-channel", "per-tensor")
 CHANNEL_BINS = 512  # a channel has hundreds of values, not a tensor's tens of thousands
@@ -52,7 +52,7 @@ def _observed(values: np.ndarray, bins: int) -> Observer:
 
 
 def quantize_weight(weight: np.ndarray, scales: np.ndarray, axis: int, largest: int = INT8_MAX) -> np.ndarray:
-    """int8 in [-largest, largest]: -128 is left out so that two products fit an int16 lane (compile/kernels/micro.py)."""
+    """int8 in [-largest, largest]: without -128 two products fit an int16 lane (compile/kernels/microkernels)."""
     return np.clip(np.rint(weight / _along(scales, weight, axis)), -largest, largest).astype(np.int8)
 
 

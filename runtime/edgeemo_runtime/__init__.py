@@ -1,6 +1,6 @@
 """edgeemo-runtime: runs compiled emotion models on a board. Needs numpy and apache-tvm-ffi, and [files] for files."""
 
-from edgeemo_runtime import single_core  # noqa: F401 - before numpy is imported
+from edgeemo_runtime import process  # noqa: F401 - before numpy is imported
 
 # isort: split
 from edgeemo_runtime.artifact import Artifact, load_artifact

@@ -1,7 +1,7 @@
 """Artifacts: one archive of manifest, library and weights, every part checked before anything of it runs.
 
 An artifact is a program: whoever loads one runs its code. The checks here find damage and nonsense; that it comes from somebody
-you trust only a signature says (trust.py). docs/artifact.md describes the format; edgeemo/compile/package.py writes it.
+you trust only a signature says (trust.py). docs/artifact.md describes the format; edgeemo/compile/codegen/package.py writes it.
 """
 
 from __future__ import annotations

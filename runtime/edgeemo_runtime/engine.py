@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from edgeemo_runtime.abi import BAD, WAITING
-from edgeemo_runtime.around import Around
 from edgeemo_runtime.artifact import Artifact
+from edgeemo_runtime.compiled_rules import Around
 from edgeemo_runtime.conditioning import AudioRules, Conditioner
 from edgeemo_runtime.counters import BUDGET_S, StreamCounters
 from edgeemo_runtime.decision import DecisionRules, Decisions

@@ -16,7 +16,7 @@ import signal
 import time
 from typing import NoReturn
 
-from edgeemo_runtime import single_core
+from edgeemo_runtime import process
 from edgeemo_runtime.artifact import Artifact, check_members, unchecked
 from edgeemo_runtime.errors import EdgeEmoError, first_line
 from edgeemo_runtime.members import Members
@@ -39,6 +39,8 @@ class Probe:
         self.members = members
         self._limit_s = limit_s
         self._ends = time.monotonic() + PATIENCE * limit_s
+        self._said, self._ended, self._code = b"", False, 0  # what came from the child, whether that is all, its exit code
+        _collect_dying()
         self._reader, writer = os.pipe2(os.O_CLOEXEC)
         self._child = os.fork()
         if not self._child:
@@ -46,15 +48,18 @@ class Probe:
         os.close(writer)
 
     def poll(self, wait_s: float = 0.0) -> Artifact | None:
-        """The artifact once the child has found it sound, None while it runs. Raises EdgeEmoError saying what is wrong."""
-        if not select.select([self._reader], [], [], wait_s)[0]:
+        """The artifact once the child has found it sound, None while it runs. Raises EdgeEmoError saying what is wrong. Never
+        waits longer than ``wait_s``: a child that gives way to everybody may take its time to end, too."""
+        if not self._ended and select.select([self._reader], [], [], wait_s)[0]:
+            said = os.read(self._reader, MAX_REASON)
+            self._said = (self._said + said)[:MAX_REASON]
+            self._ended = not said
+        if not self._ended or not self._reap():
             if time.monotonic() > self._ends:
                 self.close()
                 raise self._too_long()
             return None
-        with open(self._reader, "rb", closefd=False) as file:
-            reason = file.read(MAX_REASON).decode(errors="replace")
-        code = self._reap()
+        reason, code = self._said.decode(errors="replace"), self._code
         if reason == SOUND and not code:
             return unchecked(self.members)
         if code == -signal.SIGXCPU:
@@ -73,21 +78,41 @@ class Probe:
             while True:
                 if (artifact := self.poll(max(0.0, self._ends - time.monotonic()))) is not None:
                     return artifact
+                if self._ended:
+                    time.sleep(0.001)
         finally:
             self.close()
 
     def close(self) -> None:
-        """Ends the child if it runs."""
+        """Ends the child if it runs; what is left of it is collected later."""
         if self._child:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._child, signal.SIGKILL)
-            self._reap()
+            _dying.add(self._child)
+            self._child = 0
+            os.close(self._reader)
+        _collect_dying()
 
-    def _reap(self) -> int:
-        code = os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
+    def _reap(self) -> bool:
+        """Whether the child is gone; its exit code is known then."""
+        pid, status = os.waitpid(self._child, os.WNOHANG)
+        if not pid:
+            return False
+        self._code = os.waitstatus_to_exitcode(status)
         self._child = 0
         os.close(self._reader)
-        return code
+        return True
+
+
+_dying: set[int] = set()  # children that were killed and not yet waited for
+
+
+def _collect_dying() -> None:
+    for pid in list(_dying):
+        with contextlib.suppress(ChildProcessError):
+            if not os.waitpid(pid, os.WNOHANG)[0]:
+                continue
+        _dying.discard(pid)
 
 
 def probed(members: Members, trust: Trust = ANYONE) -> Artifact:
@@ -116,12 +141,12 @@ def _run_child(members: Members, trust: Trust, writer: int, limit_s: float, nice
         used_s = time.process_time()
         resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used_s + limit_s), math.ceil(used_s + limit_s) + 1))
         faulthandler.disable()
-        single_core.step_back()
+        process.step_back()
         os.nice(nice)
         nothing = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):  # what foreign code prints when it dies is no message of ours
             os.dup2(nothing, standard)
-        single_core.with_openssl()
+        process.with_openssl()
         try:
             exercise(check_members(members, trust))
             os.write(writer, SOUND.encode())

@@ -3,7 +3,8 @@
 Streams become ready every 160 ms, each at its own phase, and an answer is due ``budget_s`` later. A batch waits until half of the
 oldest stream's budget, less the batch's own cost, is used up, and is never larger than what costs half the budget. Who becomes
 ready just after a batch has begun waits for at most that half, and is then answered within the other half: as long as there is no
-more work than time, nobody is late.
+more work than time, nobody is late. Once the oldest is late all the same (a swap, another process), batches are as large as they
+can be: large ones cost the least for each stream, so the backlog ends soonest.
 """
 
 from __future__ import annotations
@@ -37,14 +38,21 @@ class Scheduler:
             return float(since[0])
         return float(since[0]) + max(0.0, self.budget_s / 2 - float(self.cost_s[len(since)]))
 
+    def size(self, since: np.ndarray, now: float) -> int:
+        """Streams in a batch that begins ``now``, at least one, of those ready ``since`` (longest waiting first)."""
+        late = now - float(since[0]) + float(self.cost_s[self.largest]) > self.budget_s
+        return min(len(since), LARGEST_BATCH if late else self.largest)
+
     def observe(self, size: int, seconds: float) -> None:
-        """A batch of ``size`` took ``seconds``. Costs of sizes not seen are scaled from the nearest."""
-        if self._known:
-            self.cost_s[size] += LEARNING * (seconds - self.cost_s[size])
-        else:
-            self.cost_s = seconds * np.arange(LARGEST_BATCH + 1) / size
-            self._known = True
-        self.cost_s = np.maximum.accumulate(self.cost_s)
+        """A batch of ``size`` took ``seconds``. Other sizes are held to what that says of them: a larger batch costs no less, and
+        for each stream no more. So one slow batch does not keep sizes that are not used any more dear for good."""
+        sizes = np.arange(LARGEST_BATCH + 1) / size
+        if not self._known:
+            self.cost_s, self._known = seconds * sizes, True
+            return
+        cost = self.cost_s[size] + LEARNING * (seconds - self.cost_s[size])
+        self.cost_s = np.clip(self.cost_s, cost * np.minimum(sizes, 1), cost * np.maximum(sizes, 1))
+        self.cost_s[size] = cost
 
 
 def quietest_lead(counts: np.ndarray, phase: float) -> int:

@@ -21,15 +21,15 @@ import onnx
 from edgeemo_runtime import EdgeEmoError, Function
 
 from edgeemo.adapt.adapt import adapt, run
-from edgeemo.adapt.feeds import made_up
 from edgeemo.bench.peers import Peer, compare
-from edgeemo.compare import difference
 from edgeemo.compile.check import check_artifact
 from edgeemo.compile.compiler import Compiled, compile_onnx
-from edgeemo.compile.targets import load_target
-from edgeemo.export.load import load_onnx
 from edgeemo.isolated import isolated
+from edgeemo.onnxlib.difference import difference
+from edgeemo.onnxlib.feeds import made_up
+from edgeemo.onnxlib.load import load_onnx
 from edgeemo.quantize.recipe import load_recipe
+from edgeemo.targets.board import load_target
 from tests.aarch64 import board
 from tests.aarch64.foreign_models import MODELS, Foreign
 from tests.conftest import ROOT
@@ -55,7 +55,7 @@ def on_board(artifact: Path, feed: dict[str, np.ndarray]) -> dict[str, np.ndarra
     inputs, outputs = WORK / "in.npz", WORK / "out.npz"
     outputs.unlink(missing_ok=True)
     np.savez(inputs, **feed)  # type: ignore[arg-type]
-    done = board.run(["-m", "edgeemo_runtime.cli", "feed", str(artifact), str(inputs), "--out", str(outputs)])
+    done = board.run(["-m", "edgeemo_runtime.ops.cli", "feed", str(artifact), str(inputs), "--out", str(outputs)])
     if done.returncode:
         raise EdgeEmoError(done.stderr.decode().strip().splitlines()[-1])
     return dict(np.load(outputs))

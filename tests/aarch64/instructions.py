@@ -13,7 +13,7 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-from edgeemo.compile.verify import undefined_symbols
+from edgeemo.compile.codegen.verify import undefined_symbols
 from tests.aarch64 import board
 
 HERE = Path(__file__).parent

@@ -20,10 +20,10 @@ from edgeemo_runtime import EdgeEmoError, Function
 from onnx import numpy_helper
 
 from edgeemo.adapt.adapt import adapt
-from edgeemo.compare import difference
 from edgeemo.compile.compiler import compile_onnx
-from edgeemo.compile.targets import load_target
-from edgeemo.evaluate.onnx_stream import open_session
+from edgeemo.onnxlib.difference import difference
+from edgeemo.onnxlib.session import open_session
+from edgeemo.targets.board import load_target
 
 CLOSE = 1e-4  # of the largest magnitude of an output
 

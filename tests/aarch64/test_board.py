@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeemo.adapt.feeds import made_up
+from edgeemo.compile.codegen.link import link_shared
 from edgeemo.compile.compiler import compile_onnx
-from edgeemo.compile.link import link_shared
-from edgeemo.compile.targets import load_target
 from edgeemo.evaluate.evaluate import ArtifactModel, OnnxModel
+from edgeemo.onnxlib.feeds import made_up
 from edgeemo.quantize import DEFAULT_RECIPE
 from edgeemo.quantize.recipe import load_recipe
+from edgeemo.targets.board import load_target
 from tests.aarch64 import board
 from tests.compile.test_parity import MEAN, MOST, OF_A_HUNDRED
 from tests.conftest import speech
@@ -27,7 +27,7 @@ STEPS = 30
 def on_board(artifact: Path, call: np.ndarray) -> np.ndarray:
     """Probabilities (steps, 7) of a call given as raw PCM on stdin to edgeemo-run."""
     pcm = np.round(call * 32768).astype("<i2").tobytes()
-    done = board.run(["-m", "edgeemo_runtime.cli", str(artifact), "-", "--json"], stdin=pcm)
+    done = board.run(["-m", "edgeemo_runtime.ops.cli", str(artifact), "-", "--json"], stdin=pcm)
     assert done.returncode == 0, done.stderr.decode()
     return np.array([list(json.loads(line)["probabilities"].values()) for line in done.stdout.splitlines()])
 
@@ -58,7 +58,7 @@ def test_images_on_the_board_are_as_on_the_host(kind: str, tmp_path: Path) -> No
     feed = made_up(model, 3, 9)
     np.savez(tmp_path / "in.npz", **feed)  # type: ignore[arg-type]
     arguments = ["feed", str(tmp_path / "m.edgeemo"), str(tmp_path / "in.npz"), "--out", str(tmp_path / "out.npz")]
-    done = board.run(["-m", "edgeemo_runtime.cli", *arguments])
+    done = board.run(["-m", "edgeemo_runtime.ops.cli", *arguments])
     assert done.returncode == 0, done.stderr.decode()
     with np.load(tmp_path / "out.npz") as got:
         np.testing.assert_allclose(got["y"], function.run(feed)["y"], rtol=1e-4, atol=1e-5 if kind == "float" else 0.01)
@@ -68,7 +68,8 @@ OPERATED = """
 import sys
 from pathlib import Path
 import numpy as np
-from edgeemo_runtime import PRESETS, Engine, store
+from edgeemo_runtime import PRESETS, Engine
+from edgeemo_runtime.ops import store
 folder, old, new, calls = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), np.load(sys.argv[4])
 first, second = (store.install(artifact, folder) for artifact in (old, new))
 assert store.current(folder).name == second
@@ -158,7 +159,7 @@ def test_nothing_but_declared_dependencies_is_there() -> None:
 
 
 def test_files_without_the_extra_say_what_to_install(board_artifact: Path, tmp_path: Path) -> None:
-    done = board.run(["-m", "edgeemo_runtime.cli", str(board_artifact), str(tmp_path / "a.wav")])
+    done = board.run(["-m", "edgeemo_runtime.ops.cli", str(board_artifact), str(tmp_path / "a.wav")])
     assert done.returncode == 1
     assert b"pip install soundfile soxr" in done.stderr
 

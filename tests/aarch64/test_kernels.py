@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 import tvm
 
+from edgeemo.compile.codegen.assembly import mark_calls
+from edgeemo.compile.codegen.link import assemble, link_shared
 from edgeemo.compile.kernels import depthwise, gemm, pack
-from edgeemo.compile.link import assemble, link_shared
-from edgeemo.compile.marks import mark_calls
-from edgeemo.compile.targets import load_target
+from edgeemo.targets import capabilities
+from edgeemo.targets.board import load_target
 from tests.aarch64 import board
 from tests.compile.test_kernels import CASES, Case, depthwise_inputs, inputs, with_caller
 
 pytestmark = [pytest.mark.slow, pytest.mark.qemu, pytest.mark.skipif(not board.available(), reason=board.REASON)]
 BOARD = load_target("aarch64-neon")
 
-# Beside the host's: one chunk, no loop, a loop of one and of several turns, by taps and groups, tiles of 4 and of 3 rows in one
-# stream, columns beyond the last whole tile.
+# DeferredEpilogue the host's: one chunk, no loop, a loop of one and of several turns, by taps and groups, tiles of 4 and of 3
+# rows in one stream, columns beyond the last whole tile.
 BOARD_CASES = [
     *CASES,
     Case(1, 1, 256, 24),
@@ -79,21 +80,22 @@ def test_int8_product_is_exact(case: Case) -> None:
     np.testing.assert_array_equal(got.reshape(expected.shape), expected)
 
 
-# Beside those with enough channels: more tiles of rows than have their terms kept, over two blocks of columns; rows in threes.
-PAIR_CASES = [*(c for c in BOARD_CASES if c.tap_k % pack.PAIR_S8 == 0), Case(20, 1, 64, 512), Case(3, 1, 1024, 32)]
+# DeferredEpilogue those with enough channels: more tiles of rows than have their terms kept, over two blocks of columns; rows in
+# threes.
+PAIR_CASES = [*(c for c in BOARD_CASES if c.tap_k % capabilities.WINOGRAD_K_S8 == 0), Case(20, 1, 64, 512), Case(3, 1, 1024, 32)]
 
 
 @pytest.mark.parametrize("case", PAIR_CASES, ids=str)
-@pytest.mark.parametrize("largest", [80, 64])
-def test_int8_product_in_pairs_is_exact(case: Case, largest: int) -> None:
+@pytest.mark.parametrize("qmax", [80, 64])
+def test_int8_product_in_pairs_is_exact(case: Case, qmax: int) -> None:
     """With half the multiplications, to the ends of what an activation and a weight may be together."""
     batch = 5
-    spec, a, w, expected = inputs(case, batch, np.random.default_rng(1), integer=True, largest=(largest, 127 - largest))
-    assert pack.pairs_fit(w, largest)
-    packed, offset = pack.pack_s8_pairs(w)
+    spec, a, w, expected = inputs(case, batch, np.random.default_rng(1), integer=True, qmax=(qmax, 127 - qmax))
+    assert capabilities.winograd_fits(w, qmax)
+    packed, offset = pack.pack_s8_winograd(w)
     out = np.full((batch, case.rows, case.n), np.nan, dtype=np.float32)
     scale = pack.pad_columns(np.ones(case.n), case.groups)
-    got = run_on_board(gemm.build(replace(spec, pairs=True), BOARD.kernels), batch, [a, packed, offset, scale, out])
+    got = run_on_board(gemm.build(replace(spec, winograd=True), BOARD.kernels), batch, [a, packed, offset, scale, out])
     np.testing.assert_array_equal(got.reshape(expected.shape), expected)
 
 

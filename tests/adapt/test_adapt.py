@@ -7,9 +7,9 @@ from edgeemo_runtime.errors import EdgeEmoError
 from onnx import TensorProto, helper
 
 from edgeemo.adapt.adapt import adapt, run
-from edgeemo.adapt.feeds import made_up
 from edgeemo.adapt.fold import OPSET
-from edgeemo.adapt.graph import dims, inputs_of
+from edgeemo.onnxlib.feeds import made_up
+from edgeemo.onnxlib.graph import dims, inputs_of
 from tests.graphs import graph, recurrence
 
 W = np.random.default_rng(1).standard_normal((8, 6)).astype(np.float32)

@@ -10,12 +10,12 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from edgeemo_runtime import EdgeEmoError
-from edgeemo_runtime.cli import main as runtime_main
+from edgeemo_runtime.ops.cli import main as runtime_main
 from onnx import helper
 
 from edgeemo.adapt.adapt import adapt, run
-from edgeemo.adapt.feeds import made_up
-from edgeemo.cli import main
+from edgeemo.cli.main import main
+from edgeemo.onnxlib.feeds import made_up
 from tests.graphs import compiled, graph, recurrence
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeemo.adapt.adapt import adapt
-from edgeemo.adapt.graph import dims, inputs_of
+from edgeemo.onnxlib.graph import dims, inputs_of
 from tests.graphs import Dims, graph
 
 N = helper.make_node

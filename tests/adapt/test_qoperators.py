@@ -12,7 +12,7 @@ from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from edgeemo.adapt.adapt import adapt, run
-from edgeemo.adapt.feeds import made_up
+from edgeemo.onnxlib.feeds import made_up
 from tests.graphs import compiled, graph, recurrence
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ import torch
 from edgeemo.data.clips import find_clips
 from edgeemo.export.onnx_step import export_step
 from edgeemo.model.mfcc_bilstm import MfccBiLstm, MfccConfig
-from edgeemo.quantize.calibrate import Calibration
-from edgeemo.quantize.quantizer import Plan, observe, plan
+from edgeemo.quantize.calibration.runner import Calibration
+from edgeemo.quantize.plan import Plan, observe, plan
 from edgeemo.quantize.recipe import Recipe
 from tests.conftest import CALIBRATION
 

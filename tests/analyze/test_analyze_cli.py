@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeemo.cli import main
+from edgeemo.cli.main import main
 from tests.analyze.conftest import CLIPS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -10,8 +10,8 @@ from edgeemo.analyze.comparisons import ClipComparison
 from edgeemo.analyze.evaluations import Evaluations
 from edgeemo.analyze.parts import find_parts
 from edgeemo.analyze.search import keeping, only
-from edgeemo.quantize.calibrate import Calibration
-from edgeemo.quantize.quantizer import Plan
+from edgeemo.quantize.calibration.runner import Calibration
+from edgeemo.quantize.plan import Plan
 from edgeemo.quantize.recipe import Recipe, load_recipe
 from tests.analyze.conftest import CLIPS
 

@@ -6,10 +6,10 @@ import pytest
 
 from edgeemo.analyze.local import sqnr_by_observer, study
 from edgeemo.analyze.parts import Part, find_parts
-from edgeemo.quantize.calibrate import Calibration
+from edgeemo.quantize.calibration.observer import ActivationScaling, Observer
+from edgeemo.quantize.calibration.runner import Calibration
 from edgeemo.quantize.layers import Layer
-from edgeemo.quantize.observers import ActivationScaling, Observer
-from edgeemo.quantize.quantizer import Plan
+from edgeemo.quantize.plan import Plan
 from edgeemo.quantize.weights import WeightScaling
 
 SCALINGS = {"x": ActivationScaling("min-max")}

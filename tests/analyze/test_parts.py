@@ -5,10 +5,10 @@ import re
 import onnx
 
 from edgeemo.analyze.parts import find_parts
-from edgeemo.compile.targets import load_target
 from edgeemo.quantize import DEFAULT_RECIPE
-from edgeemo.quantize.quantizer import Plan, plan
+from edgeemo.quantize.plan import Plan, plan
 from edgeemo.quantize.recipe import Recipe, Rule, load_recipe
+from edgeemo.targets.board import load_target
 
 
 def test_parts_of_the_default_model_have_all_its_int8_macs(float_onnx: onnx.ModelProto) -> None:

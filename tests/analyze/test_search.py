@@ -13,11 +13,11 @@ from edgeemo.analyze.comparisons import Score
 from edgeemo.analyze.local import Local
 from edgeemo.analyze.parts import Part
 from edgeemo.analyze.search import Found, precision_to_keep, search
-from edgeemo.compile.targets import load_target
+from edgeemo.quantize.calibration.observer import ActivationScaling
 from edgeemo.quantize.layers import Layer
-from edgeemo.quantize.observers import ActivationScaling
 from edgeemo.quantize.recipe import Recipe, Rule
 from edgeemo.quantize.weights import WeightScaling
+from edgeemo.targets.board import load_target
 
 HARM = {"a": 8.0, "b": 4.0, "c": 2.0, "d": 1.0}
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from edgeemo.adapt.adapt import adapt
 from edgeemo.bench.modelled import streams_per_core
 from edgeemo.bench.peers import Peer, compare
-from edgeemo.cli import main
+from edgeemo.cli.main import main
 from tests.graphs import compiled, recurrence
 
 pytestmark = pytest.mark.slow

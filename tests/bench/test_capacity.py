@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.bench.capacity import batch_seconds
-from edgeemo.cli import main
+from edgeemo.cli.main import main
 
 
 def report(folder: Path, rows: list[tuple[int, int]]) -> Path:

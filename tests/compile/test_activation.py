@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tvm import relax, tirx
 
-from edgeemo.compile.passes import activation
-from edgeemo.compile.passes.graph import Graph
+from edgeemo.compile.ir import Graph
+from edgeemo.compile.patterns import activation
 
 Op = Callable[[Any], Any]
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tvm
 import tvm_ffi
+from edgeemo.compile.around import INTAKE, intake
 from edgeemo_runtime.conditioning import AudioRules, Conditioner
 from edgeemo_runtime.memory import aligned_zeros
 from edgeemo_runtime.ring import AudioRings
 
-from edgeemo.compile.around import INTAKE, intake
-from edgeemo.compile.targets import load_target
+from edgeemo.targets.board import load_target
 
 
 def aligned(array: np.ndarray) -> np.ndarray:

@@ -14,10 +14,10 @@ from edgeemo_runtime.errors import EdgeEmoError
 from onnx import helper
 from tvm import relax
 
-from edgeemo.cli import main
-from edgeemo.compile import operators
+from edgeemo.cli.main import main
+from edgeemo.compile import converters
 from edgeemo.compile.check import compile_checked
-from edgeemo.compile.targets import load_target
+from edgeemo.targets.board import load_target
 from tests.graphs import graph
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ def manifest(artifact: Path) -> dict[str, object]:
 
 @pytest.fixture
 def wrong_softsign(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(operators.CONVERTERS, "Softsign", lambda bb, inputs, attrs, opset: relax.op.negative(inputs[0]))
+    monkeypatch.setitem(converters.CONVERTERS, "Softsign", lambda bb, inputs, attrs, opset: relax.op.negative(inputs[0]))
 
 
 def test_a_right_artifact_says_that_it_was_checked(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from onnx import helper
 
 from edgeemo.adapt.adapt import adapt, run
-from edgeemo.adapt.feeds import made_up
-from edgeemo.compile.kernels.math import ACTIVATIONS
-from edgeemo.quantize.quantizer import plan
+from edgeemo.compile.kernels.vector_math import ACTIVATIONS
+from edgeemo.onnxlib.feeds import made_up
+from edgeemo.quantize.plan import plan
 from edgeemo.quantize.recipe import Recipe, load_recipe
 from tests.graphs import compiled, graph, quantized, residual_block
 

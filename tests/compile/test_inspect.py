@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from onnx import helper
 
 from edgeemo.adapt.adapt import adapt
-from edgeemo.cli import main
+from edgeemo.cli.main import main
 from edgeemo.compile.inspect import inspect
-from edgeemo.compile.targets import load_target
+from edgeemo.targets.board import load_target
 from tests.graphs import graph
 
 pytestmark = pytest.mark.slow

@@ -14,15 +14,15 @@ from tvm import ir
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels import batched, depthwise, gemm, norm, pack
-from edgeemo.compile.kernels.attention_s8 import OVER_READ, WEIGHT_ONE, AttentionInt8
-from edgeemo.compile.kernels.attention_s8 import build as build_attention_int8
+from edgeemo.compile.codegen import math_intrinsics as lower_math
+from edgeemo.compile.kernels import batched_matmul, depthwise, gemm, layer_norm, pack
+from edgeemo.compile.kernels.attention.qs8 import OVER_READ, WEIGHT_ONE, AttentionInt8
+from edgeemo.compile.kernels.attention.qs8 import build as build_attention_int8
 from edgeemo.compile.kernels.builder import kernel
-from edgeemo.compile.kernels.gemm import Gemm
-from edgeemo.compile.kernels.math import exp4, gelu4
-from edgeemo.compile.kernels.weave import Registers, at_once
-from edgeemo.compile.passes import lower_math
-from edgeemo.compile.targets import load_target
+from edgeemo.compile.kernels.interleave import InRegisters, round_robin
+from edgeemo.compile.kernels.specs import Gemm
+from edgeemo.compile.kernels.vector_math import exp4, gelu4
+from edgeemo.targets.board import load_target
 
 HOST = load_target("host").kernels
 
@@ -67,18 +67,18 @@ class Case:
 
 
 def inputs(
-    case: Case, batch: int, rng: np.random.Generator, integer: bool, largest: tuple[int, int] = (127, 127)
+    case: Case, batch: int, rng: np.random.Generator, integer: bool, qmax: tuple[int, int] = (127, 127)
 ) -> tuple[Gemm, np.ndarray, np.ndarray, np.ndarray]:
-    """(spec without epilogue, a (batch, time, channels), w (groups, taps, tap_k, group_n), float64 or int64 result). ``largest``
+    """(spec without epilogue, a (batch, time, channels), w (groups, taps, tap_k, group_n), float64 or int64 result). ``qmax``
     magnitudes of integers, of a and of w; of all int8 a may be -128, too."""
     channels = case.tap_k * case.groups
     time = (case.rows - 1) * case.stride + case.taps
     if integer:
-        least = -128 if largest[0] == 127 else -largest[0]
-        a = rng.integers(least, largest[0] + 1, (batch, time, channels)).astype(np.int8)
-        w = rng.integers(-largest[1], largest[1] + 1, (case.groups, case.taps, case.tap_k, case.n // case.groups)).astype(np.int8)
-        a.ravel()[:64], w.ravel()[:64] = least, largest[1]  # the corner that would overflow an int16 pair sum
-        a.ravel()[-64:], w.ravel()[-64:] = least, -largest[1]
+        least = -128 if qmax[0] == 127 else -qmax[0]
+        a = rng.integers(least, qmax[0] + 1, (batch, time, channels)).astype(np.int8)
+        w = rng.integers(-qmax[1], qmax[1] + 1, (case.groups, case.taps, case.tap_k, case.n // case.groups)).astype(np.int8)
+        a.ravel()[:64], w.ravel()[:64] = least, qmax[1]  # the corner that would overflow an int16 pair sum
+        a.ravel()[-64:], w.ravel()[-64:] = least, -qmax[1]
         exact: Any = np.int64
     else:
         a = rng.standard_normal((batch, time, channels)).astype(np.float32)
@@ -147,7 +147,7 @@ def test_float_product(case: Case, half: bool) -> None:
     spec, a, w, expected = inputs(case, 3, rng, integer=False)
     if half:
         w16 = w.astype(np.float16)
-        spec = Gemm(**{**spec.__dict__, "weights": "f16"})
+        spec = Gemm(**{**spec.__dict__, "kind": "f16"})
         packed, tolerance = pack.pack_float(w16, HOST.tiles["f16"][1]), 2e-2
     else:
         packed, tolerance = pack.pack_float(w, HOST.tiles["f32"][1]), 1e-4
@@ -169,7 +169,7 @@ def test_half_product_of_any_number_of_rows(batch: int, quantize: bool) -> None:
     step = np.abs(expected).max() / 100
     out = np.full((batch, case.rows, case.n), -99, dtype=np.int8 if quantize else np.float32)
     arrays = [a, pack.pack_float(w16, HOST.tiles["f16"][1]), *([np.array([1 / step], np.float32)] * quantize), out]
-    call(gemm.build(replace(spec, weights="f16", quantize=quantize), HOST), batch, arrays)
+    call(gemm.build(replace(spec, kind="f16", quantize=quantize), HOST), batch, arrays)
     if quantize:
         assert np.abs(out - expected / step).max() < 0.51  # half a step, and the sums' order
     else:
@@ -221,7 +221,7 @@ def test_layer_norm(width: int) -> None:
     x = (rng.standard_normal((5, 2, width)) * 3 + 10).astype(np.float32)
     gamma, beta = rng.standard_normal(width).astype(np.float32), rng.standard_normal(width).astype(np.float32)
     out = np.zeros_like(x)
-    call(norm.build_layer_norm(norm.LayerNorm(2, width, 1e-5), HOST), 5, [x, gamma, beta, out])
+    call(layer_norm.build_layer_norm(layer_norm.LayerNorm(2, width, 1e-5), HOST), 5, [x, gamma, beta, out])
     x64 = x.astype(np.float64)
     expected = (x64 - x64.mean(-1, keepdims=True)) / np.sqrt(x64.var(-1, keepdims=True) + 1e-5) * gamma + beta
     np.testing.assert_allclose(out, expected, rtol=2e-4, atol=2e-5)
@@ -231,13 +231,13 @@ def test_layer_norm(width: int) -> None:
 def test_quantize_rounds_half_to_even_and_saturates(size: int) -> None:
     x = np.resize(np.array([0.5, 1.5, 2.5, -0.5, -1.5, 1e9, -1e9, 126.6], np.float32), (3, size))
     out = np.zeros((3, size), dtype=np.int8)
-    call(norm.build_quantize(norm.Quantize(size), HOST), 3, [x, np.ones(1, np.float32), out])
+    call(layer_norm.build_quantize(layer_norm.Quantize(size), HOST), 3, [x, np.ones(1, np.float32), out])
     np.testing.assert_array_equal(out, np.clip(np.rint(x), -128, 127))
 
 
 @pytest.mark.parametrize(
     ("name", "function", "low", "high", "tolerance"),
-    [("exp", exp4, -80, 80, 4e-7), ("gelu", lambda b, x: at_once(gelu4(b, x, None, Registers(b)))[0], -8, 8, 3e-4)],
+    [("exp", exp4, -80, 80, 4e-7), ("gelu", lambda b, x: round_robin(gelu4(b, x, None, InRegisters(b)))[0], -8, 8, 3e-4)],
 )
 def test_vector_polynomials(name: str, function: Any, low: float, high: float, tolerance: float) -> None:
     from math import erf
@@ -293,7 +293,7 @@ def test_product_that_leaves_out_what_is_zero() -> None:
     assert sum(counts) < 120  # of 3 x 90
     a = rng.standard_normal((3, 5, 90)).astype(np.float32)
     out = np.zeros((3, 5, 40), np.float32)
-    call(gemm.build(Gemm("f32", 5, 1, 90, 0, 90, 450, 40, kept=counts), HOST), 3, [a, packed, index, out])
+    call(gemm.build(Gemm("f32", 5, 1, 90, 0, 90, 450, 40, nonzero_k=counts), HOST), 3, [a, packed, index, out])
     np.testing.assert_allclose(out, a.astype(np.float64) @ w, rtol=1e-4, atol=1e-5)
     assert pack.sparse_rows(rng.standard_normal((90, 40)).astype(np.float32), HOST.tiles["f32"][1]) is None
 
@@ -301,7 +301,7 @@ def test_product_that_leaves_out_what_is_zero() -> None:
 def test_product_of_a_transposed_operand_reads_it_by_strides() -> None:
     rng = np.random.default_rng(6)
     a, w = rng.standard_normal((2, 3, 13, 16)).astype(np.float32), rng.standard_normal((1, 1, 13, 18)).astype(np.float32)
-    spec = Gemm("f32", 48, 13, 1, 16, 1, 3 * 208, 18, block=16, block_stride=208)
+    spec = Gemm("f32", 48, 13, 1, 16, 1, 3 * 208, 18, rows_per_block=16, block_stride=208)
     out = np.zeros((2, 3, 16, 18), np.float32)
     call(gemm.build(spec, HOST), 2, [a, pack.pack_float(w, HOST.tiles["f32"][1]), out])
     np.testing.assert_allclose(out, a.swapaxes(2, 3).astype(np.float64) @ w[0, 0], rtol=1e-4, atol=1e-5)
@@ -387,5 +387,5 @@ def test_product_of_two_activations(case: tuple[int, int, int, int, float]) -> N
     a = rng.standard_normal((2, matrices, rows, k)).astype(np.float32)
     w = rng.standard_normal((2, matrices, k, n)).astype(np.float32)
     out = np.zeros((2, matrices, rows, n), dtype=np.float32)
-    call(batched.build(batched.BatchedProduct(matrices, rows, k, n, scale), HOST), 2, [a, w, out])
+    call(batched_matmul.build(batched_matmul.BatchedProduct(matrices, rows, k, n, scale), HOST), 2, [a, w, out])
     np.testing.assert_allclose(out, scale * (a.astype(np.float64) @ w), rtol=1e-4, atol=1e-4)

@@ -10,9 +10,9 @@ from edgeemo_runtime.errors import EdgeEmoError
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile import verify
-from edgeemo.compile.link import link_shared
-from edgeemo.compile.targets import load_target
+from edgeemo.compile.codegen import verify
+from edgeemo.compile.codegen.link import link_shared
+from edgeemo.targets.board import load_target
 
 
 def library(folder: Path, expression, features: list[str]) -> Path:  # type: ignore[no-untyped-def]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeemo.compile.marks import hints_of_call, mark_calls
+from edgeemo.compile.codegen.assembly import hints_of_call, mark_calls
 
 
 def test_fences_go_and_marks_become_symbols() -> None:

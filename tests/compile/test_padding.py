@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from edgeemo.adapt.adapt import adapt, run
-from edgeemo.adapt.feeds import made_up
+from edgeemo.onnxlib.feeds import made_up
 from tests.graphs import compiled, graph, quantized
 
 pytestmark = pytest.mark.slow

@@ -62,8 +62,8 @@ def test_first_int8_layers_are_exact(files: dict[str, Path], host_artifacts: dic
     """Before rounding can pile up: after one step, the first block's keys agree to float precision."""
     from edgeemo_runtime import Engine
 
-    from edgeemo.evaluate.onnx_stream import OnnxStream
-    from edgeemo.export.contract import read_contract
+    from edgeemo.onnxlib.contract import read_contract
+    from edgeemo.onnxlib.session import OnnxStream
 
     model = onnx.load(files["int8"])
     contract = read_contract(model, "m")

@@ -15,7 +15,7 @@ from edgeemo_runtime.memory import aligned_zeros
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeemo.compile.compiler import compile_onnx
-from edgeemo.compile.targets import load_target
+from edgeemo.targets.board import load_target
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ from edgeemo_runtime.artifact import load_artifact
 from onnx import helper
 
 from edgeemo.adapt.adapt import adapt, run
-from edgeemo.adapt.feeds import made_up
 from edgeemo.compile.compiler import compile_onnx
-from edgeemo.compile.targets import load_target
+from edgeemo.onnxlib.feeds import made_up
+from edgeemo.targets.board import load_target
 from tests.graphs import compiled, graph
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from edgeemo_runtime import machine
 from edgeemo_runtime.errors import EdgeEmoError
+from tvm.target import codegen
 
-from edgeemo.compile import targets
+from edgeemo.targets import board as targets
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,7 @@ from edgeemo.compile import targets
         ("f16 = [8, 8]", "f16 = [8, 16]", "f16 is 8 x 16"),
         ("f32 = [4, 16]", "f32 = [3, 16]", "f32 is 3 x 16"),
         ("block_kib = 16", "", "block_kib"),
-        ("ahead_bytes = 512", "ahead_bytes = 100", "ahead_bytes is 100"),
+        ("prefetch_distance_bytes = 512", "prefetch_distance_bytes = 100", "prefetch_distance_bytes is 100"),
         ("[kernels]", "[kernels", "is not TOML"),
     ],
 )
@@ -40,8 +41,8 @@ def test_an_unknown_target_lists_those_there_are() -> None:
 def test_the_host_target_has_no_extension_that_the_hypervisor_hides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu sse2 avx avx2 fma f16c bmi1 avx512_vnni\n")
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(targets.codegen, "llvm_get_system_cpu", lambda: "znver4")
-    monkeypatch.setattr(targets.codegen, "llvm_get_system_triple", lambda: "x86_64-unknown-linux-gnu")
+    monkeypatch.setattr(codegen, "llvm_get_system_cpu", lambda: "znver4")
+    monkeypatch.setattr(codegen, "llvm_get_system_triple", lambda: "x86_64-unknown-linux-gnu")
     monkeypatch.setattr(targets.platform, "machine", lambda: "x86_64")
     host = targets.load_target("host")
     assert host.needs == ("avx", "avx2", "avx512vnni", "bmi", "f16c", "fma")

@@ -11,7 +11,6 @@ import torch
 from edgeemo_runtime import PRESETS, Engine
 
 from edgeemo.compile.compiler import compile_onnx
-from edgeemo.compile.targets import load_target
 from edgeemo.data.clips import find_clips
 from edgeemo.evaluate.evaluate import ArtifactModel, OnnxModel, TorchModel
 from edgeemo.export.onnx_step import export_step
@@ -19,7 +18,8 @@ from edgeemo.model.checkpoint import save_checkpoint
 from edgeemo.model.mfcc_bilstm import MfccBiLstm, MfccConfig
 from edgeemo.model.streaming import StreamingModel
 from edgeemo.model.whisper_cls import WhisperConfig, WhisperTinyCls
-from edgeemo.quantize.quantizer import quantize_model
+from edgeemo.quantize.plan import quantize_model
+from edgeemo.targets.board import load_target
 from tests.conftest import CALIBRATION, speech
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from edgeemo_runtime.conditioning import AudioRules
 from edgeemo_runtime.decision import PRESETS
 
-from edgeemo.cli import main
+from edgeemo.cli.main import main
 from edgeemo.data.clips import read_manifest
 from edgeemo.evaluate.calls import PART_S, _jumps, changing_calls, evaluate_calls, steady_calls
 from tests.conftest import CALIBRATION

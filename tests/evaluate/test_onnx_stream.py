@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper
 
-from edgeemo.evaluate.onnx_stream import open_session
+from edgeemo.onnxlib.session import open_session
 from tests.graphs import graph
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from edgeemo_runtime.errors import EdgeEmoError
 
-from edgeemo.evaluate.onnx_stream import OnnxStream
-from edgeemo.export.contract import StreamContract, read_contract, write_contract
 from edgeemo.model.call import CallModel
+from edgeemo.onnxlib.contract import StreamContract, read_contract, write_contract
+from edgeemo.onnxlib.session import OnnxStream
 from tests.conftest import speech
 
 pytestmark = pytest.mark.slow

@@ -89,7 +89,7 @@ def spoilt(rng: random.Random) -> Path:
 @target(1_500)
 def onnx_adapt(rng: random.Random) -> None:
     from edgeemo.adapt.adapt import adapt
-    from edgeemo.export.load import load_onnx
+    from edgeemo.onnxlib.load import load_onnx
 
     path = spoilt(rng)
     adapt(load_onnx(path), path.name, {}, {})
@@ -98,15 +98,15 @@ def onnx_adapt(rng: random.Random) -> None:
 @target(2_000)
 def onnx_inspect(rng: random.Random) -> None:
     from edgeemo.compile.inspect import inspect
-    from edgeemo.compile.targets import load_target
+    from edgeemo.targets.board import load_target
 
     inspect(spoilt(rng), load_target("host"))
 
 
 @target(4_000)
 def onnx_plan(rng: random.Random) -> None:
-    from edgeemo.export.load import load_onnx
-    from edgeemo.quantize.quantizer import plan
+    from edgeemo.onnxlib.load import load_onnx
+    from edgeemo.quantize.plan import plan
     from edgeemo.quantize.recipe import load_recipe
 
     plan(load_onnx(spoilt(rng)), "x", load_recipe("int8-mse"))

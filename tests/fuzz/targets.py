@@ -19,13 +19,13 @@ import soundfile
 from edgeemo_runtime import Engine
 from edgeemo_runtime.artifact import Artifact, unchecked
 from edgeemo_runtime.audio import RAW_SUFFIXES, open_call
-from edgeemo_runtime.config import load_config
 from edgeemo_runtime.documents import read_json
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.manifest import parse_manifest
 from edgeemo_runtime.members import pack, read_members
-from edgeemo_runtime.stdin_audio import pipe_blocks
-from edgeemo_runtime.top import table
+from edgeemo_runtime.ops.config import load_config
+from edgeemo_runtime.ops.stdin_audio import pipe_blocks
+from edgeemo_runtime.ops.top import table
 from edgeemo_runtime.trust import parse_public_key, parse_signature
 
 from tests.fuzz.mutate import damaged, damaged_document, damaged_text
@@ -218,7 +218,7 @@ def recipe(rng: random.Random) -> None:
 
 @target(80_000)
 def calibration(rng: random.Random) -> None:
-    from edgeemo.quantize.cache import _stored
+    from edgeemo.quantize.calibration.cache import _stored
 
     thresholds = {"kl": 1.0, "mse": 1.0, "percentile": 1.0, "min-max": 1.0}
     document = {
@@ -260,7 +260,7 @@ def status(rng: random.Random) -> None:
 
 @target(80_000)
 def keys(rng: random.Random) -> None:
-    from edgeemo.sign.keys import SecretKey, parse_secret_key, public_text, secret_text, signature_text
+    from edgeemo.signing import SecretKey, parse_secret_key, public_text, secret_text, signature_text
 
     key = SecretKey(b"01234567", bytes(32))
     text = rng.choice((public_text, lambda k: secret_text(k, None), lambda k: signature_text(k, b"x", "sequence:1")))(key)

@@ -9,14 +9,14 @@ from pathlib import Path
 import onnx
 
 from edgeemo.compile.compiler import compile_onnx
-from edgeemo.compile.targets import load_target
 from edgeemo.data.clips import find_clips
 from edgeemo.evaluate.evaluate import ArtifactModel
 from edgeemo.export.onnx_step import export_step
 from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.quantize import DEFAULT_RECIPE
-from edgeemo.quantize.quantizer import quantize_model
+from edgeemo.quantize.plan import quantize_model
 from edgeemo.quantize.recipe import load_recipe
+from edgeemo.targets.board import load_target
 from tests.conftest import CALIBRATION, speech
 
 

@@ -12,11 +12,11 @@ import pytest
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.data.clips import Clip, find_clips
-from edgeemo.quantize.cache import calibration_document, read_calibration
-from edgeemo.quantize.calibrate import Calibration
-from edgeemo.quantize.quantizer import Plan, observe, plan, quantize_plan, stream_contract
+from edgeemo.quantize.calibration.cache import calibration_document, read_calibration
+from edgeemo.quantize.calibration.runner import Calibration
+from edgeemo.quantize.calibration.sources import ClipSource
+from edgeemo.quantize.plan import Plan, observe, plan, quantize_plan, stream_contract
 from edgeemo.quantize.recipe import Recipe, load_recipe
-from edgeemo.quantize.sources import ClipSource
 from tests.conftest import CALIBRATION
 
 pytestmark = pytest.mark.slow

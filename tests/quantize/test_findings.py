@@ -11,13 +11,14 @@ from edgeemo_runtime.errors import EdgeEmoError
 from onnx import helper
 
 from edgeemo.adapt.adapt import adapt
-from edgeemo.compare import difference
-from edgeemo.evaluate.onnx_stream import open_session
-from edgeemo.quantize import calibrate, sources
+from edgeemo.onnxlib.difference import difference
+from edgeemo.onnxlib.session import open_session
+from edgeemo.quantize.calibration import runner as calibrate
+from edgeemo.quantize.calibration import sources
+from edgeemo.quantize.calibration.sources import FeedSource
 from edgeemo.quantize.findings import answer_warnings, calibration_warnings, feed_warnings, report_warnings
-from edgeemo.quantize.quantizer import observe, plan, quantize_plan
+from edgeemo.quantize.plan import observe, plan, quantize_plan
 from edgeemo.quantize.recipe import Recipe
-from edgeemo.quantize.sources import FeedSource
 from tests.graphs import graph
 
 rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import soundfile
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.data.clips import Clip, find_clips
-from edgeemo.quantize.guards import refuse_test_speakers, warnings
+from edgeemo.quantize.calibration.checks import refuse_test_speakers, warnings
 from tests.conftest import CALIBRATION
 
 

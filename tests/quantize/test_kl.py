@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeemo.quantize.kl import expand, kl_divergence, kl_threshold_bins
+from edgeemo.quantize.thresholds.kl import expand, kl_divergence, kl_threshold_bins
 
 
 def plain_threshold(histogram: list[int], levels: int) -> int:

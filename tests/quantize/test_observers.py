@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edgeemo.quantize.observers import ActivationScaling, Observer, fake_quantize
+from edgeemo.quantize.calibration.observer import ActivationScaling, Observer, fake_quantize
 from edgeemo.quantize.thresholds import THRESHOLDS
 
 finite = st.floats(-1e4, 1e4, width=32)

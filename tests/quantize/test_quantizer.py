@@ -11,9 +11,9 @@ from edgeemo_runtime.errors import EdgeEmoError
 from onnx import numpy_helper
 
 from edgeemo.data.clips import find_clips
-from edgeemo.evaluate.onnx_stream import OnnxStream
-from edgeemo.export.contract import read_contract
-from edgeemo.quantize.quantizer import quantize_model
+from edgeemo.onnxlib.contract import read_contract
+from edgeemo.onnxlib.session import OnnxStream
+from edgeemo.quantize.plan import quantize_model
 from edgeemo.quantize.recipe import Recipe, load_recipe
 from tests.conftest import CALIBRATION, speech
 

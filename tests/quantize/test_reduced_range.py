@@ -13,16 +13,17 @@ from hypothesis.extra.numpy import arrays
 from onnx import helper, numpy_helper
 
 from edgeemo.adapt.adapt import adapt, run
-from edgeemo.adapt.feeds import made_up
 from edgeemo.compile.importer import import_onnx
+from edgeemo.compile.ir import KernelTable
 from edgeemo.compile.kernels import pack
-from edgeemo.compile.kernels.gemm import Gemm
-from edgeemo.compile.lower import lower
-from edgeemo.compile.passes.graph import KernelTable
-from edgeemo.compile.targets import load_target
+from edgeemo.compile.kernels.specs import Gemm
+from edgeemo.compile.pipeline import lower
+from edgeemo.onnxlib.feeds import made_up
 from edgeemo.quantize import DEFAULT_RECIPE
-from edgeemo.quantize.observers import fake_quantize
+from edgeemo.quantize.calibration.observer import fake_quantize
 from edgeemo.quantize.recipe import Recipe, load_recipe
+from edgeemo.targets import capabilities
+from edgeemo.targets.board import load_target
 from tests.graphs import compiled, graph, quantized
 
 REDUCED = Recipe(observer="min-max", activation_max=80, weight_max=47)
@@ -53,7 +54,7 @@ def specs(model: onnx.ModelProto, target: str) -> list[Gemm]:
 
 def test_the_default_recipe_leaves_room_for_sums() -> None:
     recipe = load_recipe(DEFAULT_RECIPE)
-    assert recipe.activation_max + recipe.weight_max == pack.INT8_MAX
+    assert recipe.activation_max + recipe.weight_max == capabilities.INT8_MAX
 
 
 def test_values_and_weights_keep_to_it(tmp_path: Path) -> None:
@@ -129,8 +130,8 @@ int8s = st.integers(0, 127).flatmap(
 def test_half_the_multiplications_give_the_same_sums(operands: tuple[np.ndarray, np.ndarray]) -> None:
     """Winograd's identity as the packed weights and their terms have it, the sums of two operands always an int8."""
     a, w = operands
-    assert pack.pairs_fit(w, int(np.abs(a.astype(int)).max(initial=0)))
-    packed, terms = pack.pack_s8_pairs(w)
+    assert capabilities.winograd_fits(w, int(np.abs(a.astype(int)).max(initial=0)))
+    packed, terms = pack.pack_s8_winograd(w)
     w0, w1 = (packed.reshape(2, 2, 4, 2, 16)[..., half, :].astype(int) for half in range(2))  # tile, chunk, column, k
     a0, a1 = (a.reshape(3, 1, 2, 1, 2, 16)[..., half, :].astype(int) for half in range(2))
     left, right = a0 + w1, a1 + w0

@@ -7,7 +7,7 @@ import torch
 from edgeemo.data.clips import find_clips
 from edgeemo.export.onnx_step import export_step
 from edgeemo.model.mfcc_bilstm import MfccBiLstm, MfccConfig
-from edgeemo.quantize.quantizer import quantize_model
+from edgeemo.quantize.plan import quantize_model
 from tests.conftest import CALIBRATION
 
 

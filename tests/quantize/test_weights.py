@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from onnx import helper, numpy_helper
 
 from edgeemo.adapt.adapt import adapt, run
-from edgeemo.adapt.feeds import made_up
+from edgeemo.onnxlib.feeds import made_up
 from edgeemo.quantize.recipe import load_recipe
 from edgeemo.quantize.thresholds import THRESHOLDS
 from edgeemo.quantize.weights import GRANULARITIES, WeightScaling, dequantize_weight, quantize_weight

@@ -17,7 +17,7 @@ from edgeemo_runtime import PRESETS, Engine
 from edgeemo_runtime.artifact import load_artifact
 from edgeemo_runtime.fleet import CARRIED_PER_STEP
 from edgeemo_runtime.model import Model
-from edgeemo_runtime.operate import resident_mb
+from edgeemo_runtime.ops.supervisor import resident_mb
 
 HOP, REPLAYED = 1280, 4
 

@@ -19,17 +19,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgeemo_runtime import Engine, single_core, store
-from edgeemo_runtime.config import Config, MetricsRules, SwapRules
-from edgeemo_runtime.live import LiveLoop
-from edgeemo_runtime.loadtest import noise_calls
+from edgeemo_runtime import Engine, process
 from edgeemo_runtime.members import read_members
-from edgeemo_runtime.operate import Operator, resident_mb
+from edgeemo_runtime.ops import store
+from edgeemo_runtime.ops.config import Config, MetricsRules, SwapRules
+from edgeemo_runtime.ops.live import LiveLoop
+from edgeemo_runtime.ops.loadtest import noise_calls
+from edgeemo_runtime.ops.supervisor import Operator, resident_mb
 from edgeemo_runtime.schedule import Scheduler
 
 from tests.fuzz.mutate import damaged, damaged_document
 
-CALLS, ALONE_S, HOP_S = 80, 60.0, 0.16
+CALLS, ALONE_S, HOP_S = 80, float(os.environ.get("ALONE_S", "60")), 0.16
 BROKEN, GOOD = int(os.environ.get("BROKEN", "200")), int(os.environ.get("GOOD", "50"))
 
 
@@ -139,7 +140,7 @@ def main() -> None:
     client, here = drip(port), os.getpid()
     child = os.fork()
     if not child:
-        single_core.step_back()
+        process.step_back()
         storm(models, parts, here, pace_s)
         os._exit(0)
     try:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeemo_runtime import Engine, store
-from edgeemo_runtime.config import Config
-from edgeemo_runtime.live import LiveLoop
+from edgeemo_runtime import Engine
 from edgeemo_runtime.members import read_members
-from edgeemo_runtime.operate import Operator
+from edgeemo_runtime.ops import store
+from edgeemo_runtime.ops.config import Config
+from edgeemo_runtime.ops.live import LiveLoop
+from edgeemo_runtime.ops.supervisor import Operator
 from edgeemo_runtime.schedule import Scheduler
 
-from edgeemo.compile.package import pack_artifact
+from edgeemo.compile.codegen.package import pack_artifact
 from tests.conftest import speech
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 from edgeemo_runtime.artifact import load_artifact
 from edgeemo_runtime.errors import EdgeEmoError
 
-from edgeemo.compile.package import pack_artifact
+from edgeemo.compile.codegen.package import pack_artifact
 
 
 def manifest_of(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from edgeemo_runtime.audio import RAW_SUFFIXES, ArrayAudio, audio_seconds, load_audio, open_call
 from edgeemo_runtime.errors import EdgeEmoError
-from edgeemo_runtime.stdin_audio import pipe_blocks
+from edgeemo_runtime.ops.stdin_audio import pipe_blocks
 from hypothesis import given
 from hypothesis import strategies as st
 

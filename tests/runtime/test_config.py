@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from edgeemo_runtime.canary import seconds
-from edgeemo_runtime.config import Config, load_config
 from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.ops.canary import seconds
+from edgeemo_runtime.ops.config import Config, load_config
 
 
 def written(folder: Path, text: str) -> Path:

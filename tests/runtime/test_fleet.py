@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgeemo_runtime import PRESETS, EdgeEmoError, Engine
-from edgeemo_runtime.canary import CanaryRules, failure
 from edgeemo_runtime.counters import ModelCounters
 from edgeemo_runtime.fleet import CARRIED_PER_STEP, in_canary
+from edgeemo_runtime.ops.canary import CanaryRules, failure
 
 from tests.conftest import speech
 
@@ -67,11 +67,11 @@ def test_calls_finish_on_the_old_model_and_new_ones_get_the_new(old: Path, new: 
 
 @pytest.mark.slow
 def test_calls_carried_over_answer_as_the_new_model_from_their_ring_on(old: Path, new: Path) -> None:
-    """Ten calls move four at a step; each is, from its move on, the new model after a replay of the hops in its ring."""
-    engine = Engine(old, 10, PRESETS["raw"])
+    """Twenty calls move eight at a step; each is, from its move on, the new model after a replay of the hops in its ring."""
+    engine = Engine(old, 20, PRESETS["raw"])
     kept = engine.model.ring_samples // engine.samples_per_step
     assert kept > 2
-    streams = [engine.open() for _ in range(10)]
+    streams = [engine.open() for _ in range(20)]
     got: list[list[np.ndarray]] = [[] for _ in streams]
     models: list[list[str]] = [[] for _ in streams]
     versions = [engine.model.version]
@@ -85,7 +85,7 @@ def test_calls_carried_over_answer_as_the_new_model_from_their_ring_on(old: Path
         for call, p in enumerate(results.probabilities):
             got[call].append(p)
             models[call].append(results.models[call])
-    for call in range(10):
+    for call in range(20):
         moved = models[call].index(versions[1])
         assert moved == 6 + call // CARRIED_PER_STEP
         np.testing.assert_array_equal(np.array(got[call][:moved]), alone(old, call, range(moved)))

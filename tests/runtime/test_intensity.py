@@ -13,7 +13,6 @@ from edgeemo_runtime import PRESETS, Engine
 from edgeemo_runtime.audio import load_audio
 
 from edgeemo.compile.compiler import compile_onnx
-from edgeemo.compile.targets import load_target
 from edgeemo.data.clips import find_clips
 from edgeemo.data.corpus import Corpus
 from edgeemo.evaluate.evaluate import ArtifactModel, OnnxModel, TorchModel
@@ -21,6 +20,7 @@ from edgeemo.export.onnx_step import export_step
 from edgeemo.model.call import CallModel
 from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.config import LABELS
+from edgeemo.targets.board import load_target
 from edgeemo.train.intensity import gathered, with_intensity_head
 from tests.conftest import CALIBRATION
 

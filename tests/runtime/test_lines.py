@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from edgeemo_runtime.lines import KEPT, LineWriter
+from edgeemo_runtime.ops.lines import KEPT, LineWriter
 
 
 def test_a_full_pipe_is_not_waited_for_and_its_lines_are_counted() -> None:
@@ -52,6 +52,6 @@ def test_a_full_disk_comes_back() -> None:
 
 @pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
 def test_a_log_that_cannot_be_written_stops_nothing(where: str) -> None:
-    code = "from edgeemo_runtime.lines import log; log('x', a='\\ud800'); log('y'); print('on')"
+    code = "from edgeemo_runtime.ops.lines import log; log('x', a='\\ud800'); log('y'); print('on')"
     done = subprocess.run(f'{sys.executable} -c "{code}" {where}', shell=True, capture_output=True, check=False)
     assert done.stdout.strip() == b"on"

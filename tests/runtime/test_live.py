@@ -11,11 +11,12 @@ from threading import Thread
 
 import numpy as np
 import pytest
-from edgeemo_runtime import PRESETS, DecisionRules, EdgeEmoError, Engine, store, top
-from edgeemo_runtime.canary import CanaryRules
-from edgeemo_runtime.config import Config, MetricsRules, SwapRules
-from edgeemo_runtime.live import Call, LiveLoop
-from edgeemo_runtime.operate import Operator
+from edgeemo_runtime import PRESETS, DecisionRules, EdgeEmoError, Engine
+from edgeemo_runtime.ops import store, top
+from edgeemo_runtime.ops.canary import CanaryRules
+from edgeemo_runtime.ops.config import Config, MetricsRules, SwapRules
+from edgeemo_runtime.ops.live import Call, LiveLoop
+from edgeemo_runtime.ops.supervisor import Operator
 from edgeemo_runtime.schedule import Scheduler
 
 from tests.conftest import speech
@@ -202,7 +203,7 @@ def test_status_and_top(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_metrics_over_http_without_a_thread(artifact: Path) -> None:
-    from edgeemo_runtime.metrics import MetricsServer
+    from edgeemo_runtime.ops.metrics import MetricsServer
 
     engine = Engine(artifact, 2)
     stream = engine.open()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from edgeemo_runtime import EdgeEmoError, Engine
-from edgeemo_runtime.metrics import MAX_CLIENTS, MAX_REQUEST, POLL_S, MetricsServer
-from edgeemo_runtime.operate import read_token
+from edgeemo_runtime.ops.metrics import MAX_CLIENTS, MAX_REQUEST, POLL_S, MetricsServer
+from edgeemo_runtime.ops.supervisor import read_token
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +112,7 @@ def test_nobody_is_waited_for(server: MetricsServer) -> None:
 
 
 def test_those_who_take_too_long_are_let_go(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeemo_runtime.metrics.CLIENT_S", 0.0)
+    monkeypatch.setattr("edgeemo_runtime.ops.metrics.CLIENT_S", 0.0)
     with connected(server):
         server.poll()
         assert not server._clients

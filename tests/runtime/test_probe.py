@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.members import Members, read_members
 from edgeemo_runtime.probe import Probe, probed
 
-from edgeemo.compile.package import pack_artifact
+from edgeemo.compile.codegen.package import pack_artifact
 from tests.runtime.test_artifact import manifest_of
 
 pytestmark = pytest.mark.slow
@@ -73,6 +74,19 @@ def test_sizes_are_the_code_s(host_artifacts: dict[str, Path], tmp_path: Path, c
     """The manifest lies and its hashes are right: the compiled step refuses it before it writes anything."""
     with pytest.raises(EdgeEmoError, match="its code does not fit its manifest"):
         probed(members(host_artifacts["int8"], tmp_path, change, **parts))
+
+
+def test_a_child_that_ends_slowly_holds_nobody_up(host_artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has said that all is well and gives way to others before it ends: a live process looks again later."""
+    monkeypatch.setattr("os._exit", lambda code: time.sleep(3600))
+    probe = Probe(read_members(host_artifacts["int8"]))
+    monkeypatch.undo()
+    while not probe._said:
+        assert probe.poll() is None
+    assert probe.poll() is None
+    began = time.process_time()
+    probe.close()
+    assert time.process_time() - began < 1.0 and probe._child == 0
 
 
 def children() -> set[str]:

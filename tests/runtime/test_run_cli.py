@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "edgeemo_runtime.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "edgeemo_runtime.ops.cli", *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False)
 
 
@@ -109,7 +109,7 @@ def test_a_live_process_is_one_thread_follows_its_models_and_ends_when_told(
     assert run("install", artifact, "--models", models).returncode == 0
     (tmp_path / "run.toml").write_text(f'[swap]\nwatch_s = 0.0\n[metrics]\nstatus = "{status}"\n')
     clips = sorted((CALIBRATION / "clips").glob("happy_*.ogg"))[:4]
-    command = [sys.executable, "-m", "edgeemo_runtime.cli", models, *clips, "--real-time", "--repeat", "--json"]
+    command = [sys.executable, "-m", "edgeemo_runtime.ops.cli", models, *clips, "--real-time", "--repeat", "--json"]
     process = subprocess.Popen(
         [*map(str, command), "--config", str(tmp_path / "run.toml")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -136,7 +136,16 @@ def test_a_call_on_stdin_follows_its_models_too(artifact: Path, host_artifacts: 
     models = tmp_path / "models"
     run("install", artifact, "--models", models)
     (tmp_path / "run.toml").write_text("[swap]\nwatch_s = 0.0\n")
-    command = [sys.executable, "-m", "edgeemo_runtime.cli", str(models), "-", "--json", "--config", str(tmp_path / "run.toml")]
+    command = [
+        sys.executable,
+        "-m",
+        "edgeemo_runtime.ops.cli",
+        str(models),
+        "-",
+        "--json",
+        "--config",
+        str(tmp_path / "run.toml"),
+    ]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -179,7 +188,7 @@ def test_openssl_stays_out(artifact: Path) -> None:
     script = "\n".join(
         (
             "import sys",
-            "from edgeemo_runtime import Engine, cli",
+            "from edgeemo_runtime import Engine; from edgeemo_runtime.ops import cli",
             "sys.argv = ['edgeemo-run', *sys.argv[2:]] if sys.argv[1] == 'cli' else sys.argv",
             "cli.main() if sys.argv[0] == 'edgeemo-run' else Engine(sys.argv[2], 1)",
             "print(sys.modules.get('_hashlib') is not None)",
@@ -214,7 +223,6 @@ def test_messages(artifact: Path, tmp_path: Path) -> None:
 
 def test_imports_nothing_of_the_compiler() -> None:
     """With torch, onnx, tvm and edgeemo made unimportable, it imports. (tvm_ffi takes torch along where that is installed.)"""
-    code = (
-        "import sys; sys.modules |= dict.fromkeys(['torch', 'onnx', 'tvm', 'edgeemo', 'soundfile']); import edgeemo_runtime.cli"
-    )
+    absent = "import sys; sys.modules |= dict.fromkeys(['torch', 'onnx', 'tvm', 'edgeemo', 'soundfile'])"
+    code = f"{absent}\nimport edgeemo_runtime.ops.cli"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgeemo_runtime.plan import most_streams, plan, simulate
+from edgeemo_runtime.capacity import most_streams, plan, simulate
 from edgeemo_runtime.schedule import PHASES, Scheduler, quietest_lead
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,6 +35,25 @@ def test_costs_are_learned() -> None:
         s.observe(8, 0.012)
     assert s.cost_s[8] == pytest.approx(0.012, rel=1e-3)
     assert (np.diff(s.cost_s) >= 0).all()
+
+
+@given(st.lists(st.tuples(st.integers(1, 16), st.floats(1e-4, 3.0)), max_size=12), st.integers(1, 16))
+def test_slow_batches_are_forgotten(slow: list[tuple[int, float]], size: int) -> None:
+    """Whatever was slow for a while: batches of the size that is chosen, at their true cost again, bring the first sizes back."""
+    s = Scheduler(COST)
+    for n, seconds in slow:
+        s.observe(n, seconds)
+    for _ in range(2000):
+        n = s.size(np.zeros(size), 0.0)
+        s.observe(n, COST[n])
+    assert s.largest == Scheduler(COST).largest or size < s.largest
+
+
+def test_late_batches_are_as_large_as_they_can_be() -> None:
+    s = Scheduler(np.arange(17) * 0.002)
+    assert s.size(np.zeros(40), 0.0) == s.largest == 5
+    assert s.size(np.zeros(40), 0.02) == 16
+    assert s.size(np.zeros(3), 0.02) == 3
 
 
 @settings(deadline=None, max_examples=25)

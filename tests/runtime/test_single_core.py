@@ -8,10 +8,11 @@ import sys
 
 SCRIPT = """
 import os
-from edgeemo_runtime import EdgeEmoError, single_core
+from edgeemo_runtime import EdgeEmoError
+from edgeemo_runtime import process
 core = max(os.sched_getaffinity(0))
 try:
-    single_core.take_place(core, 5)
+    process.take_place(core, 5)
     print(os.sched_getaffinity(0) == {core}, os.sched_getscheduler(0) == os.SCHED_FIFO, os.sched_getparam(0).sched_priority)
 except EdgeEmoError as error:
     print(error)

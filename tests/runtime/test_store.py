@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeemo_runtime import EdgeEmoError, store
+from edgeemo_runtime import EdgeEmoError
 from edgeemo_runtime.members import read_members
 from edgeemo_runtime.model import Model
+from edgeemo_runtime.ops import store
 
-from edgeemo.compile.package import pack_artifact
+from edgeemo.compile.codegen.package import pack_artifact
 
 pytestmark = pytest.mark.slow
 
@@ -184,7 +185,7 @@ def test_many_at_once(old: Path, tmp_path: Path) -> None:
         path.write_bytes(pack_artifact(manifest, whole.library, whole.weights.tobytes()))
         made.append(path)
     store.install(old, models)
-    run = [sys.executable, "-m", "edgeemo_runtime.cli"]
+    run = [sys.executable, "-m", "edgeemo_runtime.ops.cli"]
     commands = [[*run, "install", str(p), "--models", str(models)] for p in made]
     commands += [[*run, "list", "--models", str(models)] for _ in range(2)]
     processes = [subprocess.Popen(c, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for c in commands]
@@ -207,7 +208,7 @@ def test_links_lead_nowhere_else(old: Path, tmp_path: Path) -> None:
 
 def test_commands(old: Path, new: Path, tmp_path: Path) -> None:
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "edgeemo_runtime.cli", *map(str, arguments)]
+        command = [sys.executable, "-m", "edgeemo_runtime.ops.cli", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     models = tmp_path / "models"

@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from edgeemo_runtime import EdgeEmoError, store
+from edgeemo_runtime import EdgeEmoError
 from edgeemo_runtime.artifact import load_artifact
-from edgeemo_runtime.config import load_config
+from edgeemo_runtime.ops import store
+from edgeemo_runtime.ops.config import load_config
 from edgeemo_runtime.trust import Trust, load_trust
 
-from edgeemo.sign.keys import SecretKey, new_key, public_text, signature_text
+from edgeemo.signing import SecretKey, new_key, public_text, signature_text
 
 pytestmark = pytest.mark.slow
 

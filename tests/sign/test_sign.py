@@ -15,8 +15,8 @@ from edgeemo_runtime.trust import load_public_key, load_trust, parse_signature
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeemo.cli import main
-from edgeemo.sign.keys import new_key, parse_secret_key, public_text, secret_text
+from edgeemo.cli.main import main
+from edgeemo.signing import new_key, parse_secret_key, public_text, secret_text
 
 minisign = pytest.mark.skipif(shutil.which("minisign") is None, reason="minisign is not installed; `make counterparts`")
 

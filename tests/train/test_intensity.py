@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from edgeemo_runtime.audio import load_audio
 from edgeemo_runtime.errors import EdgeEmoError
 
-from edgeemo.cli import main
+from edgeemo.cli.main import main
 from edgeemo.data.clips import find_clips, read_manifest
 from edgeemo.data.corpus import change_speed
 from edgeemo.evaluate.evaluate import TorchModel, evaluate_intensity

@@ -10,7 +10,7 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import helper
 
-from edgeemo.adapt.graph import Maker, Shape, dims, label
+from edgeemo.onnxlib.graph import Maker, Shape, dims, label
 
 
 @dataclass(frozen=True)

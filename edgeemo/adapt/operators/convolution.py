@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from edgeemo.adapt.graph import Maker, attributes
 from edgeemo.adapt.operators.context import Context
 from edgeemo.adapt.operators.pooling import auto_pads, flat, with_attributes
+from edgeemo.onnxlib.graph import Maker, attributes
 
 
 def convolution(node: onnx.NodeProto, context: Context, make: Maker) -> bool:

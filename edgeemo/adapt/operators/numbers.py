@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from edgeemo.adapt.graph import Maker, attributes
 from edgeemo.adapt.operators.context import Context
+from edgeemo.onnxlib.graph import Maker, attributes
 
 LARGEST_POWER = 16
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 import numpy as np
 import onnx
 
-from edgeemo.adapt.graph import BATCH, Maker, attributes
 from edgeemo.adapt.operators.context import Context, static
+from edgeemo.onnxlib.graph import BATCH, Maker, attributes
 
 LARGEST_RANK_TABLE = 1 << 20  # comparisons of one row's values with each other
 END = 10**6  # an end beyond it is the end of whatever size: exporters write 10^9 or 2^31

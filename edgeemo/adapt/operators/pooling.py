@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edgeemo.adapt.graph import Maker, attributes
 from edgeemo.adapt.operators.context import Context
+from edgeemo.onnxlib.graph import Maker, attributes
 
 Pads = list[tuple[int, int]]  # before and after, by dimension
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from edgeemo.adapt.graph import Maker, attributes
 from edgeemo.adapt.operators.context import Context
+from edgeemo.onnxlib.graph import Maker, attributes
 
 NEARLY = 1e-5
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from edgeemo.adapt.graph import Maker, attributes
 from edgeemo.adapt.operators.context import Context, static
+from edgeemo.onnxlib.graph import Maker, attributes
 
 
 def _waves(size: int, length: int, bins: int, sign: float) -> tuple[np.ndarray, np.ndarray]:

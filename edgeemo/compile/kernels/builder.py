@@ -1,7 +1,7 @@
 """A thin layer over TVM's IRBuilder: private kernels that take pointers, and the few vector idioms all kernels share.
 
-A kernel is a private PrimFunc of (batch, pointers...). It is called from the one exported step function (compile/step.py), so
-LLVM sees both and inlines or keeps it. Scratch is a few vectors on the stack: TVM turns an allocation of 1 KiB or more into a
+A kernel is a private PrimFunc of (batch, pointers...), called by the one exported step function (codegen/step_function.py): LLVM
+sees both and inlines or keeps it. Scratch is a few vectors on the stack: TVM turns an allocation of 1 KiB or more into a
 call to a workspace hook that the slim runtime does not have.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import tvm
@@ -17,26 +16,15 @@ from tvm.ir import PrimType
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.pack import INT8_MAX
+from edgeemo.targets.board import KernelTarget
+from edgeemo.targets.capabilities import INT8_MAX
 
-PREFETCHES = ("load", "prfm")  # a load to the zero register; ARM's own, which does not hold up what follows it
 FENCE_HINT = 20  # CSDB: the one hint that LLVM's AArch64 scheduler does not move code across
 LINE = 64  # bytes that a cache brings in at once
 WIDTHS = {"int8": 1, "float16": 2, "float32": 4}
 WRITTEN_OUT = 32  # elements up to which what is done four by four stands in a row; a long window's code would not end
 FLAT = 1 << 30  # a flat view of a pointer needs some extent; nothing checks it
 Expr = Any  # tvm.ir.Expr; TVM ships no stubs
-
-
-@dataclass(frozen=True)
-class KernelTarget:
-    """What kernels are built for, from the board's file in targets/."""
-
-    neon: bool  # NEON's own instructions, or any vector unit's
-    tiles: dict[str, tuple[int, int]]  # rows x columns of a matrix product's tile by weight type: s8, f16, f32
-    block_bytes: int  # weights that stay in L1 while rows pass by
-    ahead_bytes: int  # how long before its use a line of weights is asked for; 0: the core's prefetcher sees to it
-    prefetch: str = "load"  # by which instruction, of PREFETCHES
 
 
 class Builder:
@@ -67,7 +55,7 @@ class Builder:
     def store(self, buffer: Expr, value: Expr, index: Expr, lanes: int = 4) -> None:
         T.buffer_store(buffer, value, [index if lanes == 1 else T.Ramp(index, 1, lanes)])
 
-    def fours(self, size: int, visit: Callable[[Expr], None]) -> None:
+    def for_each_vector(self, size: int, visit: Callable[[Expr], None]) -> None:
         """Calls visit(first of four) over ``size`` elements, in a row or in a loop."""
         if size <= WRITTEN_OUT:
             for j in range(0, size, 4):
@@ -79,16 +67,16 @@ class Builder:
     def bind(self, value: Expr) -> Expr:
         return T.Bind(value)
 
-    def fence(self) -> None:
-        """Nothing is scheduled across it. The mark (CSDB) is taken out of the assembly again, compile/marks.py."""
+    def scheduling_barrier(self) -> None:
+        """Nothing is scheduled across it. The mark (CSDB) is taken out of the assembly again, compile/codegen/assembly.py."""
         if self.neon:
             T.evaluate(T.call_llvm_intrin("void", "llvm.aarch64.hint", T.uint32(FENCE_HINT)))
 
-    def ask_for(self, buffer: Expr, index: Expr, elements: int) -> None:
+    def prefetch(self, buffer: Expr, index: Expr, elements: int) -> None:
         """Asks for the cache lines that so many elements fill, well before their use: a core's prefetcher stops at the end of a
-        page. Prefetches to LLVM; where the target says so they are loads to nowhere in the assembly (compile/marks.py),
-        so there must be memory."""
-        if self.target.ahead_bytes:
+        page. Prefetches to LLVM; where the target says so they are loads to nowhere (codegen/assembly.py): there must be
+        memory."""
+        if self.target.prefetch_distance_bytes:
             size = WIDTHS[buffer.dtype]
             for line in range(elements * size // LINE):
                 address = T.address_of(buffer[index + line * (LINE // size)])
@@ -163,7 +151,7 @@ class Builder:
         """Sums of neighbouring lanes of two int32x4 on NEON: of x, then of y."""
         return self.bind(self.intrinsic("int32x4", "llvm.aarch64.neon.addp.v4i32", x, y))
 
-    def opaque(self, vector: Expr) -> Expr:
+    def value_barrier(self, vector: Expr) -> Expr:
         """An int32x4 as it is, which LLVM may not look through to choose other instructions."""
         fenced = self.intrinsic("float32x4", "llvm.arithmetic.fence.v4f32", T.reinterpret("float32x4", vector))
         return T.reinterpret("int32x4", fenced)
@@ -202,12 +190,12 @@ class Builder:
         a, b, c, d = (T.Shuffle([vector], [i]) for i in range(4))
         return T.max(T.max(a, c), T.max(b, d))
 
-    def to_int8(self, values: list[Expr], largest: int = INT8_MAX) -> Expr:
+    def to_int8(self, values: list[Expr], qmax: int = INT8_MAX) -> Expr:
         """float32x4 vectors in quantized units, 1, 2 or 4 of them, to one int8 vector: round half to even, saturate, as ONNX
-        QuantizeLinear does, and as Clip behind it at +- ``largest`` where that is less than int8 holds."""
+        QuantizeLinear does, and as Clip behind it at +- ``qmax`` where that is less than int8 holds."""
         lanes = 4 * len(values)
         if not self.neon:
-            result = [self._to_int8_portable(v, largest) for v in values]
+            result = [self._to_int8_portable(v, qmax) for v in values]
             return result[0] if lanes == 4 else self.bind(T.Shuffle(result, list(range(lanes))))
         # FCVTNS saturates at int32, SQXTN at int16 and int8: together they are the clamp.
         wide = [self.round_to_int32(v) for v in values]
@@ -217,22 +205,22 @@ class Builder:
         pairs = [self.bind(T.Shuffle(halves[i : i + 2], list(range(8)))) for i in range(0, len(halves), 2)]
         bytes_ = [self.bind(self.intrinsic("int8x8", "llvm.aarch64.neon.sqxtn.v8i8", v)) for v in pairs]
         if lanes == 16:
-            return self.within(self.bind(T.Shuffle(bytes_, list(range(16)))), largest)
-        bytes_ = [self.within(v, largest) for v in bytes_]
+            return self.clamp_int8(self.bind(T.Shuffle(bytes_, list(range(16)))), qmax)
+        bytes_ = [self.clamp_int8(v, qmax) for v in bytes_]
         return bytes_[0] if lanes == 8 else self.bind(T.Shuffle(bytes_, [0, 1, 2, 3]))
 
-    def within(self, value: Expr, largest: int) -> Expr:
-        """Eight or sixteen int8 on NEON, clipped at +- ``largest``; as they are where int8 holds no more."""
-        if largest == INT8_MAX:
+    def clamp_int8(self, value: Expr, qmax: int) -> Expr:
+        """Eight or sixteen int8 on NEON, clipped at +- ``qmax``; as they are where int8 holds no more."""
+        if qmax == INT8_MAX:
             return value
         lanes = int(str(value.ty.dtype).rpartition("x")[2])
-        low, high = (T.Broadcast(tvm.tirx.const(bound, "int8"), lanes) for bound in (-largest, largest))
+        low, high = (T.Broadcast(tvm.tirx.const(bound, "int8"), lanes) for bound in (-qmax, qmax))
         least = self.intrinsic(f"int8x{lanes}", f"llvm.smax.v{lanes}i8", value, low)
         return self.bind(self.intrinsic(f"int8x{lanes}", f"llvm.smin.v{lanes}i8", least, high))
 
-    def _to_int8_portable(self, value: Expr, largest: int) -> Expr:
-        least = -128.0 if largest == INT8_MAX else -float(largest)
-        clamped = self.minimum(self.maximum(value, self.splat(least)), self.splat(float(largest)))
+    def _to_int8_portable(self, value: Expr, qmax: int) -> Expr:
+        least = -128.0 if qmax == INT8_MAX else -float(qmax)
+        clamped = self.minimum(self.maximum(value, self.splat(least)), self.splat(float(qmax)))
         return self.bind(self.cast(self.round_to_int32(clamped), "int8x4"))
 
 

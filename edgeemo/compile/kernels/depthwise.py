@@ -19,10 +19,12 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.kernels.builder import Builder, Expr, KernelTarget, kernel
-from edgeemo.compile.kernels.math import activated
-from edgeemo.compile.kernels.pack import CHANNELS_S8, INT8_MAX
-from edgeemo.compile.kernels.weave import Registers, at_once
+from edgeemo.compile.kernels.builder import Builder, Expr, kernel
+from edgeemo.compile.kernels.interleave import InRegisters, round_robin
+from edgeemo.compile.kernels.specs import KernelSpec
+from edgeemo.compile.kernels.vector_math import activation_ops
+from edgeemo.targets.board import KernelTarget
+from edgeemo.targets.capabilities import CHANNELS_S8, INT8_MAX
 
 COLUMNS = {"f32": 8, "s8": 4}
 LANES = {"f32": 4, "s8": 16}
@@ -30,10 +32,10 @@ DTYPES = {"f32": "float32", "s8": "int8"}
 
 
 @dataclass(frozen=True)
-class Depthwise:
+class Depthwise(KernelSpec):
     """``height``, ``width``: of what is read, its padding included; pairs are (down, across)."""
 
-    weights: str  # s8 or f32: also the data's type
+    kind: str  # of the weights, s8 or f32: also the data's type
     channels: int
     height: int
     width: int
@@ -42,21 +44,25 @@ class Depthwise:
     strides: tuple[int, int]
     dilations: tuple[int, int]
     bias: bool = False
-    activation: str = ""  # of kernels/math.py
+    activation: str = ""  # of vector_math.ACTIVATIONS
     quantize: bool = False  # s8: int8 out
-    largest: int = INT8_MAX  # magnitude of what is quantized
-    scaled: bool = False  # scale and bias already carry the output's scale
+    qmax: int = INT8_MAX  # magnitude of what is quantized
+    requant_folded: bool = False  # scale and bias already carry the output's scale
 
     @property
     def name(self) -> str:
         tail = "".join(f"_{t}" for t in ("bias" * self.bias, self.activation, "quantize" * self.quantize) if t)
         size = "x".join(map(str, (*self.out, self.channels)))
-        return f"depthwise_{self.weights}_{size}_window{self.window[0]}x{self.window[1]}{tail}"
+        return f"depthwise_{self.kind}_{size}_window{self.window[0]}x{self.window[1]}{tail}"
 
     @property
     def macs(self) -> int:
         """Per stream and step."""
         return self.out[0] * self.out[1] * self.channels * self.window[0] * self.window[1]
+
+    @property
+    def int8_macs(self) -> int:
+        return self.macs if self.kind == "s8" else 0
 
     @property
     def places(self) -> list[tuple[int, int]]:
@@ -75,18 +81,18 @@ class Depthwise:
 
 def build(spec: Depthwise, target: KernelTarget):  # type: ignore[no-untyped-def]
     """The kernel: (batch, a, w (window, channels), [scale], [bias], [out_inverse_scale], out)."""
-    dtypes = dict.fromkeys(("a", "w"), DTYPES[spec.weights]) | ({"scale": "float32"} if spec.weights == "s8" else {})
+    dtypes = dict.fromkeys(("a", "w"), DTYPES[spec.kind]) | ({"scale": "float32"} if spec.kind == "s8" else {})
     dtypes |= {"bias": "float32"} if spec.bias else {}
-    dtypes |= {"inverse": "float32"} if spec.quantize and not spec.scaled else {}
+    dtypes |= {"inverse": "float32"} if spec.quantize and not spec.requant_folded else {}
     dtypes |= {"out": "int8" if spec.quantize else "float32"}
-    tile = _tile_s8 if spec.weights == "s8" else _tile_f32
+    tile = _tile_s8 if spec.kind == "s8" else _tile_f32
     with kernel(spec.name, target) as (b, batch):
         buffers = b.pointers(dtypes)
         line = spec.width * spec.channels
         with T.serial(0, batch) as stream, T.serial(0, spec.out[0]) as y:
             read = b.bind(stream * (spec.height * line) + y * (spec.strides[0] * line))
             written = b.bind((stream * spec.out[0] + y) * (spec.out[1] * spec.channels))
-            for x, columns in _tiles(spec.out[1], COLUMNS[spec.weights]):
+            for x, columns in _tiles(spec.out[1], COLUMNS[spec.kind]):
                 at, to = b.bind(read + x * (spec.strides[1] * spec.channels)), b.bind(written + x * spec.channels)
                 for channel, lanes in _vectors(spec):
                     tile(spec, b, buffers, b.bind(channel), at, to, columns, lanes)
@@ -104,12 +110,12 @@ def _tiles(width: int, columns: int) -> Iterator[tuple[Expr, int]]:
 
 def _vectors(spec: Depthwise) -> Iterator[tuple[Expr, int]]:
     """(first channel, lanes), the whole vectors from a loop; the last vector of what is left begins earlier."""
-    lanes = LANES[spec.weights]
+    lanes = LANES[spec.kind]
     whole, rest = divmod(spec.channels, lanes)
     if whole:
         with T.serial(0, whole) as vector:
             yield vector * lanes, lanes
-    least = CHANNELS_S8 if spec.weights == "s8" else 4
+    least = CHANNELS_S8 if spec.kind == "s8" else 4
     if rest and spec.channels < least:
         yield from ((channel, 1) for channel in range(spec.channels))
     elif rest and not whole:
@@ -127,7 +133,7 @@ def _tile_f32(
     sums, line = [first] * columns, dict[int, Expr]()
 
     def fetch(place: tuple[int, int]) -> tuple[list[Expr], Expr]:
-        """What a place of the window lies on, less what is in registers since the place before, and its weight."""
+        """What a place of the window lies on, less what is in in_registers since the place before, and its weight."""
         if place[1] == 0:
             line.clear()
         under = [spec.data_at(place, x) for x in range(columns)]
@@ -142,7 +148,7 @@ def _tile_f32(
         values, weight = ahead
         if place is not None:
             ahead = fetch(place)
-        b.fence()  # loads stay a place ahead of their use: LLVM would put them right before it, to wait
+        b.scheduling_barrier()  # loads stay a place ahead of their use: LLVM would put them right before it, to wait
         sums = [b.bind(b.fma(a, weight, total, lanes)) for a, total in zip(values, sums, strict=True)]
     for x, value in enumerate(_finished(spec, b, sums, None) if lanes > 1 else sums):
         b.store(buffers["out"], value, to + channel + x * spec.channels, lanes)
@@ -151,11 +157,11 @@ def _tile_f32(
 def _finished(spec: Depthwise, b: Builder, values: list[Expr], inverse: Expr | None) -> list[Expr]:
     """float32x4 sums, their activation, and in units of the output's scale where ``inverse`` is its inverse."""
     if spec.activation in ("", "relu"):
-        assert inverse is None or spec.scaled
+        assert inverse is None or spec.requant_folded
         return [b.bind(b.maximum(v, b.splat(0.0))) for v in values] if spec.activation else values
-    registers = Registers(b)
-    factor = None if inverse is None else registers.keep(inverse)
-    return at_once(*(activated(b, spec.activation, v, factor, registers) for v in values))
+    in_registers = InRegisters(b)
+    factor = None if inverse is None else in_registers.store(inverse)
+    return round_robin(*(activation_ops(b, spec.activation, v, factor, in_registers) for v in values))
 
 
 def _tile_s8(
@@ -180,7 +186,7 @@ def _tile_s8(
         if following is not None:  # as above, a turn ahead
             ahead = fetch(*following)
             weights_ahead = fetch_weights(following[0]) if following[1] == 0 else weights_ahead
-        b.fence()
+        b.scheduling_barrier()
         for q in range(0, len(quarters), 2):
             for i, products in enumerate(b.products8(values, weights, 4 * q)):
                 sums[x][q + i] = b.bind(sums[x][q + i] + products)
@@ -195,7 +201,7 @@ def _tile_s8(
         done = _finished(spec, b, values, inverse)
         place = b.bind(to + channel + x * spec.channels)
         if spec.quantize:
-            b.store(buffers["out"], b.to_int8(done, spec.largest), place, lanes)
+            b.store(buffers["out"], b.to_int8(done, spec.qmax), place, lanes)
         else:
             for q, value in enumerate(done):
                 b.store(buffers["out"], value, place + 4 * q)

@@ -20,10 +20,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from edgeemo.compile.kernels import attention, attention_s8
-from edgeemo.compile.kernels.pack import INT8_MAX
-from edgeemo.compile.passes.clip import narrowed
-from edgeemo.compile.passes.graph import (
+from edgeemo.compile.ir import (
     Expr,
     Graph,
     KernelTable,
@@ -32,7 +29,10 @@ from edgeemo.compile.passes.graph import (
     new_var,
     static_shape,
 )
-from edgeemo.compile.plan import StatePlan
+from edgeemo.compile.kernels.attention import f32, qs8
+from edgeemo.compile.memory.states import StatePlan
+from edgeemo.compile.passes.canonicalize_clip import narrowed
+from edgeemo.targets.capabilities import INT8_MAX
 
 
 @dataclass
@@ -69,7 +69,7 @@ class _Match:
 
     @property
     def int8(self) -> bool:
-        return all(t.scale is not None for t in (self.q, self.k, self.v)) and self.width % attention_s8.LANES == 0
+        return all(t.scale is not None for t in (self.q, self.k, self.v)) and self.width % qs8.LANES == 0
 
 
 def run(graph: Graph, table: KernelTable, states: StatePlan) -> list[Var]:
@@ -78,7 +78,7 @@ def run(graph: Graph, table: KernelTable, states: StatePlan) -> list[Var]:
     matches = [m for m in (_match(graph, states, s) for s in softmaxes) if m is not None]
     for m in matches:  # all layouts before the first kernel: kernels hold the stride from one stream's states to the next
         for ring in m.rings if m.int8 else []:
-            states.resize(states.params[ring], (m.past + m.k.new) * m.heads * m.width + attention_s8.OVER_READ * m.width)
+            states.resize(states.params[ring], (m.past + m.k.new) * m.heads * m.width + qs8.OVER_READ * m.width)
     for m in matches:
         _emit(graph, table, states, m)
     return [ring for m in matches for ring in m.rings]
@@ -92,18 +92,18 @@ def _emit(graph: Graph, table: KernelTable, states: StatePlan, m: _Match) -> Non
         "q_at": m.q.column, "k_at": m.k.column, "v_at": m.v.column,
         "cached_queries": m.q.state is not None, "mask": m.mask is not None, "distance": m.distance is not None,
         "pooled": m.pool is not None, "state_stride": states.stride, "quantize": quantize,
-        "largest": graph.largest.get(m.root, INT8_MAX),
+        "qmax": graph.qmax.get(m.root, INT8_MAX),
     }  # fmt: skip
     if m.int8:
         assert m.q.scale is not None and m.k.scale is not None and m.v.scale is not None
         distance = None if m.distance is None else np.concatenate([m.distance] * 2, axis=2)
-        factors = [m.score_scale * m.q.scale * m.k.scale, m.v.scale * inverse / attention_s8.WEIGHT_ONE]
+        factors = [m.score_scale * m.q.scale * m.k.scale, m.v.scale * inverse / qs8.WEIGHT_ONE]
         source, ring_tokens = _int8_tokens(graph, m, row), m.past + new
-        name = table.add(attention_s8.AttentionInt8(**shape), attention_s8.build)
+        name = table.add(qs8.AttentionInt8(**shape), qs8.build)
     else:
         distance, factors = m.distance, [inverse] if quantize else []
         source, ring_tokens = m.q.source, m.past
-        name = table.add(attention.Attention(**shape, scale=m.score_scale), attention.build)
+        name = table.add(f32.Attention(**shape, scale=m.score_scale), f32.build)
     biases = [m.mask, None if distance is None else relax.const(distance), m.pool]
     args = [states.slots, states.clock, source, *m.rings, *(x for x in biases if x is not None)]
     args += [relax.const(np.array(factors, np.float32))] if factors else []

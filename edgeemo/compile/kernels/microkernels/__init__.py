@@ -1,0 +1,1 @@
+"""Inner loops of matrix products, one file per instruction set and type."""

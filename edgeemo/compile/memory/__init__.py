@@ -1,0 +1,1 @@
+"""Layout of memory: activations in the arena, weights in the blob, states in a stream's row."""

@@ -1,0 +1,43 @@
+"""Layers that kernels take, and the range of values that they need: asked by quantize, analyze and the passes alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+COLUMNS_S8 = 4
+K_S8 = 16
+WINOGRAD_K_S8 = 32
+INT8_MAX = 127
+CHANNELS_S8 = 8  # of the least vector of a depthwise kernel
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def convolution_fits(kind: str, groups: int, tap_k: int, dilations: Sequence[int]) -> bool:
+    """Whether kernels of this type (s8, f16, f32) take a convolution of ``tap_k`` channels per group, ``dilations`` by dimension.
+    Over two, a window's columns lie side by side: a row of it is one run of elements."""
+    if len(dilations) == 1:
+        return groups == 1 or kind != "s8" or tap_k % K_S8 == 0
+    return len(dilations) == 2 and groups == 1 and dilations[1] == 1
+
+
+def reduction_run(kind: str, groups: int, tap_k: int, window: Sequence[int]) -> int:
+    """How many elements of the reduction lie side by side in what such a kernel reads: ``window`` of a convolution, by dimension,
+    whose rows it may take whole (passes/convolution.py). () of a matrix product."""
+    whole = len(window) == 2 or (len(window) == 1 and kind == "s8" and tap_k % K_S8 and groups == 1)
+    return round_up(tap_k * (window[-1] if whole else 1), K_S8 if kind == "s8" else 1)
+
+
+def depthwise_fits(kind: str, groups: int, shape: Sequence[int]) -> bool:
+    """Whether a depthwise kernel takes a convolution with weights of ``shape`` (channels, 1, window)."""
+    least = {"f32": 2, "s8": CHANNELS_S8}.get(kind)
+    return least is not None and shape[0] == groups >= least and shape[1] == 1 and len(shape) in (3, 4)
+
+
+def winograd_fits(w: np.ndarray, largest: int) -> bool:
+    """Whether the sum of any weight, w (groups, taps, tap_k, group_n), and any activation of up to ``largest`` is an int8."""
+    return w.shape[2] % WINOGRAD_K_S8 == 0 and largest + int(np.abs(w.astype(np.int16)).max(initial=0)) <= INT8_MAX
