@@ -177,24 +177,35 @@ def export(kind: str | None, checkpoint: Path | None, out: Path | None, force: b
 @click.option("--check/--no-check", default=True, help="Compare with ONNX Runtime; the artifact's manifest says whether.")
 @click.option("--feeds", type=click.Path(path_type=Path), default=None, metavar="DIR",
               help="Compare on these .npz files of inputs [default: made-up inputs].")  # fmt: skip
-@output_options("build/emotion-<target>.edgeemo")
+@click.option("--format", "kind", type=click.Choice(["artifact", "shared", "static", "exe"]), default="artifact",
+              help="One file for the runtimes; a C library with the model in it; or a program for the board.")  # fmt: skip
+@click.option("--libc", type=click.Choice(["gnu", "musl"]), default="gnu", help="For shared and static: glibc from 2.17 on, or musl.")
+@click.option("--name", default="emotion", help="Of the model in C: a library's name, and part of its symbols.")
+@output_options("build/emotion-<target>.edgeemo, or build/<name>-<target>-<format>")
 @user_errors
 def compile_(
-    model: Path, target_name: str, debug_dump: Path | None, check: bool, feeds: Path | None,
+    model: Path, target_name: str, debug_dump: Path | None, check: bool, feeds: Path | None, kind: str, libc: str, name: str,
     out: Path | None, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compile MODEL (INT8 or float ONNX) to one artifact for a board.
 
     It is compiled for this machine, too, and run here beside ONNX Runtime: an artifact that gives other numbers is not written.
     """
-    target = check_output(out or BUILD / f"emotion-{target_name}.edgeemo", force)
+    default = f"emotion-{target_name}.edgeemo" if kind == "artifact" else f"{name}-{target_name}-{kind}"
+    from edgeemo.compile.codegen.c_library import check_library, write_library
+
+    target = out or BUILD / default
+    target = check_output(target, force) if kind == "artifact" else check_library(kind, name, target, force)
     from edgeemo.compile.check import compile_checked
     from edgeemo.compile.compiler import compile_onnx
     from edgeemo.targets.board import load_target
 
     board = load_target(target_name)
     compiled = compile_checked(model, board, debug_dump, feeds) if check else compile_onnx(model, board, debug_dump)
-    write_file(target, compiled.archive, force)
+    if kind == "artifact":
+        write_file(target, compiled.archive, force)
+    else:
+        write_library(kind, name, board.machine, libc, compiled, target, force)
     ours = {k: compiled.kernels[k] for k in compiled.ours}
     facts = {
         "out": str(target),

@@ -206,7 +206,9 @@ class Pair:
 def run(pair: Pair, seed: int, events: int, swaps: bool) -> None:
     """``events`` random ones, drawn by ``seed``."""
     rng = random.Random(seed)
-    kinds = ["push"] * 30 + ["step"] * 18 + ["look"] * 4 + ["finish", "open", "open", "close_call"] + ["swap"] * (2 if swaps else 0)
+    kinds = (
+        ["push"] * 30 + ["step"] * 18 + ["look"] * 4 + ["finish", "open", "open", "close_call"] + ["swap"] * (2 if swaps else 0)
+    )
     for _ in range(events):
         kind = rng.choice(kinds)
         if kind in ("push", "look", "finish", "close_call") and not pair.calls:

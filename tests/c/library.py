@@ -17,7 +17,19 @@ from tests.conftest import ROOT
 
 SOURCE = ROOT / "runtime" / "c"
 NO_CLOCK = -(1 << 63)
-STATUS = ("OK", "INVALID", "NO_FILE", "DAMAGED", "UNFIT", "UNTRUSTED", "OVERLOAD", "CLOSED", "NO_MEMORY", "BAD_CODE", "WRONG_THREAD")
+STATUS = (
+    "OK",
+    "INVALID",
+    "NO_FILE",
+    "DAMAGED",
+    "UNFIT",
+    "UNTRUSTED",
+    "OVERLOAD",
+    "CLOSED",
+    "NO_MEMORY",
+    "BAD_CODE",
+    "WRONG_THREAD",
+)
 FORMATS = {"s16": (0, np.int16), "f32": (1, np.float32), "ulaw": (2, np.uint8), "alaw": (3, np.uint8)}
 CLOCK = ctypes.CFUNCTYPE(c_double, c_void_p)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edgeemo.sign.keys import new_key, public_text, signature_text
 from edgeemo_runtime.artifact import load_artifact
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.manifest import parse_manifest
@@ -17,7 +18,6 @@ from edgeemo_runtime.members import pack, read_members
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeemo.sign.keys import new_key, public_text, signature_text
 from tests.c.library import Library, LibraryError
 from tests.fuzz.mutate import damaged, damaged_document
 from tests.runtime.test_artifact import repacked
@@ -66,7 +66,9 @@ def test_what_is_no_artifact(library: Library, tmp_path: Path, data: bytes) -> N
     assert "is cut off or not an edgeemo artifact" in refusal(library, in_file(tmp_path, data))
 
 
-@pytest.mark.parametrize(("path", "status"), [("no/such", "NO_FILE"), ("/dev/zero", "DAMAGED"), ("/dev/null", "DAMAGED"), ("/", "DAMAGED")])
+@pytest.mark.parametrize(
+    ("path", "status"), [("no/such", "NO_FILE"), ("/dev/zero", "DAMAGED"), ("/dev/null", "DAMAGED"), ("/", "DAMAGED")]
+)
 def test_odd_paths(library: Library, path: str, status: str) -> None:
     assert refusal(library, Path(path)).startswith(status)
 
@@ -110,12 +112,13 @@ def python_refuses(manifest: bytes) -> bool:
 def test_a_sound_manifest_is_read(library: Library, tmp_path: Path) -> None:
     assert not of_manifest(library, tmp_path, json.dumps(GOOD).encode())
     assert not of_manifest(library, tmp_path, json.dumps({**GOOD, "around": None, "stream": None}).encode())
-    odd = {**GOOD, "quantization": [float("nan"), float("inf"), float("-inf"), -1.5e-300, 10**40, "\u1234\n\"\\", {}, [], True]}
+    odd = {**GOOD, "quantization": [float("nan"), float("inf"), float("-inf"), -1.5e-300, 10**40, '\u1234\n"\\', {}, [], True]}
     assert not of_manifest(library, tmp_path, json.dumps(odd).encode())
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"[" * 100_000, b"\xff", b"null", b"[]", b'{"schema": "1"}', b'{"schema": null}', b"{}", b'{"schema": 99}', b"1"]
+    "data",
+    [b"", b"{", b"[" * 100_000, b"\xff", b"null", b"[]", b'{"schema": "1"}', b'{"schema": null}', b"{}", b'{"schema": 99}', b"1"],
 )
 def test_what_is_no_manifest(library: Library, tmp_path: Path, data: bytes) -> None:
     assert python_refuses(data) and of_manifest(library, tmp_path, data)
@@ -170,7 +173,9 @@ def test_an_artifact_is_loaded_and_known(library: Library, host_artifacts: dict[
         (lambda m: m["step"].update(arena_bytes_per_stream=0), "BAD_CODE: .*does not fit its manifest .*arena is smaller"),
     ],
 )
-def test_manifests_that_do_not_fit(library: Library, host_artifacts: dict[str, Path], tmp_path: Path, change: Any, words: str) -> None:
+def test_manifests_that_do_not_fit(
+    library: Library, host_artifacts: dict[str, Path], tmp_path: Path, change: Any, words: str
+) -> None:
     from tests.c.library import Engine
 
     path = in_file(tmp_path, repacked(host_artifacts["int8"], change))

@@ -1,4 +1,4 @@
-/* Made by `python -m edgeemo.compile.c_tables` from edgeemo_runtime; do not edit. */
+/* Made by `python -m edgeemo.compile.codegen.c_tables` from edgeemo_runtime; do not edit. */
 #ifndef EDGEEMO_TABLES_H
 #define EDGEEMO_TABLES_H
 
@@ -21,7 +21,7 @@
 #define EE_BACKLOG_HOPS 4
 #define EE_BUDGET_S 0.02
 #define EE_MAX_TIME_S 1000000000000000.0
-#define EE_CARRIED_PER_STEP 4
+#define EE_CARRIED_PER_STEP 8
 #define EE_PHASES 16
 #define EE_CREDIT_STEPS 4
 #define EE_CREDIT_SHARE 4

@@ -1,6 +1,6 @@
 """What the C library shares with the Python runtime, as a C header: columns, limits, defaults and G.711, written once, here in Python.
 
-    python -m edgeemo.compile.c_tables > runtime/c/src/tables.h
+    python -m edgeemo.compile.codegen.c_tables > runtime/c/src/tables.h
 
 A test compares the committed header with this.
 """
@@ -12,8 +12,21 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from edgeemo_runtime import abi, conditioning, decision, engine, fleet, function, g711, manifest, members, memory, model
-from edgeemo_runtime import schedule, source_clock
+from edgeemo_runtime import (
+    abi,
+    conditioning,
+    decision,
+    engine,
+    fleet,
+    function,
+    g711,
+    manifest,
+    members,
+    memory,
+    model,
+    schedule,
+    source_clock,
+)
 from edgeemo_runtime.conditioning import AudioRules
 from edgeemo_runtime.counters import BUDGET_S
 from edgeemo_runtime.stream import MAX_TIME_S
@@ -104,7 +117,7 @@ def _law(name: str, values: Iterable[int]) -> str:
 
 def tables() -> str:
     """The header's text."""
-    text = "/* Made by `python -m edgeemo.compile.c_tables` from edgeemo_runtime; do not edit. */\n"
+    text = "/* Made by `python -m edgeemo.compile.codegen.c_tables` from edgeemo_runtime; do not edit. */\n"
     text += "#ifndef EDGEEMO_TABLES_H\n#define EDGEEMO_TABLES_H\n\n"
     text += "".join(f"#define EE_{name} {_number(value)}\n" for name, value in NUMBERS.items()) + "\n"
     text += _columns() + "\n"
