@@ -5,7 +5,10 @@
 # make storm 80 calls among broken models, dripping clients, signals and a full disk
 # make bench-peers  ONNX Runtime and LiteRT beside us (an environment of its own in build/peers: 1.5 GB)
 # make bench-calibration  time and memory of calibration against the number of clips (half an hour)
-# make test  environment if missing, lint, all tests
+# make test  environment if missing, lint, all tests; make test T=tests/quantize: those only
+# make quick what can be checked in 90 seconds: no types, no slow tests
+# make unchanged AGAINST=main  are the compiled models the same bytes as there? (proof that a change of code was none)
+# make docs  the user docs as a site
 # make foreign  other people's models and ONNX's own node tests through the whole chain (packages from PyPI; an hour)
 # make explore  the property tests on new examples (those of `make test` are the same at every run)
 # The rest: lint, fmt, qemu, browser and counterparts (what the aarch64 tests, one of a page and those of signatures need; root,
@@ -20,7 +23,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 PROPERTIES := $(shell grep -rl '^from hypothesis' tests)
-.PHONY: counterparts run test explore fuzz storm soak bench bench-calibration bench-peers reproduce-table lint fmt qemu browser dist calibration clean install
+.PHONY: counterparts run test quick unchanged docs explore fuzz fuzz-c storm soak bench bench-calibration bench-peers reproduce-table lint fmt qemu browser dist calibration clean install
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
@@ -46,14 +49,34 @@ run: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 fmt: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: lint
-	$(BIN)/pytest
+# T=tests/quantize, or one test by its name: T=tests/quantize/test_kl.py::test_...
+T ?=
+test: $(if $(T),install,lint)
+	$(BIN)/pytest $(T)
+
+# While working: what takes a minute and a half. Types and the slow tests are left to `make test`.
+quick: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest -m "not slow"
+
+# Are the committed models' artifacts the same bytes as at another commit? MODELS, TARGETS: some of them only.
+AGAINST ?= HEAD
+unchanged: install
+	$(BIN)/python -m tests.compile.unchanged --against $(AGAINST) $(foreach t,$(TARGETS),--target $(t)) $(MODELS)
+
+# The user docs as a site in build/site; a link that leads nowhere is an error.
+docs: install
+	@$(PIP) -e ".[docs]"
+	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 # Tables of docs/bring-your-own.md: other people's files, ONNX's node tests, random graphs. Prints what is refused, and why.
 RANDOM_GRAPHS ?= 1000
@@ -67,6 +90,11 @@ explore: install
 
 fuzz: run
 	$(BIN)/python -m tests.fuzz.run --out build/fuzz.json
+
+# Damaged artifacts and calls of the C library in any order, under sanitizers: FUZZ_C of each (a million of both is half an hour).
+FUZZ_C ?= 100000
+fuzz-c: run
+	$(BIN)/python -m tests.c.fuzz build/emotion-host.edgeemo $(FUZZ_C)
 
 # A live process among broken models, good ones, a dripping client, signals and a full disk: nothing of it reaches a call.
 storm: run
@@ -126,6 +154,7 @@ qemu: install
 
 dist: install
 	rm -rf dist
+	$(BIN)/python -m edgeemo.compile.codegen.c_dist dist
 	$(BIN)/python -m build --no-isolation --outdir dist runtime
 	$(BIN)/python -m build --no-isolation --outdir dist .
 

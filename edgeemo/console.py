@@ -1,4 +1,4 @@
-"""What all verbs share: tables and JSON on stdout, progress and errors on stderr, progress only on a terminal."""
+"""Shared by all verbs: tables and JSON on stdout, progress and errors on stderr, progress only on a terminal."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from edgeemo.files import check_output, write_file
 
 BUILD = Path("build")  # where verbs write when not told
 FLOAT_MODEL, INT8_MODEL = BUILD / "emotion.onnx", BUILD / "emotion-int8.onnx"
@@ -87,12 +89,13 @@ def warn(sentences: list[str]) -> None:
         click.echo(f"edgeemo: warning: {printable(sentence)}", err=True)
 
 
-def output_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        command = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")(command)
-        command = click.option("--force", is_flag=True, help="Write over an existing output.")(command)
-        return click.option("--out", type=click.Path(path_type=Path), default=None, help=f"Output file [default: {default}].")(
-            command
-        )
+def check_report(out: Path | None, force: bool) -> None:
+    """Raises EdgeEmoError, before any work is done, where ``write_report`` could not write."""
+    if out is not None:
+        check_output(out, force)
 
-    return add
+
+def write_report(document: dict[str, Any], out: Path | None, force: bool) -> None:
+    """The document as JSON in the file of --out, where that is given."""
+    if out is not None:
+        write_file(out, (json.dumps(document, indent=2) + "\n").encode(), force)

@@ -84,6 +84,13 @@ def board_artifact(files: dict[str, Path]) -> Path:
     return path
 
 
+EXPORTS = {"float_onnx", "small"}  # fixtures that export a model by torch, and all that are made of those
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: a mistake they find should not wait for exports and compiles."""
+    """Whoever needs an exported model is slow. Fast tests first: a mistake they find should not wait for exports and compiles."""
+    for item in items:
+        if EXPORTS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)

@@ -15,7 +15,7 @@ from edgeemo.compile.compiler import Compiled, compile_onnx
 from edgeemo.onnxlib.feeds import made_up
 from edgeemo.quantize.calibration.sources import FeedSource
 from edgeemo.quantize.plan import observe, plan, quantize_plan
-from edgeemo.quantize.recipe import Recipe
+from edgeemo.quantize.recipe import Recipe, load_recipe
 from edgeemo.targets.board import load_target
 
 Dims = Sequence[int | str]
@@ -86,8 +86,11 @@ def residual_block() -> onnx.ModelProto:
     return adapt(graph(nodes, {"x": ["n", 4, 10, 12]}, {"y": ["n", 8, 10, 12]}, constants), "m", {}, {}).model
 
 
-def quantized(model: onnx.ModelProto, folder: Path, recipe: Recipe = Recipe()) -> onnx.ModelProto:  # noqa: B008 (frozen)
-    """On four feeds of made-up inputs, which are left in ``folder``."""
+WHOLE_INT8 = load_recipe("int8-kl")  # all of int8 for every layer, so that no Clip stands between
+
+
+def quantized(model: onnx.ModelProto, folder: Path, recipe: Recipe = WHOLE_INT8) -> onnx.ModelProto:
+    """Quantized on four feeds of made-up inputs, which are left in ``folder``."""
     for i in range(4):
         np.savez(folder / f"{i}.npz", **made_up(model, 4, i))
     planned = plan(model, "m", recipe)

@@ -252,12 +252,13 @@ def outcome(model: onnx.ModelProto, folder: Path) -> str:
     size = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:]]
     x = np.random.default_rng(9).standard_normal((ITEMS, *size)).astype(np.float32)
     got, wanted = Function(folder / "m.edgeemo").run({"x": x})["y"], open_session(model)
+    alone = [wanted.run(None, {"x": x[i : i + 1]})[0] for i in range(ITEMS)]
     # Where the last bits of the inputs decide (ties, steps, poles), no two programs agree.
-    for i in range(ITEMS):
-        (alone,) = wanted.run(None, {"x": x[i : i + 1]})
-        (near,) = wanted.run(None, {"x": x[i : i + 1] * np.float32(1 + 2.0**-21)})
-        if (off := difference(got[i], alone)) > max(CLOSE, 16 * difference(near, alone)):
-            return f"differs by {off:.2g}"
+    near = [wanted.run(None, {"x": x[i : i + 1] * np.float32(1 + 2.0**-21)})[0] for i in range(ITEMS)]
+    reference = np.concatenate(alone)
+    # Over the output's largest magnitude, as `edgeemo compile` has it: the smallest of its items may be all rounding.
+    if (off := difference(got, reference)) > max(CLOSE, 16 * difference(np.concatenate(near), reference)):
+        return f"differs by {off:.2g}"
     return "match"
 
 

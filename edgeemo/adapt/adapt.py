@@ -83,13 +83,23 @@ def _for_any_batch(
     model: onnx.ModelProto, reference: onnx.ModelProto, shapes: dict[str, Shape], source: str
 ) -> tuple[onnx.ModelProto, Feed, float]:
     """The adapted model, inputs that were made up for it, and how far it is from ``reference`` on these."""
+    try:
+        adapted = _rewritten(model, shapes, source)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+        said = str(error).strip().splitlines()[0][:200]
+        raise EdgeEmoError(
+            f"{source}: is no valid graph with any other number of items ({said}); export it with a dynamic first dimension"
+        ) from error
+    feed = runnable(adapted, STREAMS, source)
+    return adapted, feed, _difference(reference, adapted, feed, shapes, source)
+
+
+def _rewritten(model: onnx.ModelProto, shapes: dict[str, Shape], source: str) -> onnx.ModelProto:
     folded = fold(model, source, shapes)
     adapted = fold_constants(simplify(keep_rows(unroll(folded, source)), source))
     _name_nodes(adapted)
     onnx.checker.check_model(adapted)
-    adapted = onnx.shape_inference.infer_shapes(adapted, data_prop=True)
-    feed = runnable(adapted, STREAMS, source)
-    return adapted, feed, _difference(reference, adapted, feed, shapes, source)
+    return onnx.shape_inference.infer_shapes(adapted, data_prop=True)
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:

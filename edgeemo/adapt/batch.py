@@ -70,7 +70,7 @@ def _free_reshape(node: onnx.NodeProto, types: Types, target: np.ndarray, make: 
 
 
 def _any_reshape(small: tuple[Shape, ...], large: tuple[Shape, ...]) -> np.ndarray | None:
-    """What to reshape to, from what it reshapes and its result, for SMALL and for LARGE items; None where not just one
+    """Target shape of a Reshape, from its input and result, for SMALL and for LARGE items; None where not just one
     dimension of the result has the batch in it. Where both begin with the batch it is copied (0): a compiler can follow that."""
     a, b = small[1], large[1]
     known = len(a) == len(b) > 0 and all(isinstance(d, int) for d in (*a, *b))
@@ -168,7 +168,7 @@ def _made_of_constants(model: onnx.ModelProto) -> set[str]:
 
 
 def _renamed(model: onnx.ModelProto, nodes: list[onnx.NodeProto], name: str) -> str:
-    """What was ``name``, so that an output may have that name."""
+    """Renames the tensor ``name``, so that an output may have that name."""
     inner = f"{name}.of_one_item"
     for node in nodes:
         for names in (node.input, node.output):

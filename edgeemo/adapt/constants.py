@@ -37,7 +37,7 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _values(node: onnx.NodeProto, known: dict[str, np.ndarray], opset: list[onnx.OperatorSetIdProto]) -> list | None:
-    """What the node gives; None where it depends on an input, or is not to be computed."""
+    """Value of the node; None where it depends on an input, or is not to be computed."""
     if node.domain not in ("", "ai.onnx") or node.op_type in KEPT or any(n and n not in known for n in node.input):
         return None
     if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):

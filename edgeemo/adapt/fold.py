@@ -135,7 +135,7 @@ def _folded(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], batch
 
 
 def _with_shapes(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
-    """What onnx infers no shape of is run to see it."""
+    """Runs what onnx infers no shape of, to see it."""
     known = {v.name: v for v in (*model.graph.value_info, *model.graph.output)}
     unknown = [o for n in model.graph.node for o in n.output if o and (o not in known or not _is_known(known[o]))]
     if not unknown:

@@ -19,7 +19,8 @@ MICROSOFT = "com.microsoft"
 
 @dataclass(frozen=True)
 class Linear:
-    """What a QLinear operator computes, where each quantized operand (value, scale, zero point) and the result's scale stand."""
+    """Operator that a QLinear one stands for, and where each quantized operand (value, scale, zero point) and the result's scale
+    stand."""
 
     kind: str
     operands: tuple[int, ...]

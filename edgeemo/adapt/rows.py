@@ -74,8 +74,8 @@ def keep_rows(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _rows_apart(node: onnx.NodeProto, shapes: dict[str, Shape]) -> list[int] | None:
-    """Of what makes a matrix: the shape (-1 for the batch) that has the matrix's columns last and all before them apart; None for
-    any other node, and where columns are of more than the last dimensions."""
+    """Shape of what makes a matrix: the one (-1 for the batch) that has the matrix's columns last and all before them apart; None
+    for any other node, and where columns are of more than the last dimensions."""
     if node.op_type not in ("Reshape", "Flatten"):
         return None
     before, after = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
@@ -89,7 +89,7 @@ def _rows_apart(node: onnx.NodeProto, shapes: dict[str, Shape]) -> list[int] | N
 
 
 def _leading(node: onnx.NodeProto, matrices: dict[str, Apart]) -> tuple[int, ...]:
-    """Of the matrices that it reads; () where it reads none, or some whose rows are not of the same dimensions."""
+    """Shapes of the matrices that it reads; () where it reads none, or some whose rows are not of the same dimensions."""
     found = {matrices[name].leading for name in node.input if name in matrices}
     return found.pop() if len(found) == 1 else ()
 

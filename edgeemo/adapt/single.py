@@ -32,7 +32,7 @@ def for_any_batch(model: onnx.ModelProto, shapes: dict[str, Shape]) -> onnx.Mode
 
 
 def _inferred(model: onnx.ModelProto, shapes: dict[str, Shape], batch: int) -> Sizes:
-    """Of all tensors whose shape onnx finds."""
+    """Shapes of all tensors for which onnx finds one."""
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
     for info in inputs_of(sized):
@@ -98,8 +98,8 @@ def _mend_shape(node: onnx.NodeProto, constants: dict[str, np.ndarray], one: Siz
 
 
 def _place(source: tuple[int, ...], axis: int, result: tuple[int, ...]) -> int | None:
-    """Where in ``result`` the batch goes that ``source`` has at ``axis``: a 1 with as much before it, or else the dimension whose
-    rows then are all items' ones."""
+    """Axis of ``result`` to which the batch goes that ``source`` has at ``axis``: a 1 with as much before it, or else the
+    dimension whose rows then are all items' ones."""
     if prod(source) != prod(result) or not result or 0 in result:
         return None
     before = prod(source[:axis])

@@ -1,4 +1,4 @@
-"""What variants of a model are compared on: clips, by the probabilities of every step, or feeds, by all that comes out."""
+"""Comparisons of variants of a model: clips, by the probabilities of every step, or feeds, by all that comes out."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Answers = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Score:
-    """Of a variant beside float. ``error``: as the comparison measures it, 0 for float itself; ``sqnr_db``: of the answers;
-    ``f1`` and ``drop``: macro-F1 of clips, None without labels."""
+    """The score of a variant beside float. ``error``: as the comparison measures it, 0 for float itself; ``sqnr_db``: of the
+    answers; ``f1`` and ``drop``: macro-F1 of clips, None without labels."""
 
     error: float
     sqnr_db: float
@@ -88,7 +88,7 @@ class ClipComparison:
         return any(c.label is not None for c in self.clips)
 
     def answers(self, model: onnx.ModelProto) -> Answers:
-        return clip_answers(OnnxModel.of(model, "variant"), list(self.clips))
+        return clip_answers(OnnxModel.of(model, "variant"), list(self.clips), every_step=True)
 
     def score(self, floating: Answers, answers: Answers) -> Score:
         p, q = (np.concatenate(side).astype(np.float64) for side in (floating, answers))
@@ -137,7 +137,7 @@ class FeedComparison:
 
 
 def _noise(signal: np.ndarray, other: np.ndarray) -> float:
-    """Of an output that is always zero in float: none, or as much as signal."""
+    """Noise power over signal power; of an output that is always zero in float 0 or 1."""
     clean = signal.astype(np.float64)
     power, noise = float((clean**2).sum()), float(((clean - other) ** 2).sum())
     return noise / power if power else float(noise > 0)

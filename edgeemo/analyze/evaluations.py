@@ -46,7 +46,7 @@ class Evaluations:
         self._float: Answers | None = None
 
     def _key(self, recipe: Recipe) -> str:
-        """Of what a recipe does, not how it says it."""
+        """A key of what a recipe does, not of how it says it."""
         planned = plan(self._model, "", recipe)
         does = [(x.name, x.precision, self._scale(planned, x.input, x.precision), repr(x.scaling)) for x in planned.layers]
         does += [(t.name, t.precision, self._scale(planned, t.input, t.precision), "") for t in planned.tokens]
@@ -54,7 +54,7 @@ class Evaluations:
 
     def _scale(self, planned: Plan, tensor: str, precision: str) -> tuple[float, int] | None:
         how = planned.scalings[tensor]
-        return (self._ranges[tensor].scale(how), how.largest) if precision == "int8" else None
+        return (self._ranges[tensor].scale(how), how.qmax) if precision == "int8" else None
 
     def scores(self, recipes: Sequence[Recipe], progress: Progress = lambda done: None) -> Iterator[Score]:
         """In the recipes' order; every new one is logged as soon as it is known. ``progress``: recipes done."""
@@ -88,7 +88,7 @@ def _loaded(data: bytes) -> onnx.ModelProto:
 
 
 def _answers(data: bytes, recipe: Recipe | None, ranges: dict[str, StoredRange], comparison: Comparison) -> Answers:
-    """Of the float model where there is no recipe."""
+    """Answers of the model by ``recipe``, of the float model where there is none."""
     model = _loaded(data)
     if recipe is not None:
         model = apply(plan(model, "", recipe), Calibration(ranges, {}, 0, 0, ""))

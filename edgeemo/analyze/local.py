@@ -19,8 +19,9 @@ DEAD = 1e-6  # of the largest channel's: nothing comes out of such weights
 
 @dataclass(frozen=True)
 class Local:
-    """Of a part in INT8. ``input_channels``: largest magnitude of each of the input's channels, over the sampled steps;
-    ``weight_channels``: of each of the weights' output channels. ``saturation``: share of input values beyond the threshold."""
+    """Figures of a part in INT8 by itself. ``input_channels``: largest magnitude of each of the input's channels, over the
+    sampled steps; ``weight_channels``: of each of the weights' output channels. ``saturation``: share of input values beyond the
+    threshold."""
 
     sqnr_db: float
     cosine: float
@@ -53,7 +54,7 @@ def study(part: Part, calibration: Calibration, scalings: Scalings) -> Local:
     widest = max(part.tensors, key=lambda t: calibration.ranges[t].largest)
     observed, x = calibration.ranges[widest], calibration.samples[widest]
     assert isinstance(observed, Observer)
-    threshold = observed.threshold(scalings[widest].observer)
+    threshold = observed.threshold(scalings[widest].threshold)
     beyond = round(threshold / observed.largest * BINS) if observed.largest else BINS
     norms = float(np.linalg.norm(y) * np.linalg.norm(q))
     return Local(
@@ -70,14 +71,14 @@ def study(part: Part, calibration: Calibration, scalings: Scalings) -> Local:
     )
 
 
-def sqnr_by_observer(part: Part, calibration: Calibration, scalings: Scalings) -> dict[str, float]:
-    """dB, of the part's output in INT8, its inputs clipped by each observer."""
-    tried = {o: {t: replace(scalings[t], observer=o) for t in part.tensors} for o in THRESHOLDS}
+def sqnr_by_threshold(part: Part, calibration: Calibration, scalings: Scalings) -> dict[str, float]:
+    """dB, of the part's output in INT8, its inputs clipped by each threshold method."""
+    tried = {o: {t: replace(scalings[t], threshold=o) for t in part.tensors} for o in THRESHOLDS}
     return {o: sqnr_db(*_outputs(part, calibration, how)) for o, how in tried.items()}
 
 
 def _outputs(part: Part, calibration: Calibration, scalings: Scalings) -> tuple[np.ndarray, np.ndarray]:
-    """What a part gives in float and in INT8 on the sampled inputs, float64, flat. Of an attention: what it reads."""
+    """Outputs of a part in float and in INT8 on the sampled inputs, float64, flat; of an attention its inputs."""
     floating, int8 = [], []
     for layer in part.layers:
         x = calibration.samples[layer.input]
@@ -93,7 +94,7 @@ def _outputs(part: Part, calibration: Calibration, scalings: Scalings) -> tuple[
 
 def _int8(tensor: str, calibration: Calibration, scalings: Scalings) -> np.ndarray:
     how = scalings[tensor]
-    return fake_quantize(calibration.samples[tensor], calibration.ranges[tensor].scale(how), how.largest)
+    return fake_quantize(calibration.samples[tensor], calibration.ranges[tensor].scale(how), how.qmax)
 
 
 def _largest_per_channel(values: np.ndarray, axis: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What can be quantized on its own: layers (those that share a weight together) and attentions, with what each costs."""
+"""Parts that can be quantized on their own: layers (those that share a weight together) and attentions, with what each costs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from edgeemo.quantize.layers import Layer, gains_by_range
+from edgeemo.quantize.layers import Layer, gains_by_winograd
 from edgeemo.quantize.plan import Plan, plan
-from edgeemo.quantize.recipe import Recipe, Rule
+from edgeemo.quantize.recipe import Recipe
 from edgeemo.targets.board import BoardTarget
 from edgeemo.targets.capabilities import INT8_MAX
 
@@ -34,24 +34,24 @@ class Part:
         return f"^{names}$" if len(self.members) == 1 else f"^({names})$"
 
     def bytes(self, precision: str) -> int:
-        """Of its weights, shared ones once."""
+        """Bytes of its weights, shared ones once."""
         return replace(self.layers[0], precision=precision).weight_bytes if self.layers else 0
 
     def cycles(self, precision: str, recipe: Recipe, board: BoardTarget) -> float | None:
         """Estimated from the board's modelled MACs per cycle; None where nobody has modelled it. ``recipe``: how much of int8 it
         uses."""
-        reduced = precision == "int8" and any(self._in_pairs(layer, recipe) for layer in self.layers)
-        rate = board.macs_per_cycle.get("int8_pairs" if reduced else precision)
+        reduced = precision == "int8" and any(self._by_winograd(layer, recipe) for layer in self.layers)
+        rate = board.macs_per_cycle.get("int8_winograd" if reduced else precision)
         return None if rate is None else self.macs / rate
 
-    def _in_pairs(self, layer: Layer, recipe: Recipe) -> bool:
-        largest = recipe.activation_scaling(layer.name).largest + recipe.weight_scaling(layer.name).largest
-        return largest <= INT8_MAX and gains_by_range(layer.node, layer.weight)
+    def _by_winograd(self, layer: Layer, recipe: Recipe) -> bool:
+        qmax = recipe.activation_scaling(layer.name).qmax + recipe.weight_scaling(layer.name).qmax
+        return qmax <= INT8_MAX and gains_by_winograd(layer.node, layer.weight)
 
 
 def find_parts(planned: Plan) -> list[Part]:
     """In the graph's order. What the recipe keeps in float is among them: an analysis says what that buys."""
-    whole = plan(planned.model, "", Recipe(rules=(Rule(".", "int8"),)))
+    whole = plan(planned.model, "", planned.recipe.keep((".",), "int8", "analysis"))
     shapes = _shapes(planned.model)
     observed = set(planned.observed)
     by_weight: dict[str, list[Layer]] = {}
@@ -78,7 +78,7 @@ def find_parts(planned: Plan) -> list[Part]:
 
 
 def _shapes(model: onnx.ModelProto) -> Shapes:
-    """Of one stream: the batch, which has a name for a size, counts as one."""
+    """Shapes of one stream's tensors by name: the batch, which has a name for a size, counts as one."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     values = (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)
     return {v.name: tuple(d.dim_value or 1 for d in v.type.tensor_type.shape.dim) for v in values}

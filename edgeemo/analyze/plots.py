@@ -34,7 +34,7 @@ def along_network(found: Sequence[Sensitivity], local: dict[str, Local], measure
 
 
 def histogram(local: Local) -> str:
-    """Absolute input values with the threshold of the recipe's observer; counts on a logarithmic scale."""
+    """Absolute input values with the recipe's threshold; counts on a logarithmic scale."""
     counts = local.histogram.reshape(BARS, -1).sum(axis=1)
     figure, axes = pyplot.subplots(figsize=(4.6, 2.6))
     axes.stairs(np.maximum(counts, 0.5), np.linspace(0, local.largest_input or 1.0, BARS + 1), fill=True, color="#9ab4cc")
@@ -59,7 +59,7 @@ def channels(local: Local) -> str:
 
 
 def pareto(found: Found, measure: str) -> str:
-    """What every recipe the search scored costs, and how far it is from float; the proposal is marked."""
+    """Cost of every recipe the search scored, and how far it is from float; the proposal is marked."""
     modelled = all(p.more_cycles is not None for p in found.points)
     costs = [(p.more_cycles or 0.0) / 1e3 if modelled else p.more_bytes / 1e3 for p in found.points]
     figure, axes = pyplot.subplots(figsize=(6, 3.6))

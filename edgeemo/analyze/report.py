@@ -61,7 +61,7 @@ def point_rows(points: Sequence[Point]) -> list[dict[str, Any]]:
     """In words beside the point before: what is kept in float besides."""
     rows = [_point_row(p, points[0].recipe) for p in points]
     for row, point, before in zip(rows[1:], points[1:], points, strict=False):
-        # Of the same base: the search goes on from the nearer of the recipe and the one with better observers.
+        # Of the same base: the search goes on from the nearer of the recipe and the one with better thresholds.
         further = point.recipe.rules[: len(before.recipe.rules)] == before.recipe.rules
         if point.kept and point.kept[:-1] == before.kept and further:
             row["does"] = f"+ {_kept(point.kept[-1])}"
@@ -69,8 +69,8 @@ def point_rows(points: Sequence[Point]) -> list[dict[str, Any]]:
 
 
 def _point_row(point: Point, first: Recipe) -> dict[str, Any]:
-    tuned = sum(r.observer is not None for r in point.recipe.rules) - sum(r.observer is not None for r in first.rules)
-    does = [f"{tuned} parts with a better observer"] if tuned else []
+    tuned = sum(r.threshold is not None for r in point.recipe.rules) - sum(r.threshold is not None for r in first.rules)
+    does = [f"{tuned} parts with a better threshold"] if tuned else []
     does += [", ".join(_kept(p) for p in point.kept)] if point.kept else []
     row = {"does": "; ".join(does) or "nothing: the recipe as it is", "kept": [p.name for p in point.kept]}
     return {**row, **asdict(point.score), "more_bytes": point.more_bytes, "more_cycles": point.more_cycles}
@@ -86,7 +86,7 @@ def proposal_toml(found: Found, asked: str, about: str, measure: str) -> str | N
 
 
 def proposal_toml_comment(found: Found, asked: str, about: str, measure: str) -> str:
-    """What the file says above the recipe: where it is from, what it brings, what it costs."""
+    """The comment above the recipe in its file: where it is from, what it brings, what it costs."""
     assert found.best is not None
     best, was, now = found.best, found.points[0].score, found.best.score
     drops = "" if was.drop is None or now.drop is None else f", drop of macro-F1 {was.drop:+.4f} -> {now.drop:+.4f}"

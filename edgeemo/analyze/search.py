@@ -1,4 +1,4 @@
-"""Which parts hurt, end to end, and a search for the cheapest recipe that is good enough: first other observers, which cost
+"""Which parts hurt, end to end, and a search for the cheapest recipe that is good enough: first other thresholds, which cost
 nothing, then parts kept in FP16 or FP32."""
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import numpy as np
 
 from edgeemo.analyze.comparisons import Score
 from edgeemo.analyze.evaluations import Evaluations
-from edgeemo.analyze.local import Local, sqnr_by_observer, study
+from edgeemo.analyze.goal import Goal
+from edgeemo.analyze.local import Local, sqnr_by_threshold, study
 from edgeemo.analyze.parts import Part, find_parts
 from edgeemo.quantize.calibration.observer import Scalings
 from edgeemo.quantize.calibration.runner import Calibration, Progress
@@ -20,7 +21,7 @@ from edgeemo.quantize.report import sqnr_db
 from edgeemo.targets.board import BoardTarget
 
 FP16_SQNR_DB = 60.0  # of weights in FP16: below it some of them overflow or are subnormal, and FP32 it is
-GAIN_DB = 1.0  # of local SQNR that another observer has to bring
+GAIN_DB = 1.0  # of local SQNR that another threshold has to bring
 ORIGIN = "search"
 
 
@@ -80,16 +81,16 @@ def measure_sensitivity(
     return [Sensitivity(p, a, w) for p, a, w in zip(parts, scores[: len(parts)], scores[len(parts) :], strict=True)]
 
 
-def with_better_observers(recipe: Recipe, parts: Sequence[Part], calibration: Calibration, scalings: Scalings) -> Recipe:
-    """The recipe with every INT8 part's own best observer, where that brings GAIN_DB of its SQNR."""
+def with_better_thresholds(recipe: Recipe, parts: Sequence[Part], calibration: Calibration, scalings: Scalings) -> Recipe:
+    """The recipe with every INT8 part's own best threshold method, where that brings GAIN_DB of its SQNR."""
     rules = []
     for part in parts:
         if recipe.precision(part.members[0]) != "int8":
             continue
-        found = sqnr_by_observer(part, calibration, scalings)
+        found = sqnr_by_threshold(part, calibration, scalings)
         best = max(found, key=lambda o: found[o])
-        if found[best] >= found[scalings[part.tensors[0]].observer] + GAIN_DB:
-            rules.append(Rule(part.pattern, observer=best, origin=ORIGIN))
+        if found[best] >= found[scalings[part.tensors[0]].threshold] + GAIN_DB:
+            rules.append(Rule(part.pattern, threshold=best, origin=ORIGIN))
     return replace(recipe, rules=(*recipe.rules, *rules))
 
 
@@ -105,7 +106,7 @@ def search(
     exhaustive: bool = False,
     progress: Progress = lambda done: None,
 ) -> Found:
-    """Scores ``recipe``; then ``tuned``, the same with better observers; then, on the nearer of the two to float, keeps one part
+    """Scores ``recipe``; then ``tuned``, the same with better thresholds; then, on the nearer of the two to float, keeps one part
     after another, the one that does most harm per cycle first, until ``good``; then takes back each that was not needed. At
     most ``budget`` evaluations, up to half of them to learn which parts harm: the worst by their SQNR in ``local``.
     ``exhaustive`` goes on when a recipe is good, for a plot of what every step brings."""
@@ -155,20 +156,16 @@ def find_recipe(
     planned: Plan,
     calibration: Calibration,
     evaluations: Evaluations,
-    max_f1_drop: float,
+    goal: Goal,
     budget: int,
     board: BoardTarget,
     progress: Progress = lambda done: None,
 ) -> Found:
-    """The search for a drop of macro-F1, from the plan's recipe, with all it needs to know of the parts."""
+    """The search for a recipe that reaches ``goal``, from the plan's, with all it needs to know of the parts."""
     parts = find_parts(planned)
     local = {p.name: study(p, calibration, planned.scalings) for p in parts}
-    tuned = with_better_observers(planned.recipe, parts, calibration, planned.scalings)
-
-    def good(score: Score) -> bool:
-        return score.drop is not None and round(score.drop, 4) <= max_f1_drop  # as `edgeemo gate` rounds
-
-    return search(planned.recipe, parts, local, tuned, evaluations, good, budget, board, progress=progress)
+    tuned = with_better_thresholds(planned.recipe, parts, calibration, planned.scalings)
+    return search(planned.recipe, parts, local, tuned, evaluations, goal.reached, budget, board, progress=progress)
 
 
 def _cost(part: Part, recipe: Recipe, board: BoardTarget) -> tuple[int, float | None]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from edgeemo_runtime.capacity import most_streams, plan
 from edgeemo_runtime.errors import EdgeEmoError
-from edgeemo_runtime.model import LARGEST_BATCH
+from edgeemo_runtime.model import MAX_BATCH
 
 from edgeemo.bench.modelled import MHZ
 
@@ -40,7 +40,7 @@ def batch_seconds(target: str, costs: Path | None) -> tuple[np.ndarray, str]:
             "`edgeemo bench --a72cost DIR --board-float FILE --out FILE` writes one"
         ) from error
     sizes, cycles = zip(*sorted(rows), strict=True)
-    between = np.interp(np.arange(1, LARGEST_BATCH + 1), sizes, cycles) + python
+    between = np.interp(np.arange(1, MAX_BATCH + 1), sizes, cycles) + python
     return np.concatenate([[0.0], between / (MHZ * 1e6)]), str(path)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgeemo_runtime.model import LARGEST_BATCH
+from edgeemo_runtime.model import MAX_BATCH
 
 from edgeemo.bench.board_step import steps_of
 
@@ -19,7 +19,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 def seconds_per_step(artifact: Path, streams: list[int]) -> dict[int, float]:
     """Seconds of one batched step by number of streams."""
-    step = steps_of(str(artifact), LARGEST_BATCH)
+    step = steps_of(str(artifact), MAX_BATCH)
     return fastest({n: step(n) for n in streams})
 
 

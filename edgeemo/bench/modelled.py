@@ -25,7 +25,8 @@ STEP_S = 0.16
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one batched step: instructions, cycles with a perfect cache, and with caches and DRAM; ``kernels``: shares of those."""
+    """Cost of one batched step: instructions, cycles with a perfect cache, and with caches and DRAM; ``kernels``: shares of
+    those."""
 
     instructions: float
     core: float

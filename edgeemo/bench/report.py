@@ -1,4 +1,4 @@
-"""What `edgeemo bench` measures, as one document: host ratios, modelled cycles, where they go, INT8 against float."""
+"""Measurements of `edgeemo bench` as one document: host ratios, modelled cycles, where they go, INT8 against float."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from edgeemo.bench.plot import plot_answers
 from edgeemo.compile.compiler import compile_onnx
 from edgeemo.console import BUILD, progress_bar, show_table, user_errors
 from edgeemo.data.clips import Clip, find_clips, read_manifest
-from edgeemo.data.telephone import LINES
+from edgeemo.data.lines import LINES
 from edgeemo.evaluate.compare import compare
 from edgeemo.evaluate.evaluate import clip_answers, evaluate, open_model
 from edgeemo.export.onnx_step import export_step, save_onnx
@@ -57,7 +57,7 @@ def build(kind: str, calib: Path, work: Path, progress: Callable[[int], None]) -
 
 
 def answers(model: Path, clips: list[Clip], name: str, work: Path, line: str = "clean") -> list[np.ndarray]:
-    """Step probabilities of every clip through a ``line`` (telephone.LINES), kept in ``work``."""
+    """Step probabilities of every clip through a ``line`` (data.lines.LINES), kept in ``work``."""
     name = name if line == "clean" else f"{name}-{line}"
     kept = work / f"{name}.answers.npz"
     paths = [str(c.path) for c in clips]

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from edgeemo.console import BUILD, output_options, print_json, show_table, user_errors
+from edgeemo.cli.options import FILE, output_options
+from edgeemo.console import BUILD, print_json, show_table, user_errors
 from edgeemo.files import check_output, write_file
 
 
@@ -36,7 +37,7 @@ def _values(context: click.Context, option: click.Parameter, given: tuple[str, .
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=FILE)
 @click.option("--shape", "shapes", multiple=True, callback=_shapes, metavar="INPUT=batch,SIZE,...",
               help="An input's shape, where the file leaves sizes open or its batch is not the first dimension.")  # fmt: skip
 @click.option("--set", "values", multiple=True, callback=_values, metavar="INPUT=NUMBER", help="Make an input a constant.")

@@ -1,4 +1,4 @@
-"""`edgeemo inspect`."""
+"""`edgeemo inspect`: which code every operator of a model would get."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ from pathlib import Path
 
 import click
 
-from edgeemo.console import INT8_MODEL, print_json, show_table, user_errors
+from edgeemo.cli.options import FILE, report_options, target_option
+from edgeemo.console import INT8_MODEL, check_report, print_json, show_table, user_errors, write_report
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path), default=INT8_MODEL)
-@click.option("--target", "target_name", default="aarch64-neon", help="Board: a file in targets/ (`edgeemo targets`).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+@click.argument("model", type=FILE, default=INT8_MODEL)
+@target_option("Board to compile for")
+@report_options
 @user_errors
-def inspect(model: Path, target_name: str, as_json: bool) -> None:
+def inspect(model: Path, target: str, out: Path | None, force: bool, as_json: bool) -> None:
     """Say which way every operator of MODEL would go: a kernel of ours in INT8 or float, TVM's stock code, or nowhere."""
     from edgeemo.compile import inspect as work
     from edgeemo.targets.board import load_target
 
-    found = work.inspect(model, load_target(target_name))
+    check_report(out, force)
+    found = work.inspect(model, load_target(target))
+    document = {"model": str(model), "target": target, **asdict(found)}
+    write_report(document, out, force)
     if as_json:
-        print_json({"model": str(model), "target": target_name, **asdict(found)})
+        print_json(document)
         return
     rows = [[p.name, p.op, p.path or "?", f"{p.macs:,}", f"{p.weight_bytes:,}", p.note] for p in found.products]
-    show_table(f"{model} on {target_name}: products with weights", ["node", "op", "path", "MAC / item", "bytes", ""], rows)
+    show_table(f"{model} on {target}: products with weights", ["node", "op", "path", "MAC / item", "bytes", ""], rows)
     show_table("other operators", ["op", "nodes"], [[op, n] for op, n in found.others.items()])
     by_path: dict[str, int] = {}
     for p in found.products:

@@ -33,7 +33,7 @@ def _can_be_output(value: onnx.ValueInfoProto) -> bool:
 
 
 def _part(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> onnx.ModelProto:
-    """What makes ``value``, without a stream contract."""
+    """The part of a model that makes ``value``, without a stream contract."""
     part = onnx.ModelProto()
     part.CopyFrom(model)
     kept: list[onnx.NodeProto] = []

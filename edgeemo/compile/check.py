@@ -102,7 +102,7 @@ def _feeds(model: onnx.ModelProto, path: Path, folder: Path | None) -> list[Feed
 
 
 def _problem(model: onnx.ModelProto, artifact: Path, feed: Feed) -> str:
-    """What is wrong with an artifact's outputs, "" if nothing is."""
+    """Names what is wrong with an artifact's outputs, "" if nothing is."""
     function = Function(artifact)
     wanted = _run(model, feed)
     near = _run(model, nearby(feed))

@@ -38,9 +38,13 @@ from edgeemo.onnxlib.load import load_onnx
 from edgeemo.onnxlib.metadata import QUANTIZATION, read_metadata
 from edgeemo.targets.board import BoardTarget
 
-# Passes that find nothing to do in a graph without a stream contract and take most of a large one's time. The contract's own
-# models keep them: their code is what was measured.
-UNNEEDED = ["s_tir.InjectPermutedLayout", "s_tir.RenormalizeSplitPattern", "s_tir.InjectVirtualThread"]
+# Passes that find nothing to do in a graph without a stream contract, or that LLVM does again, and that take most of a large
+# one's time. The contract's own models keep them: their code is what was measured.
+UNNEEDED = [
+    "s_tir.InjectPermutedLayout", "s_tir.RenormalizeSplitPattern", "s_tir.InjectVirtualThread", "s_tir.CompactBufferAllocation",
+    "s_tir.InjectSoftwarePipeline", "s_tir.HoistIfThenElse", "tirx.RemoveNoOp", "tirx.CommonSubexprElim", "s_tir.LowerVtcmAlloc",
+    "s_tir.ThreadSync", "s_tir.InferFragment",
+]  # fmt: skip
 
 
 @dataclass
@@ -121,10 +125,10 @@ def _build(step: Step, target: BoardTarget, dump: Dump) -> tuple[bytes, bytes]:
             module = tvm.tirx.build(step.mod, target=target.tvm_target())
         if target.kernels.neon:
             assembly = mark_calls(module.inspect_source("asm"), step.calls, target.kernels.prefetch)
-            dump("4_step.s", lambda: assembly)
+            dump("09_step.s", lambda: assembly)
             assemble(assembly, objects, target)
         else:
-            dump("4_step.s", lambda: module.inspect_source("asm"))
+            dump("09_step.s", lambda: module.inspect_source("asm"))
             module.write_to_file(str(objects), "o")
         link_shared(objects, library, target)
         verify_library(library, target)
@@ -169,10 +173,11 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
             "audio": contract.audio,
             "probabilities": contract.probabilities,
             "intensity": contract.intensity and asdict(contract.intensity),
+            "listening": contract.listening and asdict(contract.listening),
         },
         "step": {
             "function": "step",
-            "state_words": imported.states.stride,
+            "state_words": imported.layout.stride,
             "arena_bytes_per_stream": step.arena_bytes_per_stream,
             "inputs": [
                 {"name": n, "shape": [int(d) for d in params[p].ty.shape.values[1:]], "dtype": str(params[p].ty.dtype)}
@@ -182,7 +187,7 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
         },
         "around": None if contract is None else {"intake": INTAKE, "decide": DECIDE, "columns": COLUMNS},
         "states": {
-            n: {"offset_words": imported.states.offset[n] // 4, "shape": list(s)} for n, s in imported.states.shapes.items()
+            n: {"offset_words": imported.layout.offset[n] // 4, "shape": list(s)} for n, s in imported.layout.shapes.items()
         },
         "quantization": quantization,
     }

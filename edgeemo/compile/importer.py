@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm import relax, tirx
 
 from edgeemo.compile.ir import MAIN, Graph
-from edgeemo.compile.memory.states import StatePlan
+from edgeemo.compile.memory.states import StateBindings, StateLayout
 from edgeemo.compile.relax_import import from_onnx
 from edgeemo.onnxlib.contract import StreamContract, read_contract
 
@@ -24,7 +24,8 @@ HELP = "`edgeemo adapt` makes it so"
 class Imported:
     mod: tvm.IRModule
     contract: StreamContract | None
-    states: StatePlan
+    layout: StateLayout
+    states: StateBindings
     inputs: dict[str, str]  # graph inputs that are not states, in order: name in the model, and of main's parameter
     outputs: list[str]  # graph outputs that are not states, in order
 
@@ -59,20 +60,23 @@ def import_onnx(model: onnx.ModelProto, source: str) -> Imported:
     graph = Graph(mod)
     names_in = [i.name for i in model.graph.input if i.name not in halves]
     params = dict(zip(names_in, graph.func.params, strict=True))
-    states = StatePlan({s.name: s.shape for s in contract.states} if contract else {})
-    states.params = {params[i]: s.name for i, s in state_inputs.items()}
-    states.rings = {params[i] for i, s in state_inputs.items() if s.update == "ring"}
+    layout = StateLayout({s.name: s.shape for s in contract.states} if contract else {})
     names = [o.name for o in model.graph.output]
     by_name = dict(zip(names, graph.results(), strict=True))
-    states.next_of = {params[s.input]: by_name[o] for o, s in state_outputs.items()}
     batch = next(d for p in params.values() for d in p.ty.shape if isinstance(d, tirx.Var))
-    states.slots = relax.Var("slots", relax.TensorType([batch], "int32"))
-    states.clock = relax.Var("clock", relax.TensorType([batch], "int32"))
+    states = StateBindings(
+        {params[i]: s.name for i, s in state_inputs.items()},
+        {params[i] for i, s in state_inputs.items() if s.update == "ring"},
+        {params[s.input]: by_name[o] for o, s in state_outputs.items()},
+        relax.Var("slots", relax.TensorType([batch], "int32")),
+        relax.Var("clock", relax.TensorType([batch], "int32")),
+    )
     func = relax.Function([*graph.func.params, states.slots, states.clock], graph.func.body, None, True, None)
     mod[MAIN] = func.with_attr("global_symbol", MAIN)
     return Imported(
         mod,
         contract,
+        layout,
         states,
         {n: params[n].name for n in names_in if n not in state_inputs},
         [n for n in names if n not in state_outputs],

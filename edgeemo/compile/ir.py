@@ -6,13 +6,15 @@ afterwards. That needs no visitor per pass, only this view.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import tvm
 from tvm import relax
 
+from edgeemo.compile.memory.states import StateBindings, StateLayout
 from edgeemo.targets.board import KernelTarget
 
 Var = Any  # relax.Var; TVM ships no stubs
@@ -100,7 +102,7 @@ class Graph:
         return users[0] if len(users) == 1 else None
 
     def results(self) -> list[Expr]:
-        """What the function returns, one entry per result, whether it returns a tuple or a tensor."""
+        """Results of the function, one entry per result, whether it returns a tuple or a tensor."""
         body = self.func.body.body
         value = self.value.get(body, body)
         return list(value.fields) if isinstance(value, relax.Tuple) else [body]
@@ -111,12 +113,38 @@ class Graph:
         self.changed[root] = [*(before or []), (root, value)]
         self.value[root] = value
 
-    def insert(self, after: Var, var: Var, value: Expr) -> None:
-        """A new binding right behind that of ``after``, which becomes its only argument's only user."""
+    def emit(self, before: list[tuple[Var, Expr]], name: str, value: Expr, shape: list[Any], dtype: str) -> Var:
+        """A new variable bound to ``value``, added to the bindings ``before`` of a rebind to come."""
+        var = new_var(name, shape, dtype)
+        self.value[var] = value
+        before.append((var, value))
+        return var
+
+    def insert(self, after: Var, var: Var, value: Expr, user: Var) -> None:
+        """A new binding right behind that of ``after``: the only user of it, and ``user`` the only one of ``var``."""
         at = next(i for i, b in enumerate(self.bindings) if b.var == after)
         self.bindings.insert(at + 1, relax.VarBinding(var, value))
         self.value[var] = value
-        self.users[after] = [var]
+        self.users[after], self.users[var] = [var], [user]
+
+    def bypass(self, source: Var, user: Var) -> None:
+        """``user`` reads ``source`` itself from now on, alone."""
+        self.users[source] = [user]
+
+    def calls(self) -> Iterator[tuple[Var, Var, Expr]]:
+        """Every call as it is now, rebound ones included: (variable of the original binding, variable, call)."""
+        for binding in self.bindings:
+            for var, value in self.changed.get(binding.var, [(binding.var, self.value[binding.var])]):
+                if isinstance(value, relax.Call):
+                    yield binding.var, var, value
+
+    def replace_call(self, root: Var, var: Var, call: Expr) -> None:
+        """``var``, one of the bindings that stand for that of ``root`` (calls()), becomes ``call``."""
+        self.value[var] = call
+        if root in self.changed:
+            self.changed[root] = [(v, call if v == var else e) for v, e in self.changed[root]]
+        else:
+            self.rebind(root, call)
 
     def finish(self, result: Expr | None = None) -> tvm.IRModule:
         bindings = []
@@ -145,7 +173,7 @@ class KernelTable:
         self.products: list[str | None] = []  # of each with constant weights, in order: type of the kernel that took it
 
     def add(self, spec: Any, build: Callable[[Any, KernelTarget], Any]) -> str:
-        """InRegisters a spec once; the name is the spec's own, with a number where two specs share it."""
+        """Registers a spec once; the name is the spec's own, with a number where two specs share it."""
         base, number = spec.name, 1
         name = base
         while name in self.specs and self.specs[name] != spec:
@@ -156,11 +184,22 @@ class KernelTable:
         return name
 
 
+@dataclass
+class PassContext:
+    """State that passes share beside the graph: kernels, states, and what they found out."""
+
+    table: KernelTable
+    layout: StateLayout
+    states: StateBindings
+    in_place: list[Var] = field(default_factory=list)  # parameters of states that kernels update in place
+    unfused: list[str] = field(default_factory=list)  # a line for each product left to TVM's stock operators
+
+
 def call_kernel(name: str, args: list[Expr], like: Expr) -> Expr:
     """A call of a kernel of ours whose result has the type of ``like``."""
     return relax.op.call_dps_packed(name, relax.Tuple(args), out_ty=relax.TensorType(like.ty.shape, like.ty.dtype))
 
 
 def new_var(name: str, shape: list[Any], dtype: str) -> Var:
-    """Of the dataflow block: what is no such variable counts as a result, and TVM would not fuse it."""
+    """A variable of the dataflow block: what is no such variable counts as a result, and TVM would not fuse it."""
     return relax.DataflowVar(name, relax.TensorType(shape, dtype))

@@ -1,0 +1,1 @@
+"""Clips and their manifests, speech corpora, the telephone line."""

@@ -50,22 +50,22 @@ def _folder(folder: str | Path) -> Path:
 
 
 def find_clips(folder: str | Path) -> list[Clip]:
-    """Every clip of a folder, sorted by path: those its manifest.csv lists, or all audio files below it.
+    """Every clip of a folder, sorted by path: those its manifest.csv lists, labels or not, or all audio files below it.
 
     Raises EdgeEmoError if the folder is missing or holds no clip.
     """
     folder = _folder(folder)
     if (folder / MANIFEST).is_file():
-        return read_manifest(folder)
+        return read_manifest(folder, labelled=False)
     clips = [Clip(p) for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES]
     if not clips:
         raise EdgeEmoError(f"{folder}: no audio in it ({', '.join(SUFFIXES)}) and no {MANIFEST}")
     return clips
 
 
-def read_manifest(folder: str | Path, split: str | None = None) -> list[Clip]:
+def read_manifest(folder: str | Path, split: str | None = None, labelled: bool = True) -> list[Clip]:
     """The clips of ``folder/manifest.csv``, sorted by path. Columns: path, and label7 or label; split, corpus, speaker,
-    intensity where known. ``split`` keeps one split.
+    intensity where known. ``split`` keeps one split; unless ``labelled``, a manifest without a column of labels will do.
 
     A clip that is listed twice the same way counts once. Raises EdgeEmoError naming the line of a missing file, an unknown label
     or a clip listed twice in two ways, or if nothing is left.
@@ -78,7 +78,7 @@ def read_manifest(folder: str | Path, split: str | None = None) -> list[Clip]:
     reader = _manifest_rows(manifest)
     columns = reader.fieldnames or []
     label_column = next((c for c in LABEL_COLUMNS if c in columns), None)
-    if "path" not in columns or label_column is None:
+    if "path" not in columns or (labelled and label_column is None):
         raise EdgeEmoError(f"{manifest}: needs the columns path and label7 (or label); it has {', '.join(columns) or 'none'}")
     if split is not None and "split" not in columns:
         raise EdgeEmoError(f"{manifest}: has no column split, so there is no split {split!r}; leave --split out")
@@ -95,8 +95,8 @@ def read_manifest(folder: str | Path, split: str | None = None) -> list[Clip]:
 
 
 def _manifest_rows(manifest: Path) -> csv.DictReader:
-    """Of any encoding that spreadsheets write (UTF-8 and UTF-16 with their marks, Windows' Latin), separated by commas,
-    semicolons or tabs; columns' names in small letters."""
+    """Rows of a table in any encoding that spreadsheets write (UTF-8 and UTF-16 with their marks, Windows' Latin), separated by
+    commas, semicolons or tabs; columns' names in small letters."""
     data = manifest.read_bytes()
     text = ""
     for encoding in ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252"):
@@ -114,9 +114,9 @@ def _manifest_rows(manifest: Path) -> csv.DictReader:
     return reader
 
 
-def _clip(folder: Path, row: dict[str, str | None], label_column: str, line: str) -> Clip:
+def _clip(folder: Path, row: dict[str, str | None], label_column: str | None, line: str) -> Clip:
     """Raises EdgeEmoError naming the line of a missing file or an unknown label."""
-    name = (row[label_column] or "").strip()
+    name = (row[label_column] or "").strip() if label_column else ""
     if name and name not in LABELS:
         raise EdgeEmoError(f"{line}: label {name!r} is none of {', '.join(LABELS)}")
     path = folder / (row["path"] or "").strip()

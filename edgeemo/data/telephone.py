@@ -44,12 +44,9 @@ def coloured_noise(shape: tuple[int, int], slope: float, generator: torch.Genera
     return noise / noise.pow(2).mean(dim=-1, keepdim=True).sqrt()
 
 
-LINES = ("clean", "alaw", "mulaw", "noise20", "noise10", "noise5")
-
-
 def through_line(audio: np.ndarray, line: str, seed: int) -> np.ndarray:
-    """A clip (samples,) float32 as it comes out of one of LINES: clean; band-passed to 300-3400 Hz and companded by G.711; or
-    with noise (falling as 1 / f) so many dB under the clip's own power. ``seed`` makes the noise."""
+    """A clip (samples,) float32 as it comes out of one of lines.LINES: clean; band-passed to 300-3400 Hz and companded by G.711;
+    or with noise (falling as 1 / f) so many dB under the clip's own power. ``seed`` makes the noise."""
     if line == "clean":
         return audio
     x = torch.from_numpy(audio)[None]
@@ -63,9 +60,10 @@ def through_line(audio: np.ndarray, line: str, seed: int) -> np.ndarray:
 class TelephoneChannel:
     """Random line per clip: level, noise, band-pass 300-3400 Hz, G.711. Levels are set before the companding."""
 
-    def __init__(self, seed: int, share: float) -> None:
-        """``share`` of the clips goes through each of noise, band-pass and companding, independently."""
-        self.share = share
+    def __init__(self, seed: int, share: float, noise: tuple[float, float] = (10.0, 45.0)) -> None:
+        """``share`` of the clips goes through each of noise (so many dB under the speech), band-pass and companding,
+        independently."""
+        self.share, self.noise = share, noise
         self.generator = torch.Generator().manual_seed(seed)
 
     def _uniform(self, n: int, low: float, high: float) -> Tensor:
@@ -78,7 +76,7 @@ class TelephoneChannel:
         x = x / rms.clamp(min=1e-6) * 10 ** (self._uniform(batch, -36.0, -16.0) / 20)
         level = x.pow(2).mean(dim=1, keepdim=True).sqrt()
         noise = coloured_noise((batch, x.shape[1]), float(self._uniform(1, 0.0, 1.5)), self.generator)
-        noisy = x + noise * level * 10 ** (-self._uniform(batch, 10.0, 45.0) / 20)
+        noisy = x + noise * level * 10 ** (-self._uniform(batch, *self.noise) / 20)
         x = torch.where(self._uniform(batch, 0, 1) < self.share, noisy, x)
         narrow = band_pass(x, float(self._uniform(1, 200.0, 320.0)), float(self._uniform(1, 3200.0, 3600.0)))
         x = torch.where(self._uniform(batch, 0, 1) < self.share, narrow, x)

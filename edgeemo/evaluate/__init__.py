@@ -1,0 +1,1 @@
+"""Scores of a model at any stage, always through the streaming path."""

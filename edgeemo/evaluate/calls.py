@@ -1,7 +1,7 @@
 """Long calls made of real clips, and what the decision rules make of them beside the raw answers.
 
 Two kinds: one speaker and one emotion throughout, and one speaker whose emotion changes. A step's truth is the label of the clip
-that it ends in.
+that it ends in. Scores are of the steps that have a label: those after the listening.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from edgeemo_runtime.audio import load_audio
 from edgeemo_runtime.conditioning import AudioRules
-from edgeemo_runtime.decision import DecisionRules
+from edgeemo_runtime.decision import LISTENING, DecisionRules
 from edgeemo_runtime.engine import Engine
 
 from edgeemo.data.clips import Clip
@@ -24,6 +24,7 @@ CALL_S = 20.0
 PART_S = 6.0  # of one emotion, in a call where it changes
 STREAMS = 16
 SETTLING_S = 1.0  # changes so close to a true one are not jumps
+SPEECH_DB = 25.0  # under a call's loud frames that speech begins
 
 
 @dataclass
@@ -82,6 +83,16 @@ def _call(parts: list[tuple[np.ndarray, int]]) -> LongCall:
     return LongCall(np.concatenate([audio for audio, _ in parts]), truth, ends[:-1])
 
 
+@dataclass
+class _Heard:
+    """A call as an engine answered it: the likeliest label of each step (steps,), the label said (steps,), LISTENING while there
+    is none; and whether the call was handed off."""
+
+    raw: np.ndarray
+    decided: np.ndarray
+    handed_off: bool
+
+
 def evaluate_calls(
     artifact: Path,
     calls: list[LongCall],
@@ -89,47 +100,103 @@ def evaluate_calls(
     audio: AudioRules,
     progress: Callable[[int], None] = lambda n: None,
 ) -> dict[str, Any]:
-    """Step accuracy, macro-F1 over steps, F1 of the calls' most frequent answer, and jump rates, raw and decided."""
+    """Step accuracy, macro-F1 over steps, F1 of the calls' most frequent answer, and jump rates, raw and decided; who is handed
+    off, and how often an answer is wrong there and elsewhere; how soon a call's label is right."""
     engine = Engine(artifact, STREAMS, rules, audio)
     step = engine.samples_per_step
-    truth, raw, decided = [], [], []
-    handoffs = 0
+    heard: list[_Heard] = []
     for first in range(0, len(calls), STREAMS):
-        group = calls[first : first + STREAMS]
-        streams = [engine.open() for _ in group]
-        row = {s.id: i for i, s in enumerate(streams)}
-        answers: list[list[tuple[int, int]]] = [[] for _ in group]
-        for i in range(max(len(c.audio) for c in group) // step):
-            for stream, call in zip(streams, group, strict=True):
-                if (i + 1) * step <= len(call.audio):
-                    stream.push(call.audio[i * step : (i + 1) * step])
-            results = engine.step()
-            handoffs += int((results.handoff > 0).sum())
-            for stream_id, p, label in zip(results.streams, results.probabilities, results.label, strict=True):
-                answers[row[int(stream_id)]].append((int(p.argmax()), int(label)))
-        for stream in streams:
-            stream.close()
-        raw += [np.array([a for a, _ in one]) for one in answers]
-        decided += [np.array([b for _, b in one]) for one in answers]
-        truth += [c.truth[step - 1 :: step][: len(one)] for c, one in zip(group, answers, strict=True)]
-        progress(len(group))
+        heard += _run(engine, calls[first : first + STREAMS])
+        progress(len(calls[first : first + STREAMS]))
+    truth = [c.truth[step - 1 :: step][: len(h.raw)] for c, h in zip(calls, heard, strict=True)]
     changes = [[c / step for c in call.changes] for call in calls]
-    report: dict[str, Any] = {"calls": len(calls), "steps": sum(map(len, truth)), "handoffs": handoffs}
-    report["skipped_steps"] = engine.counters.skipped_steps
-    for name, said in (("raw", raw), ("decided", decided)):
-        report[name] = _scores(truth, said, changes, len(engine.labels), rules.jump_s, engine.step_s)
-    return report
+    model = engine.fleet.counters[engine.model.version]
+    report: dict[str, Any] = {
+        "calls": len(calls),
+        "steps": sum(map(len, truth)),
+        "listening_steps": model.listening,
+        "skipped_steps": engine.counters.skipped_steps,
+        "decisions": model.decisions,
+        "low_share": round(model.low / max(1, model.decisions), 4),
+        "handoffs": sum(h.handed_off for h in heard),
+    }
+    for name in ("raw", "decided"):
+        said = [getattr(h, name) for h in heard]
+        report[name] = _scores(truth, said, heard, changes, len(engine.labels), rules.jump_s, engine.step_s)
+    began = [first_speech(c.audio, engine.sample_rate) for c in calls]
+    return report | _first_right(truth, heard, began, engine.step_s)
+
+
+def _run(engine: Engine, group: list[LongCall]) -> list[_Heard]:
+    step, streams = engine.samples_per_step, [engine.open() for _ in group]
+    row = {s.id: i for i, s in enumerate(streams)}
+    answers: list[list[tuple[int, int]]] = [[] for _ in group]
+    handed_off = np.zeros(len(group), dtype=bool)
+    for i in range(max(len(c.audio) for c in group) // step):
+        for stream, call in zip(streams, group, strict=True):
+            if (i + 1) * step <= len(call.audio):
+                stream.push(call.audio[i * step : (i + 1) * step])
+        results = engine.step()
+        for stream_id, p, label, handoff in zip(
+            results.streams, results.probabilities, results.label, results.handoff, strict=True
+        ):
+            answers[row[int(stream_id)]].append((int(p.argmax()), int(label)))
+            handed_off[row[int(stream_id)]] |= handoff > 0
+    for stream in streams:
+        stream.close()
+    pairs = [np.array(one, dtype=np.int64).reshape(-1, 2) for one in answers]
+    return [_Heard(one[:, 0], one[:, 1], bool(h)) for one, h in zip(pairs, handed_off, strict=True)]
+
+
+def first_speech(audio: np.ndarray, rate: int) -> float:
+    """Seconds at which the first three frames of 20 ms in a row begin that are within SPEECH_DB of the call's loud ones."""
+    size = rate // 50
+    energy = (audio[: len(audio) // size * size].reshape(-1, size) ** 2).mean(axis=1)
+    loud = energy >= np.percentile(energy, 95) * 10 ** (-SPEECH_DB / 10)
+    found = np.flatnonzero(loud[:-2] & loud[1:-1] & loud[2:])
+    return float(found[0]) * size / rate if len(found) else 0.0
+
+
+def _first_right(truth: list[np.ndarray], heard: list[_Heard], began: list[float], step_s: float) -> dict[str, Any]:
+    """Of calls, the share that ever has the right label, and the median time from the first speech until the end of the first
+    step that says it: of those, and of all (None where half of them never have it)."""
+    times = []
+    for t, h, start in zip(truth, heard, began, strict=True):
+        right = np.flatnonzero(h.decided == t)
+        times.append((right[0] + 1) * step_s - start if len(right) else np.inf)
+    ever, middle = np.isfinite(times), float(np.median(times))
+    return {
+        "ever_right": round(float(ever.mean()), 4),
+        "first_right_s": round(float(np.median(np.array(times)[ever])), 2) if ever.any() else None,
+        "first_right_of_all_s": round(middle, 2) if np.isfinite(middle) else None,
+    }
 
 
 def _scores(
-    truth: list[np.ndarray], said: list[np.ndarray], changes: list[list[float]], classes: int, jump_s: float, step_s: float
+    truth: list[np.ndarray],
+    said: list[np.ndarray],
+    heard: list[_Heard],
+    changes: list[list[float]],
+    classes: int,
+    jump_s: float,
+    step_s: float,
 ) -> dict[str, float]:
-    steps = confusion_matrix(np.concatenate(truth), np.concatenate(said), classes)
-    jumps = sum(_jumps(s, c, jump_s, step_s) for s, c in zip(said, changes, strict=True))
-    scores = {"accuracy": accuracy(steps), "macro_f1": macro_f1(steps), "jump_rate": jumps / max(1, sum(map(len, said)))}
+    labelled = [h.decided != LISTENING for h in heard]
+    kept = [(t[k], s[k]) for t, s, k in zip(truth, said, labelled, strict=True)]
+    steps = confusion_matrix(np.concatenate([t for t, _ in kept]), np.concatenate([s for _, s in kept]), classes)
+    begun = [int(k.argmax()) if k.any() else len(k) for k in labelled]
+    jumps = sum(
+        _jumps(s, [c - b for c in change], jump_s, step_s) for (_, s), change, b in zip(kept, changes, begun, strict=True)
+    )
+    scores = {"accuracy": accuracy(steps), "macro_f1": macro_f1(steps), "jump_rate": jumps / max(1, int(steps.sum()))}
     if not any(changes):
-        most = np.array([np.bincount(s, minlength=classes).argmax() for s in said])
-        scores["call_macro_f1"] = macro_f1(confusion_matrix(np.array([t[0] for t in truth]), most, classes))
+        most = np.array([np.bincount(s, minlength=classes).argmax() if len(s) else LISTENING for _, s in kept])
+        label, handed = np.array([t[0] for t in truth]), np.array([h.handed_off for h in heard])
+        known = most != LISTENING
+        scores["call_macro_f1"] = macro_f1(confusion_matrix(label[known], most[known], classes))
+        for name, mine in (("handed_off", handed), ("kept", ~handed)):
+            if mine.any():
+                scores[f"calls_wrong_{name}"] = float((most != label)[mine].mean())
     return {k: round(v, 4) for k, v in scores.items()}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from edgeemo_runtime.artifact import load_artifact
 from edgeemo_runtime.audio import load_audio
+from edgeemo_runtime.decision import LISTENING
 from edgeemo_runtime.engine import Engine
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.model import Model
@@ -19,6 +20,7 @@ from edgeemo.data.streams import side_by_side
 from edgeemo.evaluate.metrics import accuracy, confusion_matrix, jump_rate, macro_f1, per_class_f1
 
 BATCH = 16
+Heard = tuple[list[np.ndarray], list[np.ndarray]]
 
 
 class StepModel(Protocol):
@@ -30,6 +32,10 @@ class StepModel(Protocol):
 
     def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
         """Clips (samples,) float32, each as a stream of its own; per clip (steps, labels) float32."""
+        ...
+
+    def heard(self, audio: list[np.ndarray]) -> Heard:
+        """The same, and per clip which of its steps have a label (steps,) bool: those after the listening."""
         ...
 
     def evidence(self, audio: np.ndarray) -> float | None:
@@ -50,11 +56,21 @@ class TorchModel:
         self.sample_rate, self.samples_per_step, self.labels = c.sample_rate, c.step_samples, c.labels
 
     def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
+        return self.heard(audio)[0]
+
+    def heard(self, audio: list[np.ndarray]) -> Heard:
+        from edgeemo.model.call import CallModel
+
         padded, steps = side_by_side(audio, self.samples_per_step)
+        model, labelled = self._model, np.ones(padded.shape[:2], dtype=bool)
         with self._torch.inference_mode():
-            pcm = self._torch.from_numpy(padded.reshape(len(audio), -1))
-            answers, _ = self._model(pcm, self._model.initial_state(len(audio)), padded.shape[1])
-        return [answers[row, :n].numpy() for row, n in enumerate(steps)]
+            pcm, state = self._torch.from_numpy(padded.reshape(len(audio), -1)), model.initial_state(len(audio))
+            if isinstance(model, CallModel):
+                answers, spoken, _ = model.answers(pcm, state, padded.shape[1])
+                labelled = (spoken >= model.config.least_speech).numpy()
+            else:
+                answers, _ = model(pcm, state, padded.shape[1])
+        return [answers[row, :n].numpy() for row, n in enumerate(steps)], [labelled[row, :n] for row, n in enumerate(steps)]
 
     def evidence(self, audio: np.ndarray) -> float | None:
         padded, steps = side_by_side([audio], self.samples_per_step)
@@ -73,7 +89,7 @@ class OnnxModel:
 
     @classmethod
     def of(cls, model: onnx.ModelProto, source: str) -> OnnxModel:
-        """Of a graph in memory; ``source`` is what messages name."""
+        """Answers of a graph in memory; ``source`` is what messages name."""
         opened = cls.__new__(cls)
         opened._open(model, source)
         return opened
@@ -90,10 +106,18 @@ class OnnxModel:
         self.labels = contract.labels
 
     def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
+        return self.heard(audio)[0]
+
+    def heard(self, audio: list[np.ndarray]) -> Heard:
         padded, steps = side_by_side(audio, self.samples_per_step)
         self._stream.reset(len(audio))
-        answers = np.stack([self._stream.probabilities(padded[:, s]) for s in range(max(steps))], axis=1)
-        return [answers[row, :n] for row, n in enumerate(steps)]
+        answers = np.empty((*padded.shape[:2], len(self.labels)), dtype=np.float32)
+        labelled, listening = np.ones(padded.shape[:2], dtype=bool), self._stream.contract.listening
+        for s in range(padded.shape[1]):
+            answers[:, s] = self._stream.probabilities(padded[:, s])
+            if listening is not None:
+                labelled[:, s] = self._stream.state(listening.state)[:, 0] >= listening.least
+        return [answers[row, :n] for row, n in enumerate(steps)], [labelled[row, :n] for row, n in enumerate(steps)]
 
     def evidence(self, audio: np.ndarray) -> float | None:
         level = self._stream.contract.intensity
@@ -110,19 +134,24 @@ class ArtifactModel:
         self.sample_rate, self.samples_per_step, self.labels = e.sample_rate, e.samples_per_step, e.labels
 
     def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
+        return self.heard(audio)[0]
+
+    def heard(self, audio: list[np.ndarray]) -> Heard:
         streams = [self._engine.open() for _ in audio]
         answers: dict[int, list[np.ndarray]] = {s.id: [] for s in streams}
+        labelled: dict[int, list[bool]] = {s.id: [] for s in streams}
         padded, steps = side_by_side(audio, self.samples_per_step)
         for at in range(max(steps)):
             for row, stream in enumerate(streams):
                 if at < steps[row]:
                     stream.push(padded[row, at])
             results = self._engine.step()
-            for id_, p in zip(results.streams, results.probabilities, strict=True):
+            for id_, p, label in zip(results.streams, results.probabilities, results.label, strict=True):
                 answers[int(id_)].append(p)
+                labelled[int(id_)].append(label != LISTENING)
         for stream in streams:
             stream.close()
-        return [np.stack(answers[s.id]) for s in streams]
+        return [np.stack(answers[s.id]) for s in streams], [np.array(labelled[s.id]) for s in streams]
 
     def evidence(self, audio: np.ndarray) -> float | None:
         model = Model(self._engine.model.artifact, 1)
@@ -147,17 +176,22 @@ def open_model(path: Path) -> StepModel:
 
 
 def clip_answers(
-    model: StepModel, clips: list[Clip], progress: Callable[[int], None] = lambda n: None, line: str = "clean"
+    model: StepModel,
+    clips: list[Clip],
+    progress: Callable[[int], None] = lambda n: None,
+    line: str = "clean",
+    every_step: bool = False,
 ) -> list[np.ndarray]:
-    """Probabilities of every step of every clip, each clip a stream of its own that comes through ``line`` (telephone.LINES): per
-    clip (steps, labels) float32."""
+    """Probabilities of those steps of every clip that have a label, or of all (``every_step``, or it ends before); each clip a
+    stream of its own that comes through ``line`` (lines.LINES). Per clip (steps, labels) float32."""
     from edgeemo.data.telephone import through_line
 
     answers: list[np.ndarray] = []
     for first in range(0, len(clips), BATCH):
         group = clips[first : first + BATCH]
         audio = [load_audio(c.path, model.sample_rate) for c in group]
-        answers += model.run([through_line(a, line, first + i) for i, a in enumerate(audio)])
+        found, labelled = model.heard([through_line(a, line, first + i) for i, a in enumerate(audio)])
+        answers += [a[keep] if keep.any() and not every_step else a for a, keep in zip(found, labelled, strict=True)]
         progress(len(group))
     return answers
 

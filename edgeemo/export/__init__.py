@@ -1,0 +1,1 @@
+"""A torch model to the ONNX file of one streaming step."""

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from edgeemo.files import write_file
 from edgeemo.model.config import INTENSITIES
 from edgeemo.model.streaming import StreamingModel
-from edgeemo.onnxlib.contract import Intensity, State, StreamContract, write_contract
+from edgeemo.onnxlib.contract import Intensity, Listening, State, StreamContract, write_contract
 
 OPSET = 20  # the first with Gelu; LayerNormalization came with 17
-LARGEST_BATCH = 1024
+MAX_BATCH = 1024
 AUDIO, PROBABILITIES = "audio", "probabilities"
 
 
@@ -44,8 +44,9 @@ def stream_contract(model: StreamingModel) -> StreamContract:
     )
     ring_samples = c.ring_frames * c.step_samples // c.frames_per_step
     intensity = Intensity("angry", INTENSITIES, "intensity") if "intensity" in model.state_spec() else None
+    listening = Listening("spoken", c.least_speech) if "spoken" in model.state_spec() else None
     return StreamContract(
-        c.sample_rate, c.step_samples, c.ring_frames, ring_samples, c.labels, AUDIO, PROBABILITIES, states, intensity
+        c.sample_rate, c.step_samples, c.ring_frames, ring_samples, c.labels, AUDIO, PROBABILITIES, states, intensity, listening
     )
 
 
@@ -56,7 +57,7 @@ def export_step(model: StreamingModel) -> onnx.ModelProto:
     names = list(model.state_spec())
     # Two streams to trace with: torch.export takes a batch of one for a constant.
     arguments = (torch.zeros(2, model.config.step_samples), *model.initial_state(2).values())
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     with _quiet():
         program = torch.onnx.export(
             StepModule(model),

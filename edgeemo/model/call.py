@@ -1,4 +1,4 @@
-"""What CosyVoice-Tiny and CosyVoice-nano have in common: a learnable filterbank before, what a call's answers become behind."""
+"""Common parts of CosyVoice-Tiny and CosyVoice-nano: a learnable filterbank before, what a call's answers become behind."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from edgeemo.model.config import LABELS, CallConfig
 from edgeemo.model.frontend import FilterbankFrontend
 from edgeemo.model.layers import MASKED
 from edgeemo.model.streaming import StreamingModel
+
+MOST_SPOKEN = 2.0**17  # steps, 5.8 hours: float32 then still counts in 64ths of a step
 
 
 class CallModel(StreamingModel):
@@ -44,11 +46,11 @@ class CallModel(StreamingModel):
     @property
     @abstractmethod
     def classifier(self) -> nn.Linear:
-        """What gives the logits, of labels and, where there is that head, of a strong anger."""
+        """Head that gives the logits, of labels and, where there is that head, of a strong anger."""
 
     @abstractmethod
     def sureness(self, spoken: Tensor) -> Tensor:
-        """What logits are multiplied with, of how many steps of speech the call has had: any shape, the same shape."""
+        """Factor of the logits, from how many steps of speech the call has had: any shape, the same shape."""
 
     @abstractmethod
     def logits(self, features: Tensor, energy: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -65,17 +67,22 @@ class CallModel(StreamingModel):
         return features, energy, spoken, after
 
     def forward(self, pcm: Tensor, state: dict[str, Tensor], steps: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
+        answers, _, after = self.answers(pcm, state, steps)
+        return answers, after
+
+    def answers(self, pcm: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Probabilities (B, S, 7), how many steps of speech the call has had (B, S), and the next states."""
         features, energy, spoken, front = self.features(pcm, state, steps)
         sureness = self.sureness(spoken).reshape(-1, steps, 1)
         logits, after = self.logits(features, energy, state, steps)
         if not self.config.intensity:
-            return torch.softmax(logits * sureness, dim=-1), front | after
+            return torch.softmax(logits * sureness, dim=-1), spoken, front | after
         logits, strong = torch.split(logits, [len(self.config.labels), 1], dim=-1)
         answers = torch.softmax(logits * sureness, dim=-1)
-        return answers, front | after | {"intensity": self._evidence(state["intensity"], answers, strong)}
+        return answers, spoken, front | after | {"intensity": self._evidence(state["intensity"], answers, strong)}
 
     def _evidence(self, before: Tensor, answers: Tensor, strong: Tensor) -> Tensor:
-        """What speaks for a strong anger (B, 1), in log odds: decayed by the step, each step counting as much as it is angry.
+        """Evidence for a strong anger (B, 1), in log odds: decayed by the step, each step counting as much as it is angry.
         Above zero is furious. ``before`` (B, 1), ``answers`` (B, S, classes), ``strong`` (B, S, 1)."""
         decay, steps = self.config.intensity_decay, answers.shape[1]
         angry = LABELS.index("angry")
@@ -85,11 +92,11 @@ class CallModel(StreamingModel):
         return before * decay**steps + new
 
     def _spoken(self, before: Tensor, loudness: Tensor, steps: int) -> Tensor:
-        """How many steps of speech there were up to each step (B, S), as many as the longest window at most. A step counts as one
-        where it is as loud as the running level, and by its energy where it is not. ``before`` (B, 1) is the count before these
-        steps, ``loudness`` (B, S) their energy over the level."""
+        """How many steps of speech there were up to each step (B, S). A step counts as one where it is as loud as the running
+        level, and by its energy where it is not. ``before`` (B, 1) is the count before these steps, ``loudness`` (B, S) their
+        energy over the level."""
         loud = torch.clamp(loudness, max=1.0)
-        return torch.clamp(before + (loud if steps == 1 else loud.cumsum(dim=1)), max=float(self.config.longest))
+        return torch.clamp(before + (loud if steps == 1 else loud.cumsum(dim=1)), max=MOST_SPOKEN)
 
     def _counted(self, count: Tensor, steps: int) -> Tensor:
         """The next count of steps (B, 1): it only says how much of each window is filled; past the longest it stays."""

@@ -32,7 +32,7 @@ MODELS: dict[str, tuple[type[StreamingModel], type[Any]]] = {
 
 
 def committed_checkpoint(kind: str) -> Path:
-    """Where the package's weights of a model lie."""
+    """Path of the package's weights of a model."""
     return WEIGHTS / f"{kind.replace('-', '_')}.safetensors"
 
 

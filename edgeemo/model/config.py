@@ -11,7 +11,7 @@ LABELS = ("angry", "happy", "sad", "neutral", "fear", "disgust", "surprise")
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a model's configuration has in common with every other's: it goes into the checkpoint and comes back."""
+    """Base of all configurations: it goes into the checkpoint and comes back."""
 
     def to_dict(self) -> dict[str, int | float]:
         return asdict(self)
@@ -27,7 +27,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class CallConfig(Sizes):
-    """What the models that hear a call step by step have in common: the stream, the filterbank, the second level of anger."""
+    """Base of the models that hear a call step by step: the stream, the filterbank, the second level of anger."""
 
     sample_rate: int = 8000  # Hz
     step_samples: int = 1280  # samples per step, 160 ms
@@ -37,6 +37,7 @@ class CallConfig(Sizes):
     bands: int = 64  # filterbank channels
     level_decay: float = 0.95  # per step; time constant about 3 s
     relative_floor: float = 1e-6  # of a band's energy, under the running level: what is quieter cannot be told apart
+    least_speech: float = 4.0  # steps of speech, 0.64 s, before a call has a label: until then it is listened to
     intensity: bool = False  # whether there is a second head: how strong an anger is
     intensity_decay: float = 0.95  # of its evidence, per step
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from edgeemo.model.call import CallModel, additive
 from edgeemo.model.config import NanoConfig
 from edgeemo.model.layers import DualPathBlock, EmotionConv, EmotionHead, Subsample
+from edgeemo.model.names import COSYVOICE_NANO
 
 # Chosen on dev, by the F1 of clips and of decisions in long calls (docs/training-log.md).
 SHARPNESS = 1.5  # of a call that has been heard for long: the recipe smooths labels, so that logits are small
@@ -19,7 +20,7 @@ HEAD_STATES = ("head_q", "head_k", "head_v")
 class CosyVoiceNano(CallModel):
     """A learnable filterbank, a dual path of local and global attention, an emotion convolution."""
 
-    kind, title = "cosyvoice-nano", "CosyVoice-nano, emotion"
+    kind, title = COSYVOICE_NANO, "CosyVoice-nano, emotion"
     config: NanoConfig
 
     def __init__(self, config: NanoConfig | None = None) -> None:
@@ -60,7 +61,8 @@ class CosyVoiceNano(CallModel):
     def sureness(self, spoken: Tensor) -> Tensor:
         """Goes with how much speech the call has had, as a share of the longest window: from little speech the model is right
         less often than it thinks, and a mean over steps is then led by those that have heard more."""
-        return torch.clamp(spoken, min=LEAST_SPOKEN) * (SHARPNESS / self.config.longest)
+        longest = float(self.config.longest)
+        return torch.clamp(torch.clamp(spoken, min=LEAST_SPOKEN), max=longest) * (SHARPNESS / longest)
 
     def logits(self, features: Tensor, energy: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, dict[str, Tensor]]:
         c = self.config

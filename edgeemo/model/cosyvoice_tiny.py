@@ -9,6 +9,7 @@ from edgeemo.model.call import CallModel, additive
 from edgeemo.model.config import TinyConfig
 from edgeemo.model.encoder import LAYER_STATES, EncoderLayer, Positions, Stem, Summary, SummaryHead
 from edgeemo.model.layers import EmotionConv
+from edgeemo.model.names import COSYVOICE_TINY
 
 # log10(energy over the running level) / 4 + 0.4: Whisper's scale, in which a clip's loudest band is about at 1.0.
 WHISPER_GAIN, WHISPER_OFFSET = 0.25 / 2.302585, 0.4
@@ -19,7 +20,7 @@ class CosyVoiceTiny(CallModel):
     """A learnable filterbank, the front of Whisper's encoder made to stream with a local and a global path of heads, an emotion
     convolution before them, and a classifier of what the call has sounded like: mean and deviation of every layer's tokens."""
 
-    kind, title = "cosyvoice-tiny", "CosyVoice-Tiny, emotion"
+    kind, title = COSYVOICE_TINY, "CosyVoice-Tiny, emotion"
     config: TinyConfig
 
     def __init__(self, config: TinyConfig | None = None) -> None:
@@ -67,7 +68,7 @@ class CosyVoiceTiny(CallModel):
         return c.sure_least + c.sure_more * spoken / (spoken + c.sure_half)
 
     def tokens(self, features: Tensor, state: dict[str, Tensor], steps: int) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """What each layer makes of the step(s), the stem first, without positions: each (B, 4 S, d); and the next states."""
+        """States of each layer, the stem first, without positions: each (B, 4 S, d); and the next states."""
         c = self.config
         seen = torch.cat([state["frames"], features], dim=1)
         x, emotion = self.emotion_conv(self.stem(seen), state["emotion"])

@@ -162,7 +162,7 @@ class SummaryHead(nn.Module):
         self.classifier = nn.Linear(summary, classes)
 
     def summarised(self, pooled: Tensor) -> Tensor:
-        """What the classifier sees, of pooled layers (..., size)."""
+        """Input of the classifier, from pooled layers (..., size)."""
         return self.body(torch.clamp((pooled - self.mean) * self.gain, -FARTHEST, FARTHEST))
 
     def forward(self, pooled: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ BLOCK = 320  # samples, after which frames lie the same again
 
 
 def frame_starts(config: CallConfig) -> list[int]:
-    """Where the frames of a block start: three hops of 13 1/3 ms, or four of 10 ms."""
+    """Starts of a block's frames: three hops of 13 1/3 ms, or four of 10 ms."""
     hops = config.frames_per_step * BLOCK // config.step_samples
     return [i * BLOCK // hops for i in range(hops)]
 

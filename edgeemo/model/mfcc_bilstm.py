@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeemo.model.frontend import slaney_mel
+from edgeemo.model.names import MFCC_BILSTM
 from edgeemo.model.windowed import WindowConfig, WindowedModel
 
 SIDES = ("", "_reverse")  # of the LSTM, as torch names them
@@ -26,7 +27,7 @@ class MfccConfig(WindowConfig):
 class MfccBiLstm(WindowedModel):
     """13 cepstra with their first and second differences, standardised; one BiLSTM; one linear layer."""
 
-    kind, title = "mfcc-bilstm", "MFCC + BiLSTM, emotion"
+    kind, title = MFCC_BILSTM, "MFCC + BiLSTM, emotion"
     config: MfccConfig
     dct: Tensor
     mean: Tensor

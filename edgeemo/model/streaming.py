@@ -1,4 +1,4 @@
-"""What every model of this project is: a step of a stream whose memory lies in its states."""
+"""Interface of every model of this project: a step of a stream whose memory lies in its states."""
 
 from __future__ import annotations
 

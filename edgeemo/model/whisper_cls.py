@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeemo.model.frontend import slaney_mel
+from edgeemo.model.names import WHISPER_TINY_CLS
 from edgeemo.model.whisper import WhisperEncoder, load_whisper
 from edgeemo.model.windowed import WindowConfig, WindowedModel
 
@@ -26,7 +27,7 @@ class WhisperTinyCls(WindowedModel):
     """Whisper's encoder (Radford et al. 2022); mean and deviation over time of every layer, standardised; a classifier with
     two hidden layers: what tells emotions apart is not the same in every language, and a linear one cannot ask which it is."""
 
-    kind, title = "whisper-tiny-cls", "Whisper-Tiny + CLS, emotion"
+    kind, title = WHISPER_TINY_CLS, "Whisper-Tiny + CLS, emotion"
     config: WhisperConfig
     mean: Tensor
     gain: Tensor

@@ -119,7 +119,7 @@ class WindowedModel(StreamingModel):
 
     @abstractmethod
     def summary(self, mel: Tensor, heard: Tensor) -> Tensor:
-        """What ``classifier`` sees, of scaled windows (N, frames, bands) whose last ``heard`` (N, 1) steps are the call's."""
+        """Input of ``classifier``, from scaled windows (N, frames, bands) whose last ``heard`` (N, 1) steps are the call's."""
 
     def logits(self, mel: Tensor, heard: Tensor) -> Tensor:
         """(N, classes), the less sure the less of the window is the call's yet: a mean over steps is then led by those that

@@ -42,6 +42,14 @@ class Intensity:
 
 
 @dataclass(frozen=True)
+class Listening:
+    """A state of one number that counts the steps of speech, and how many of them it takes before a call has a label."""
+
+    state: str
+    least: float
+
+
+@dataclass(frozen=True)
 class StreamContract:
     sample_rate: int  # Hz
     samples_per_step: int
@@ -52,6 +60,7 @@ class StreamContract:
     probabilities: str  # graph output (batch, labels) float32
     states: tuple[State, ...]
     intensity: Intensity | None = None  # where the model has that head
+    listening: Listening | None = None  # where it counts speech
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -64,7 +73,9 @@ class StreamContract:
             states = tuple(State(**{**s, "shape": tuple(s["shape"])}) for s in values.pop("states"))
             level = values.pop("intensity", None)
             level = level and Intensity(**{**level, "names": tuple(level["names"])})
-            contract = cls(**{**values, "labels": tuple(values["labels"])}, states=states, intensity=level)
+            heard = values.pop("listening", None)
+            heard = heard and Listening(heard["state"], float(heard["least"]))
+            contract = cls(**{**values, "labels": tuple(values["labels"])}, states=states, intensity=level, listening=heard)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise EdgeEmoError(f"{source}: its {STREAM} metadata is not a stream contract ({error})") from error
         for state in contract.states:
@@ -73,6 +84,8 @@ class StreamContract:
         level = contract.intensity
         if level is not None and (level.label not in contract.labels or level.state not in {s.name for s in contract.states}):
             raise EdgeEmoError(f"{source}: its intensity names the label {level.label!r} and the state {level.state!r}")
+        if heard is not None and not (heard.state in {s.name for s in contract.states} and heard.least >= 0):
+            raise EdgeEmoError(f"{source}: its listening names the state {heard.state!r} and {heard.least} steps of speech")
         return contract
 
 

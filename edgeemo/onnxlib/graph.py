@@ -1,4 +1,4 @@
-"""What every rewrite of an ONNX graph asks and does: inputs, dimensions, attributes, constants, new nodes."""
+"""Queries and edits of ONNX graphs: inputs, dimensions, attributes, constants, new nodes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def label(node: onnx.NodeProto) -> str:
-    """What messages call it."""
+    """Name of a node in messages."""
     return node.name or next((o for o in node.output if o), node.op_type)
 
 

@@ -11,8 +11,11 @@ import onnxruntime
 from edgeemo.onnxlib.contract import StreamContract
 
 
-def open_session(model: onnx.ModelProto, extra_outputs: list[str] | None = None) -> onnxruntime.InferenceSession:
-    """On one thread, so that sums have one order. ``extra_outputs``: tensors of the graph that it gives as well."""
+def open_session(
+    model: onnx.ModelProto, extra_outputs: list[str] | None = None, arena: bool = True
+) -> onnxruntime.InferenceSession:
+    """On one thread, so that sums have one order. ``extra_outputs``: tensors of the graph that it gives as well. ``arena``:
+    whether it keeps the memory of a run for the next."""
     if extra_outputs:
         model = copy.deepcopy(model)
         there = {o.name for o in model.graph.output}
@@ -20,6 +23,7 @@ def open_session(model: onnx.ModelProto, extra_outputs: list[str] | None = None)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = arena
     # ONNX Runtime's INT8 products saturate on x86 without VNNI (two products in an int16). Values dequantized first are exact.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,5 @@
-"""What files carry that is legal and means nothing, or means nothing that can run: before anything else looks at a graph."""
+"""Removes from a file what is legal and means nothing, refuses what means nothing that can run: before anything else looks at a
+graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What calibration and quantization tell a user to look at: warnings with figures, and the option that mends each."""
+"""Findings of calibration and quantization for a user to look at: warnings with figures, and the option that mends each."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ FEW_ITEMS = FEW_CLIPS
 ENERGY = 0.9  # of a tensor that a threshold should keep
 POOR_DB = 10.0  # of a layer: a third of its output is noise
 NOISE = 0.3  # of the answers' norm
-COMPARED, STEPS = 4, 24  # files or items, and steps of a clip, on which answers are compared
+COMPARED, STEPS = 4, 24  # files (one item of a feed), and steps of a clip, on which answers are compared
 NAMED = 3  # layers that a warning lists
 
 
 def feed_warnings(source: FeedSource, model: onnx.ModelProto) -> list[str]:
-    """Of too few items, and of inputs that are zero in all of them."""
+    """Warnings about too few items, and of inputs that are zero in all of them."""
     items, zero = 0, set[str]()
     for number, path in enumerate(files_of(source)):
         feed = read_feed(path, model)
@@ -42,8 +42,16 @@ def feed_warnings(source: FeedSource, model: onnx.ModelProto) -> list[str]:
     return said
 
 
+def warnings_of(
+    planned: Plan, calibration: Calibration, quantized: onnx.ModelProto, report: QuantizationReport, source: Source | None
+) -> list[str]:
+    """All that a quantized model is warned of. ``source``: inputs to compare answers on, None where there are none."""
+    said = calibration_warnings(planned, calibration) + report_warnings(report)
+    return said if source is None else said + answer_warnings(planned.model, quantized, source)
+
+
 def calibration_warnings(planned: Plan, calibration: Calibration) -> list[str]:
-    """Of layers whose inputs were always zero, and of thresholds that cut off much of a tensor's energy."""
+    """Warnings about layers whose inputs were always zero, and of thresholds that cut off much of a tensor's energy."""
     zero, cut = [], []
     for layer in planned.layers:
         found = calibration.ranges.get(layer.input)
@@ -52,8 +60,8 @@ def calibration_warnings(planned: Plan, calibration: Calibration) -> list[str]:
         how = planned.scalings[layer.input]
         if found.largest == 0:
             zero.append(layer.name)
-        elif (kept := found.energy_kept(found.threshold(how.observer))) < ENERGY:
-            cut.append(f"{layer.name} ({kept:.0%} by {how.observer})")
+        elif (kept := found.energy_kept(found.threshold(how.threshold))) < ENERGY:
+            cut.append(f"{layer.name} ({kept:.0%} by {how.threshold})")
     said = []
     if zero:
         said.append(
@@ -61,7 +69,7 @@ def calibration_warnings(planned: Plan, calibration: Calibration) -> list[str]:
         )
     if cut:
         said.append(
-            f"clipped: thresholds keep little of the energy of the input of {_some(cut)}; --observer mse or min-max keeps more"
+            f"clipped: thresholds keep little of the energy of the input of {_some(cut)}; --threshold mse or min-max keeps more"
         )
     return said
 
@@ -71,12 +79,12 @@ def report_warnings(report: QuantizationReport) -> list[str]:
     if not poor:
         return []
     return [
-        f"poor: {_some(poor)} of little but noise in INT8; --observer mse, or --keep-fp16 NAME leaves a layer in half precision"
+        f"poor: {_some(poor)} of little but noise in INT8; --threshold mse, or --keep-fp16 NAME leaves a layer in half precision"
     ]
 
 
 def answer_warnings(model: onnx.ModelProto, quantized: onnx.ModelProto, source: Source) -> list[str]:
-    """Of an INT8 model whose answers are far from the float one's, on a few of the calibration files."""
+    """Warnings about an INT8 model whose answers are far from the float one's, on a few of the calibration files."""
     pairs = list(islice(_answers(model, quantized, source), COMPARED))
     if not pairs:
         return []
@@ -90,11 +98,11 @@ def answer_warnings(model: onnx.ModelProto, quantized: onnx.ModelProto, source: 
 def _answers(model: onnx.ModelProto, quantized: onnx.ModelProto, source: Source):  # type: ignore[no-untyped-def]
     """(float outputs, INT8 outputs) by name, of a file each."""
     if isinstance(source, FeedSource):
-        sessions = [open_session(m) for m in (model, quantized)]
+        sessions = [open_session(m, arena=False) for m in (model, quantized)]
         names = [o.name for o, info in zip(sessions[0].get_outputs(), model.graph.output, strict=True)
                  if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]  # fmt: skip
         for path in files_of(source):
-            feed = {n: a[:COMPARED] for n, a in read_feed(path, model).items()}
+            feed = {n: a[:1] for n, a in read_feed(path, model).items()}  # a large model's tensors of one item fill memory
             if len(next(iter(feed.values()))) and names:
                 yield tuple(dict(zip(names, session.run(names, feed), strict=True)) for session in sessions)
     elif isinstance(source, ClipSource):

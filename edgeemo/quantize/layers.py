@@ -34,12 +34,12 @@ class Layer:
 
     @cached_property
     def scales(self) -> np.ndarray:
-        """Of int8 weights, (channels,) float32."""
+        """Scales of int8 weights, (channels,) float32."""
         return self.scaling.scales(self.weight, self.axis)
 
     @property
     def int8_weight(self) -> np.ndarray:
-        return quantize_weight(self.weight, self.scales, self.axis, self.scaling.largest)
+        return quantize_weight(self.weight, self.scales, self.axis, self.scaling.qmax)
 
     @property
     def dequantized_weight(self) -> np.ndarray:
@@ -121,8 +121,8 @@ def find_layers(model: onnx.ModelProto, recipe: Recipe) -> list[Layer]:
         if precision == "int8" and not has_int8_kernel(node, weight):
             precision = "fp32"
         scalings = recipe.weight_scaling(node.name), recipe.activation_scaling(node.name)
-        if not gains_by_range(node, weight):
-            scalings = replace(scalings[0], largest=INT8_MAX), replace(scalings[1], largest=INT8_MAX)
+        if not gains_by_winograd(node, weight):
+            scalings = replace(scalings[0], qmax=INT8_MAX), replace(scalings[1], qmax=INT8_MAX)
         layers.append(
             Layer(node.name, node.op_type, node, node.input[0], node.input[1], weight, axis, precision, *scalings, asked)
         )
@@ -138,7 +138,7 @@ def has_int8_kernel(node: onnx.NodeProto, weight: np.ndarray) -> bool:
     return _is_product(node, weight) or depthwise_fits("s8", _attribute(node, "group", 1), weight.shape)
 
 
-def gains_by_range(node: onnx.NodeProto, weight: np.ndarray) -> bool:
+def gains_by_winograd(node: onnx.NodeProto, weight: np.ndarray) -> bool:
     """Whether the compiler has a kernel that is quicker where activations and weights leave some of int8 out; all others are
     given all of it."""
     if node.op_type != "Conv":
@@ -149,7 +149,7 @@ def gains_by_range(node: onnx.NodeProto, weight: np.ndarray) -> bool:
 
 
 def _is_product(node: onnx.NodeProto, weight: np.ndarray) -> bool:
-    """Of a convolution: whether the products' kernels take it."""
+    """Whether the products' kernels take a convolution."""
     dilations = next((list(a.ints) for a in node.attribute if a.name == "dilations"), [1] * (weight.ndim - 2))
     return convolution_fits("s8", _attribute(node, "group", 1), weight.shape[1], dilations)
 

@@ -52,7 +52,7 @@ def plan(model: onnx.ModelProto, source: str, recipe: Recipe) -> Plan:
     for layer in layers:  # of several readers the first says how
         scalings.setdefault(layer.input, layer.activations)
     for part in all_tokens:  # no weights: attention's products have all of int8
-        scalings.setdefault(part.input, ActivationScaling(recipe.activation_scaling(part.name).observer))
+        scalings.setdefault(part.input, ActivationScaling(recipe.activation_scaling(part.name).threshold))
     return Plan(model, contract, recipe, layers, tokens, observed, scalings)
 
 
@@ -84,7 +84,7 @@ def apply(planned: Plan, calibration: Calibration) -> onnx.ModelProto:
     """The quantized model. Same plan and ranges give the same bytes."""
     used = [layer.input for layer in planned.layers if layer.precision == "int8"] + [t.input for t in planned.tokens]
     scalings = {tensor: planned.scalings[tensor] for tensor in used}
-    activations = {tensor: (calibration.ranges[tensor].scale(how), how.largest) for tensor, how in scalings.items()}
+    activations = {tensor: (calibration.ranges[tensor].scale(how), how.qmax) for tensor, how in scalings.items()}
     quantized = rewrite(planned.model, planned.layers, planned.tokens, activations)
     onnx.helper.set_model_props(quantized, {p.key: p.value for p in planned.model.metadata_props})
     return quantized
@@ -96,7 +96,7 @@ def quantize_plan(planned: Plan, calibration: Calibration) -> tuple[onnx.ModelPr
         planned.tokens, calibration, planned.scalings
     )
     recipe, c = planned.recipe, calibration
-    report = QuantizationReport(recipe.name, recipe.observer, c.clips, c.steps, c.data_sha256, reports)
+    report = QuantizationReport(recipe.name, recipe.threshold, c.clips, c.steps, c.data_sha256, reports)
     write_metadata(quantized, QUANTIZATION, report.to_json())
     return quantized, report
 
@@ -105,7 +105,7 @@ def quantize_model(
     model: onnx.ModelProto,
     source: str,
     clips: list[Clip],
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+    recipe: Recipe = Recipe(),  # noqa: B008 (frozen); the default one
     progress: Progress = lambda done: None,
     jobs: int = 1,
 ) -> tuple[onnx.ModelProto, QuantizationReport]:

@@ -65,14 +65,14 @@ def rewrite(
     return model
 
 
-def _activation_pair(tensor: str, scale: float, largest: int, added: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
+def _activation_pair(tensor: str, scale: float, qmax: int, added: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
     scale_name = f"{tensor}_scale"
     added[scale_name] = numpy_helper.from_array(np.float32(scale), scale_name)
     quantized, dequantized = f"{tensor}_quantized", f"{tensor}_dequantized"
     nodes = [helper.make_node("QuantizeLinear", [tensor, scale_name, "int8_zero"], [quantized], name=f"{tensor}.quantize")]
-    if largest < INT8_MAX:
-        bounds = [f"int8_{bound}" for bound in (-largest, largest)]
-        added |= {name: numpy_helper.from_array(np.int8(b), name) for name, b in zip(bounds, (-largest, largest), strict=True)}
+    if qmax < INT8_MAX:
+        bounds = [f"int8_{bound}" for bound in (-qmax, qmax)]
+        added |= {name: numpy_helper.from_array(np.int8(b), name) for name, b in zip(bounds, (-qmax, qmax), strict=True)}
         whole, quantized = quantized, f"{tensor}_clipped"
         nodes.append(helper.make_node("Clip", [whole, *bounds], [quantized], name=f"{tensor}.clip"))
     back = helper.make_node("DequantizeLinear", [quantized, scale_name, "int8_zero"], [dequantized], name=f"{tensor}.dequantize")

@@ -1,22 +1,24 @@
 """Recipes: which layer gets which precision, and whose inputs are clipped how. Data, not code: TOML files, some of them named.
 
-observer = "mse"                 # of thresholds.py, for every layer that no rule says more of
-weight_observer = "min-max"      # the same of weights
+threshold = "mse"                # method of thresholds/ that clips activations, for every layer that no rule says more of
+weight_threshold = "min-max"     # the same of weights
 weight_scales = "per-channel"    # or per-tensor
-activation_max = 80              # largest magnitude of a quantized activation, and of a quantized weight, 127 if not said:
-weight_max = 47                  # where they are 127 together, NEON needs half the multiplications (docs/quantization.md)
+activation_qmax = 80             # largest magnitude of a quantized activation, and of a quantized weight, 127 at most: where they
+weight_qmax = 47                 # are 127 together, NEON needs half the multiplications (docs/quantization.md)
 
 [[layers]]
 match = "^emotion_conv"          # regular expression, searched in layers' names; of several rules the last that matches counts
 precision = "fp16"               # int8 (of every layer no rule names), fp16 or fp32
-observer = "kl"                  # and weight_observer, weight_scales, activation_max, weight_max
+threshold = "kl"                 # and weight_threshold, weight_scales, activation_qmax, weight_qmax
+
+A key that a recipe leaves out has the default recipe's value.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from typing import Any
 from edgeemo_runtime.documents import read_toml
 from edgeemo_runtime.errors import EdgeEmoError, first_line
 
+from edgeemo.quantize import DEFAULT_RECIPE
 from edgeemo.quantize.calibration.observer import ActivationScaling
 from edgeemo.quantize.thresholds import THRESHOLDS
 from edgeemo.quantize.weights import GRANULARITIES, WeightScaling
@@ -31,14 +34,17 @@ from edgeemo.targets.capabilities import INT8_MAX
 
 NAMED = Path(__file__).parent / "recipes"
 PRECISIONS = ("int8", "fp16", "fp32")
-OBSERVERS = tuple(THRESHOLDS)
+METHODS = tuple(THRESHOLDS)
 MAGNITUDES = range(1, INT8_MAX + 1)
-DEFAULTS = {"observer": "kl", "weight_observer": "min-max", "weight_scales": "per-channel",
-            "activation_max": INT8_MAX, "weight_max": INT8_MAX}  # of a recipe as a whole  # fmt: skip
 CHOICES: dict[str, Sequence[str] | range] = {
-    "precision": PRECISIONS, "observer": OBSERVERS, "weight_observer": OBSERVERS, "weight_scales": GRANULARITIES,
-    "activation_max": MAGNITUDES, "weight_max": MAGNITUDES,
+    "precision": PRECISIONS, "threshold": METHODS, "weight_threshold": METHODS, "weight_scales": GRANULARITIES,
+    "activation_qmax": MAGNITUDES, "weight_qmax": MAGNITUDES,
 }  # fmt: skip
+SCALING = tuple(key for key in CHOICES if key != "precision")  # keys of a recipe as a whole
+# The one place of the defaults is the default recipe's file.
+DEFAULTS: dict[str, Any] = {key: read_toml(NAMED / f"{DEFAULT_RECIPE}.toml")[key] for key in SCALING}
+RENAMED = {"observer": "threshold", "weight_observer": "weight_threshold", "activation_max": "activation_qmax",
+           "weight_max": "weight_qmax"}  # keys of recipes written before 0.1.0  # fmt: skip
 
 
 def check_choice(key: str, value: object, origin: str) -> None:
@@ -50,16 +56,17 @@ def check_choice(key: str, value: object, origin: str) -> None:
 
 @dataclass(frozen=True)
 class Rule:
-    """What is None it leaves as it is. ``origin`` is what a message names: the file or the option the rule came from."""
+    """A rule for the layers that ``match``. None means: inherit from earlier rules or the recipe. ``origin`` is what a message
+    names: the file or the option the rule came from."""
 
     match: str
     precision: str | None = None
-    observer: str | None = None
+    threshold: str | None = None
     origin: str = "recipe"
-    weight_observer: str | None = None
+    weight_threshold: str | None = None
     weight_scales: str | None = None
-    activation_max: int | None = None
-    weight_max: int | None = None
+    activation_qmax: int | None = None
+    weight_qmax: int | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -81,24 +88,26 @@ DEFAULT_RULES = tuple(Rule(match, "fp32") for match in (r"^frontend\.", r"^log_m
 
 @dataclass(frozen=True)
 class Recipe:
-    name: str = "int8-kl"
-    observer: str = "kl"
+    """Scaling of a whole model and rules for single layers; without arguments, the default recipe."""
+
+    name: str = DEFAULT_RECIPE
+    threshold: str = DEFAULTS["threshold"]
     rules: tuple[Rule, ...] = ()
     description: str = ""
-    weight_observer: str = "min-max"
-    weight_scales: str = "per-channel"
-    activation_max: int = INT8_MAX
-    weight_max: int = INT8_MAX
+    weight_threshold: str = DEFAULTS["weight_threshold"]
+    weight_scales: str = DEFAULTS["weight_scales"]
+    activation_qmax: int = DEFAULTS["activation_qmax"]
+    weight_qmax: int = DEFAULTS["weight_qmax"]
 
     def precision(self, layer: str) -> str:
         return self._said("precision", layer, "int8")
 
     def activation_scaling(self, layer: str) -> ActivationScaling:
-        """Of its input."""
-        return ActivationScaling(*(self._said(key, layer, getattr(self, key)) for key in ("observer", "activation_max")))
+        """The scaling of a layer's input."""
+        return ActivationScaling(*(self._said(key, layer, getattr(self, key)) for key in ("threshold", "activation_qmax")))
 
     def weight_scaling(self, layer: str) -> WeightScaling:
-        keys = ("weight_observer", "weight_scales", "weight_max")
+        keys = ("weight_threshold", "weight_scales", "weight_qmax")
         return WeightScaling(*(self._said(key, layer, getattr(self, key)) for key in keys))
 
     def _said(self, key: str, layer: str, otherwise: Any) -> Any:
@@ -106,7 +115,7 @@ class Recipe:
         return said[-1] if said else otherwise
 
     def keep(self, matches: tuple[str, ...], precision: str, origin: str) -> Recipe:
-        """With layers kept in ``precision``, whatever the rules before said."""
+        """This recipe with layers kept in ``precision``, whatever the rules before said."""
         return replace(self, rules=(*self.rules, *(Rule(m, precision, origin=origin) for m in matches)))
 
     def check_all_match(self, layers: list[str]) -> None:
@@ -116,9 +125,9 @@ class Recipe:
                 raise EdgeEmoError(f"{rule.origin} {rule.match}: no layer's name matches; the layers are {', '.join(layers)}")
 
     def to_toml(self, comment: str = "") -> str:
-        """What load_recipe reads; ``comment``, line by line, above it."""
+        """The recipe as load_recipe reads it, every key said; ``comment``, line by line, above it."""
         lines = [f"# {line}" for line in comment.splitlines()]
-        lines += [f"{key} = {_toml(getattr(self, key))}" for key in ("description", *DEFAULTS)]
+        lines += [f"{key} = {_toml(getattr(self, key))}" for key in ("description", *SCALING)]
         for rule in self.rules:
             lines += ["", "[[layers]]", f"match = {_toml(rule.match)}"]
             lines += [f"{key} = {_toml(value)}" for key in CHOICES if (value := getattr(rule, key)) is not None]
@@ -133,6 +142,11 @@ def recipe_names() -> list[str]:
     return sorted(p.stem for p in NAMED.glob("*.toml"))
 
 
+def _refuse_renamed(keys: Iterable[str], path: Path) -> None:
+    for old in RENAMED.keys() & set(keys):
+        raise EdgeEmoError(f"{path}: {old} is called {RENAMED[old]} since 0.1.0: rename the key")
+
+
 def load_recipe(name: str) -> Recipe:
     """A named recipe, or a TOML file. Raises EdgeEmoError naming the file and the key that is wrong."""
     path = NAMED / f"{name}.toml" if name in recipe_names() else Path(name)
@@ -142,9 +156,10 @@ def load_recipe(name: str) -> Recipe:
     layers = values.pop("layers", [])
     description = values.pop("description", "")
     chosen = {key: values.pop(key, default) for key, default in DEFAULTS.items()}
+    _refuse_renamed(values, path)
     if values:
         raise EdgeEmoError(
-            f"{path}: does not know {', '.join(values)}; a recipe has {', '.join(DEFAULTS)}, description and [[layers]]"
+            f"{path}: does not know {', '.join(values)}; a recipe has {', '.join(SCALING)}, description and [[layers]]"
         )
     if not isinstance(layers, list) or not all(isinstance(entry, dict) for entry in layers):
         raise EdgeEmoError(f"{path}: layers are tables, [[layers]] each")
@@ -152,6 +167,7 @@ def load_recipe(name: str) -> Recipe:
         check_choice(key, value, str(path))
     rules = []
     for entry in layers:
+        _refuse_renamed(entry, path)
         if unknown := sorted(set(entry) - {"match", *CHOICES}):
             raise EdgeEmoError(f"{path}: [[layers]] does not know {', '.join(unknown)}")
         if not isinstance(entry.get("match"), str) or not set(CHOICES) & set(entry):

@@ -1,4 +1,4 @@
-"""What quantization did to each layer: scale, error against float with the layer's true inputs, size."""
+"""Report of quantization by layer: scale, error against float with the layer's true inputs, size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LayerReport:
     op: str
     precision: str
     scale: float | None  # of the input; None where it stays float
-    clipped: float | None  # threshold / largest value seen; 1 clips nothing
+    clip_ratio: float | None  # threshold / largest value seen; 1 clips nothing
     sqnr_db: float | None  # 10 log10(|y|^2 / |y - y_quantized|^2)
     bytes: int
     float_bytes: int
@@ -36,7 +36,7 @@ class LayerReport:
 @dataclass(frozen=True)
 class QuantizationReport:
     recipe: str
-    method: str  # the recipe's observer
+    threshold: str  # the recipe's
     clips: int
     steps: int
     data_sha256: str
@@ -61,12 +61,12 @@ def report_layers(layers: list[Layer], calibration: Calibration, scalings: Scali
     for layer in layers:
         found = calibration.ranges.get(layer.input)
         values = calibration.samples.get(layer.input)
-        scale = clipped = error = None
+        scale = clip_ratio = error = None
         if layer.precision == "int8" and found is not None:
             how = scalings[layer.input]
-            scale, clipped = found.scale(how), found.kept(how.observer)
+            scale, clip_ratio = found.scale(how), found.clip_ratio(how.threshold)
             if values is not None:
-                int8 = functools.partial(fake_quantize, scale=scale, largest=how.largest)
+                int8 = functools.partial(fake_quantize, scale=scale, qmax=how.qmax)
                 error = _layer_error(layer, values, int8, layer.dequantized_weight)
         elif layer.precision == "fp16" and values is not None:
             error = _layer_error(layer, values, lambda x: x, layer.weight.astype(np.float16))
@@ -76,7 +76,7 @@ def report_layers(layers: list[Layer], calibration: Calibration, scalings: Scali
                 layer.op,
                 layer.precision,
                 scale,
-                clipped,
+                clip_ratio,
                 error,
                 layer.weight_bytes,
                 layer.weight.size * 4,
@@ -92,8 +92,8 @@ def report_tokens(tokens: list[Tokens], calibration: Calibration, scalings: Scal
     for part in tokens:
         found, how, values = calibration.ranges[part.input], scalings[part.input], calibration.samples.get(part.input)
         scale = found.scale(how)
-        error = None if values is None else sqnr_db(values, fake_quantize(values, scale, how.largest))
-        reports.append(LayerReport(part.name, "Tokens", "int8", scale, found.kept(how.observer), error, 0, 0))
+        error = None if values is None else sqnr_db(values, fake_quantize(values, scale, how.qmax))
+        reports.append(LayerReport(part.name, "Tokens", "int8", scale, found.clip_ratio(how.threshold), error, 0, 0))
     return tuple(reports)
 
 

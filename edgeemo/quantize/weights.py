@@ -1,4 +1,4 @@
-"""Weights in INT8: symmetric, a scale for every output channel or one for all, by the observers that activations have."""
+"""Weights in INT8: symmetric, a scale for every output channel or one for all, by the threshold methods that activations have."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ CHANNEL_BINS = 512  # a channel has hundreds of values, not a tensor's tens of t
 
 @dataclass(frozen=True)
 class WeightScaling:
-    """``observer``: of thresholds.py; ``granularity``: of GRANULARITIES; ``largest``: magnitude of a quantized weight."""
+    """Clipping and scaling of weights. ``threshold``: a name of THRESHOLDS; ``granularity``: of GRANULARITIES; ``qmax``: largest
+    magnitude of a quantized weight."""
 
-    observer: str = "min-max"
+    threshold: str
     granularity: str = "per-channel"
-    largest: int = INT8_MAX
+    qmax: int = INT8_MAX
 
     def scales(self, weight: np.ndarray, axis: int) -> np.ndarray:
-        """(channels,) float32 along ``axis``, threshold / largest each; positive for a dead channel, all equal for one of the
+        """(channels,) float32 along ``axis``, threshold / qmax each; positive for a dead channel, all equal for one of the
         tensor."""
         channels = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
         rows = channels if self.granularity == "per-channel" else weight.reshape(1, -1)
-        thresholds = np.abs(rows).max(axis=1) if self.observer == "min-max" else _thresholds(rows, self.observer)
-        scales = positive_scales(thresholds / self.largest).astype(np.float32)
+        thresholds = np.abs(rows).max(axis=1) if self.threshold == "min-max" else _thresholds(rows, self.threshold)
+        scales = positive_scales(thresholds / self.qmax).astype(np.float32)
         return np.ascontiguousarray(np.broadcast_to(scales, len(channels)))
 
 
 _known: dict[tuple[str, bytes], np.ndarray] = {}  # a search quantizes the same weights over and over
 
 
-def _thresholds(rows: np.ndarray, method: str) -> np.ndarray:
-    key = (method, hashlib.sha256(repr(rows.shape).encode() + rows.tobytes()).digest())
+def _thresholds(rows: np.ndarray, name: str) -> np.ndarray:
+    key = (name, hashlib.sha256(repr(rows.shape).encode() + rows.tobytes()).digest())
     if key not in _known:
         bins = TENSOR_BINS if len(rows) == 1 else CHANNEL_BINS
-        _known[key] = np.array([_observed(row, bins).threshold(method) for row in rows])
+        _known[key] = np.array([_observed(row, bins).threshold(name) for row in rows])
     return _known[key]
 
 
@@ -51,9 +52,9 @@ def _observed(values: np.ndarray, bins: int) -> Observer:
     return observer
 
 
-def quantize_weight(weight: np.ndarray, scales: np.ndarray, axis: int, largest: int = INT8_MAX) -> np.ndarray:
-    """int8 in [-largest, largest]: without -128 two products fit an int16 lane (compile/kernels/microkernels)."""
-    return np.clip(np.rint(weight / _along(scales, weight, axis)), -largest, largest).astype(np.int8)
+def quantize_weight(weight: np.ndarray, scales: np.ndarray, axis: int, qmax: int = INT8_MAX) -> np.ndarray:
+    """int8 in [-qmax, qmax]: without -128 two products fit an int16 lane (compile/kernels/microkernels)."""
+    return np.clip(np.rint(weight / _along(scales, weight, axis)), -qmax, qmax).astype(np.int8)
 
 
 def dequantize_weight(quantized: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:

@@ -11,12 +11,15 @@ from edgeemo_runtime.documents import read_toml
 from edgeemo_runtime.errors import EdgeEmoError, first_line
 from edgeemo_runtime.machine import VECTORS, vector_extensions
 
+from edgeemo.targets.capabilities import MICROKERNELS
+
 if TYPE_CHECKING:
     import tvm
 
 # In a checkout the folder stands beside the package; a wheel carries it inside.
 FOLDERS = (Path(__file__).parents[2] / "targets", Path(__file__).parent / "boards")
 PREFETCHES = ("load", "prfm")  # a load to the zero register; ARM's own, which does not hold up what follows it
+ISAS = ("neon", "portable")
 EMULATIONS = {"x86_64": "elf_x86_64", "aarch64": "aarch64linux"}
 
 
@@ -25,6 +28,7 @@ class KernelTarget:
     """The part of a board that kernels are built for."""
 
     neon: bool  # NEON's own instructions, or any vector unit's
+    microkernels: tuple[str, ...]  # names of compile/kernels/microkernels, most wanted first
     tiles: dict[str, tuple[int, int]]  # rows x columns of a matrix product's tile by weight type: s8, f16, f32
     block_bytes: int  # weights that stay in L1 while rows pass by
     prefetch_distance_bytes: int  # distance of a prefetch of weights before their use; 0: left to the core's prefetcher
@@ -104,10 +108,19 @@ def _extensions(triple: str, cpu: str) -> dict[str, tuple[str, ...]]:
 
 
 def _kernels(
-    s8: str, block_kib: int, prefetch_distance_bytes: int, tiles: dict[str, list[int]], prefetch: str = PREFETCHES[0]
+    isa: str,
+    microkernels: list[str],
+    block_kib: int,
+    prefetch_distance_bytes: int,
+    tiles: dict[str, list[int]],
+    prefetch: str = PREFETCHES[0],
 ) -> KernelTarget:
-    if s8 not in ("neon", "portable"):
-        raise ValueError(f"kernels.s8 is {s8!r}, not neon or portable")
+    if isa not in ISAS:
+        raise ValueError(f"kernels.isa is {isa!r}, not {' or '.join(ISAS)}")
+    if unknown := [name for name in microkernels if name not in MICROKERNELS]:
+        raise ValueError(f"kernels.microkernels names {unknown[0]!r}; there are {', '.join(MICROKERNELS)}")
+    if missing := {"s8", "f16", "f32"} - {MICROKERNELS[name].kind for name in microkernels if MICROKERNELS[name].plain}:
+        raise ValueError(f"kernels.microkernels has none that takes any layer of {', '.join(sorted(missing))} weights")
     if prefetch_distance_bytes < 0 or prefetch_distance_bytes % 64:
         raise ValueError(f"kernels.prefetch_distance_bytes is {prefetch_distance_bytes}, not a multiple of 64")
     if prefetch not in PREFETCHES:
@@ -118,4 +131,6 @@ def _kernels(
         if rows % 4 or columns % 4 or not 0 < rows * columns <= 64:
             raise ValueError(f"kernels.tiles.{weights} is {rows} x {columns}, not multiples of 4 with at most 64 sums")
         sizes[weights] = (rows, columns)
-    return KernelTarget(s8 == "neon", {"s8": (4, 4), **sizes}, block_kib * 1024, prefetch_distance_bytes, prefetch)
+    return KernelTarget(
+        isa == "neon", tuple(microkernels), {"s8": (4, 4), **sizes}, block_kib * 1024, prefetch_distance_bytes, prefetch
+    )

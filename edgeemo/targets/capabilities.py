@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,3 +42,39 @@ def depthwise_fits(kind: str, groups: int, shape: Sequence[int]) -> bool:
 def winograd_fits(w: np.ndarray, largest: int) -> bool:
     """Whether the sum of any weight, w (groups, taps, tap_k, group_n), and any activation of up to ``largest`` is an int8."""
     return w.shape[2] % WINOGRAD_K_S8 == 0 and largest + int(np.abs(w.astype(np.int16)).max(initial=0)) <= INT8_MAX
+
+
+def _any(weight: np.ndarray, qmax: int) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class MicroKernel:
+    """An inner loop of matrix products. ``accepts``: whether it computes a layer with weights (groups, taps, tap_k, group_n) and
+    activations up to ``qmax``."""
+
+    kind: str  # of the weights: s8, f16, f32
+    accepts: Callable[[np.ndarray, int], bool] = _any
+
+    @property
+    def plain(self) -> bool:
+        """Whether it takes every layer of its kind."""
+        return self.accepts is _any
+
+
+WINOGRAD = "qs8_neon_winograd_4x4c32"
+MICROKERNELS = {
+    WINOGRAD: MicroKernel("s8", winograd_fits),
+    "qs8_neon_mlal_4x4c16": MicroKernel("s8"),
+    "qs8_portable_4x4c16": MicroKernel("s8"),
+    "f16_outer_product": MicroKernel("f16"),
+    "f32_outer_product": MicroKernel("f32"),
+}
+
+
+def select_microkernel(wanted: Sequence[str], kind: str, weight: np.ndarray, qmax: int) -> str:
+    """The first of a target's ``wanted`` names that computes a layer. Raises ValueError where none does."""
+    for name in wanted:
+        if MICROKERNELS[name].kind == kind and MICROKERNELS[name].accepts(weight, qmax):
+            return name
+    raise ValueError(f"the target lists no micro-kernel for {kind} weights of {weight.shape}")

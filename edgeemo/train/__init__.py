@@ -1,0 +1,1 @@
+"""Training: teacher, distillation, heads, windows."""

@@ -14,22 +14,25 @@ from edgeemo.model.config import LABELS
 from edgeemo.model.cosyvoice_tiny import SUMMARY_STATES, CosyVoiceTiny
 from edgeemo.model.encoder import SummaryHead
 from edgeemo.train.mix import Mix, Pool, Row
+from edgeemo.train.sureness import Steps
 
 LEAST_STEPS = 3  # of a clip before its summary is one to learn from
+LEAST_AFTER = 9  # and of what comes after another emotion
 
 
 @dataclass(frozen=True)
 class HeadRecipe:
     """Chosen on dev."""
 
-    copies: int = 3  # of every clip, at other speeds, on other lines
-    moments: int = 4  # of every copy, its end among them
+    sessions: int = 12000  # clips in a call (mix.Mix.session), at other speeds, on other lines
+    moments: int = 6  # of every session, its end among them
     epochs: int = 8
     batch: int = 256
     peak_lr: float = 1e-3
     weight_decay: float = 0.02
     source_loss: float = 0.1  # of the second task, telling which corpus a clip is from
-    line: float = 0.3
+    line: float = 0.4
+    noise: tuple[float, float] = (3.0, 40.0)
     seed: int = 1
 
 
@@ -42,7 +45,8 @@ class Moments:
 
 
 def summaries(model: CosyVoiceTiny, pcm: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every step of calls that begin with ``pcm`` (B, S * 1280): (B, S, size), and the steps of speech so far (B, S)."""
+    """Features of every step of calls that begin with ``pcm`` (B, S * 1280): (B, S, size), and the steps of speech so far (B,
+    S)."""
     steps, state = pcm.shape[1] // model.config.step_samples, model.initial_state(len(pcm))
     features, energy, spoken, _ = model.features(pcm, state, steps)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -51,23 +55,28 @@ def summaries(model: CosyVoiceTiny, pcm: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gather(model: CosyVoiceTiny, mix: Mix, recipe: HeadRecipe, size: int = 32) -> Moments:
-    """Moments of all labelled clips of the mix, drawn as often as the mix draws them."""
-    rng, channel = np.random.default_rng(recipe.seed), TelephoneChannel(recipe.seed, recipe.line)
+    """Moments of sessions of the labelled clips, drawn as often as the mix draws them."""
+    rng, channel = np.random.default_rng(recipe.seed), TelephoneChannel(recipe.seed, recipe.line, recipe.noise)
     step, parts, clips = model.config.step_samples, [], []
-    count = recipe.copies * len(mix.labelled)
+    count = recipe.sessions
     drawn = rng.choice(len(mix.labelled), count, p=mix.chance)
-    drawn = drawn[np.argsort([mix.labelled[i].samples for i in drawn], kind="stable")]  # little padding
+    sessions = [mix.session(mix.labelled[i]) for i in drawn]
+    order = np.argsort([sum(r.samples for r in rows) for rows, _ in sessions], kind="stable")  # little padding
     model.eval()
     with torch.inference_mode():
-        for group in np.split(drawn, range(size, count, size)):
-            heard = [mix.heard(mix.labelled[i]) for i in group]
+        for places in np.split(order, range(size, count, size)):
+            group = drawn[places]
+            pieces = [[mix.heard(r) for r in sessions[k][0]] for k in places]
+            begins = [sum(map(len, p[: sessions[k][1]])) // step for p, k in zip(pieces, places, strict=True)]
+            heard = [np.concatenate(p) for p in pieces]
             counts = [-(-len(a) // step) for a in heard]
             pcm = torch.zeros(len(group), max(counts) * step)
             for row, audio in enumerate(heard):
                 pcm[row, : len(audio)] = torch.from_numpy(audio)
             pooled, _ = summaries(model, channel(pcm))
             for row, n in enumerate(counts):
-                at = [n - 1, *rng.integers(min(LEAST_STEPS, n - 1), n, recipe.moments - 1)]
+                first = min(begins[row] + (LEAST_AFTER if begins[row] else LEAST_STEPS), n - 1)
+                at = [n - 1, *rng.integers(first, n, recipe.moments - 1)]
                 parts.append(pooled[row, at].half())
                 clips += [int(group[row])] * len(at)
     return Moments(torch.cat(parts).clone(), torch.tensor(clips))
@@ -127,9 +136,10 @@ class Summaries:
         return cls(rows, torch.cat(parts).clone(), torch.cat(speech).clone(), torch.tensor(clips))
 
     def answers(self, model: CosyVoiceTiny) -> np.ndarray:
-        """Mean step probability of each clip (clips, 7), by the head and the sureness of ``model``."""
+        """Mean probability of each clip's steps that have an answer (clips, 7), by the head and the sureness of ``model``."""
         with torch.inference_mode():
             logits = torch.cat([model.head(x.float()) for x in self.pooled.split(4096)])[:, : len(LABELS)]
             p = torch.softmax(logits * model.sureness(self.spoken)[:, None], dim=1)
-        total = torch.zeros(len(self.rows), len(LABELS)).index_add_(0, self.clip, p)
-        return (total / torch.bincount(self.clip, minlength=len(self.rows))[:, None]).numpy()
+        answered = Steps(logits, self.spoken, self.clip, self.clip).answered(model)
+        total = torch.zeros(len(self.rows), len(LABELS)).index_add_(0, self.clip[answered], p[answered])
+        return (total / torch.bincount(self.clip[answered], minlength=len(self.rows))[:, None]).numpy()

@@ -51,7 +51,7 @@ def with_intensity_head(model: CallModel) -> CallModel:
 
 
 def gathered(model: CallModel, corpus: Corpus, channel: TelephoneChannel | None, rng: np.random.Generator | None) -> Tensor:
-    """What the head is multiplied with at the end of each clip, the last column by its bias: float64 (clips, inputs + 1)."""
+    """Inputs of the head at the end of each clip, the last column by its bias: float64 (clips, inputs + 1)."""
     c = model.config
     rows = torch.empty(len(corpus), model.classifier.in_features + 1, dtype=torch.float64)
     seen: list[Tensor] = []

@@ -23,6 +23,11 @@ SMOOTHING = 0.1
 ONLY_AUDIO = ("baved",)  # its one label is neutral: a language would become an emotion
 RMS = 0.05  # every clip's level before a line changes it
 SHORTEST_S = 0.3
+# What the classifier hears a clip after: nothing, more of the same emotion by the same speaker, or another of theirs first.
+ALONE, SAME, OTHER = 0.45, 0.35, 0.2
+STEP_S = 0.16
+SESSION_S = (4.0, 14.0)  # of a session of one emotion
+BEFORE_S = (2.0, 6.0)  # of another emotion before it
 LATEST = 1200  # of Whisper's positions, at which half of the rows begin anywhere, the others at 0
 
 
@@ -120,12 +125,15 @@ class Mix:
         share = np.bincount(corpus) ** -0.5
         self.chance = share[corpus] / share[corpus].sum()
         self.speakers: dict[str, list[Row]] = {}
+        self.said: dict[str, dict[int | None, list[Row]]] = {}  # by speaker and label
         for r in train:
             self.speakers.setdefault(r.speaker, []).append(r)
+        for r in self.labelled:
+            self.said.setdefault(r.speaker, {}).setdefault(r.label, []).append(r)
         drawn = np.zeros(len(LABELS))
         for r, p in zip(self.labelled, self.chance, strict=True):
             drawn[r.label or 0] += p
-        weight = (drawn.max() / drawn) ** 0.5
+        weight = np.where(drawn > 0, (drawn.max() / np.maximum(drawn, 1e-9)) ** 0.5, 0.0)  # own calls may lack a class
         self.class_weight = torch.from_numpy((weight / (weight @ drawn)).astype(np.float32))
 
     def batch(self, count: int) -> Rows:
@@ -143,6 +151,27 @@ class Mix:
                 same = self.speakers.get(clip.speaker) or self.others
                 clip = same[int(rng.integers(len(same)))]
         return made
+
+    def session(self, row: Row) -> tuple[list[Row], int]:
+        """Clips of one speaker as a call would bring them, ``row`` the last, and from which of them on they have its emotion."""
+        rng, rate = self.rng, self.size / STEP_S
+        kind = rng.choice(3, p=(ALONE, SAME, OTHER))
+        said = self.said[row.speaker]
+        others = sorted(label for label in said if label is not None and label != row.label)
+        if kind == 0 or (kind == 2 and not others):
+            return [row], 0
+
+        def run(clips: list[Row], seconds: tuple[float, float]) -> list[Row]:
+            left, taken = rng.uniform(*seconds) * rate, list[Row]()
+            while left > 0:
+                taken.append(clips[int(rng.integers(len(clips)))])
+                left -= taken[-1].samples
+            return taken
+
+        if kind == 1:
+            return [*run(said[row.label], SESSION_S), row], 0
+        before = run(said[others[int(rng.integers(len(others)))]], BEFORE_S)
+        return [*before, *run(said[row.label], (0.0, BEFORE_S[0])), row], len(before)
 
     def _drawn(self) -> Row:
         if self.others and self.rng.random() < self.unlabelled:

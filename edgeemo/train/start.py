@@ -1,4 +1,4 @@
-"""Where CosyVoice-Tiny begins: the front of Whisper tiny.en's encoder, its heads sorted into a local and a global path."""
+"""Start of CosyVoice-Tiny's weights: the front of Whisper tiny.en's encoder, its heads sorted into a local and a global path."""
 
 from __future__ import annotations
 

@@ -18,11 +18,29 @@ from edgeemo.train.mix import Pool, Row
 LINES = ("clean", "alaw", "noise10")
 BINS = 10
 FIRST_HALF = 6.0  # steps, where the fit begins
+SESSION_S = 16.0  # of clips of one speaker and emotion, one after another
+
+
+def sessions(rows: list[Row], rate: int) -> list[list[Row]]:
+    """Every clip alone, and clips of one speaker and emotion joined to about SESSION_S: a call is longer than a clip."""
+    groups: dict[tuple[str, int | None], list[Row]] = {}
+    for r in rows:
+        groups.setdefault((r.speaker, r.label), []).append(r)
+    joined: list[list[Row]] = []
+    for group in groups.values():
+        left = 0.0
+        for r in group:
+            if left <= 0:
+                joined.append([])
+                left = SESSION_S * rate
+            joined[-1].append(r)
+            left -= r.samples
+    return [[r] for r in rows] + [j for j in joined if len(j) > 1]
 
 
 @dataclass
 class Steps:
-    """Of every step of some clips: logits (n, 7), steps of speech so far (n,), label (n,), and its clip (n,)."""
+    """All steps of some sessions: logits (n, 7), steps of speech so far (n,), label (n,), and the session of each (n,)."""
 
     logits: Tensor
     spoken: Tensor
@@ -30,20 +48,28 @@ class Steps:
     clip: Tensor
 
     @classmethod
-    def of(cls, model: CosyVoiceTiny, pool: Pool, rows: list[Row], lines: Sequence[str] = LINES, size: int = 32) -> Steps:
-        """Of each clip through each of the lines."""
+    def of(cls, model: CosyVoiceTiny, pool: Pool, heard: list[list[Row]], lines: Sequence[str] = LINES, size: int = 32) -> Steps:
+        """Each session through the first line and, in turn, one of the others."""
         model.eval()
         parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        order = sorted(range(len(rows)), key=lambda i: -rows[i].samples)
+        jobs = [(i, line) for i in range(len(heard)) for line in (lines[0], *lines[1:][i % max(1, len(lines) - 1) :][:1])]
+        samples = [sum(r.samples for r in rows) for rows in heard]
+        jobs.sort(key=lambda job: -samples[job[0]])
         with torch.inference_mode():
-            for k, line in enumerate(lines):
-                for group in np.split(np.array(order), range(size, len(order), size)):
-                    logits, spoken, counts = _heard(model, [through_line(pool.audio(rows[i]), line, int(i)) for i in group])
-                    for row, i in enumerate(group):
-                        n, label = counts[row], rows[i].label
-                        at = torch.full((n,), k * len(rows) + int(i))
-                        parts.append((logits[row, :n], spoken[row, :n], torch.full((n,), label or 0), at))
+            for first in range(0, len(jobs), size):
+                group = jobs[first : first + size]
+                audio = [through_line(np.concatenate([pool.audio(r) for r in heard[i]]), line, i) for i, line in group]
+                logits, spoken, counts = _heard(model, audio)
+                for row, (i, _) in enumerate(group):
+                    n, label = counts[row], heard[i][-1].label
+                    parts.append((logits[row, :n], spoken[row, :n], torch.full((n,), label or 0), torch.full((n,), first + row)))
         return cls(*(torch.cat(values).clone() for values in zip(*parts, strict=True)))
+
+    def answered(self, model: CosyVoiceTiny) -> Tensor:
+        """Which steps have an answer (n,): those after the listening, or all where a session ends in it."""
+        least = model.config.least_speech
+        most = torch.zeros(int(self.clip.max()) + 1).scatter_reduce_(0, self.clip, self.spoken, "amax")
+        return (self.spoken >= least) | (most[self.clip] < least)
 
 
 def _heard(model: CosyVoiceTiny, audio: list[np.ndarray]) -> tuple[Tensor, Tensor, list[int]]:
@@ -57,19 +83,35 @@ def _heard(model: CosyVoiceTiny, audio: list[np.ndarray]) -> tuple[Tensor, Tenso
     return model.logits(features, energy, state, max(counts))[0][..., : len(LABELS)], spoken, counts
 
 
+def _factor(spoken: Tensor, least: float, more: Tensor, half: Tensor) -> Tensor:
+    return (least + more * spoken / (spoken + half))[:, None]
+
+
+def _clip_means(p: Tensor, steps: Steps, answered: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over the answered steps of each session (sessions, 7), and their labels (sessions,)."""
+    _, clip = torch.unique(steps.clip[answered], return_inverse=True)
+    count = torch.bincount(clip)
+    mean = torch.zeros(len(count), p.shape[1]).index_add(0, clip, p[answered]) / count[:, None]
+    return mean, torch.zeros(len(count), dtype=torch.long).scatter(0, clip, steps.label[answered])
+
+
 def fit_sureness(model: CosyVoiceTiny, steps: Steps) -> CosyVoiceTiny:
-    """The same weights in a model whose logits' factor, a + b s / (s + c) of s steps of speech, makes steps' labels likeliest.
+    """The same weights in a model whose logits' factor, a + b s / (s + c) of s steps of speech, makes labels likeliest: those of
+    steps that have an answer, and those of whole sessions by the mean of their steps.
 
     Of these b and c are fitted; a stays where it is, low: of a call that has said nothing yet there is nothing to say.
     """
     value = torch.zeros(2, requires_grad=True)  # logarithms, so that both stay positive
     optimizer = torch.optim.LBFGS([value], max_iter=100, line_search_fn="strong_wolfe")
+    answered = steps.answered(model)
 
     def loss() -> Tensor:
         optimizer.zero_grad()
         more, half = value.exp()
-        factor = model.config.sure_least + more * steps.spoken / (steps.spoken + FIRST_HALF * half)
-        nll = F.cross_entropy(steps.logits * factor[:, None], steps.label) + 1e-4 * value.square().sum()
+        logits = steps.logits * _factor(steps.spoken, model.config.sure_least, more, FIRST_HALF * half)
+        mean, label = _clip_means(torch.softmax(logits, dim=1), steps, answered)
+        nll = F.cross_entropy(logits[answered], steps.label[answered]) + F.nll_loss(mean.clamp(min=1e-9).log(), label)
+        nll = nll + 1e-4 * value.square().sum()
         nll.backward()
         return nll
 
@@ -89,15 +131,10 @@ def calibration_error(probabilities: np.ndarray, label: np.ndarray) -> float:
 
 
 def errors(model: CosyVoiceTiny, steps: Steps) -> dict[str, float]:
-    """Expected calibration error of steps, and of clips by the mean of their steps."""
-    factor = model.sureness(steps.spoken)[:, None]
-    p = torch.softmax(steps.logits * factor, dim=1)
-    clips = int(steps.clip.max()) + 1
-    count = torch.bincount(steps.clip, minlength=clips)
-    mean = torch.zeros(clips, p.shape[1]).index_add_(0, steps.clip, p) / count[:, None].clamp(min=1)
-    label = torch.zeros(clips, dtype=torch.long).scatter_(0, steps.clip, steps.label)
-    there = count > 0
+    """Expected calibration error of the steps that have an answer, and of sessions by the mean of those."""
+    p, answered = torch.softmax(steps.logits * model.sureness(steps.spoken)[:, None], dim=1), steps.answered(model)
+    mean, label = _clip_means(p, steps, answered)
     return {
-        "steps": calibration_error(p.numpy(), steps.label.numpy()),
-        "clips": calibration_error(mean[there].numpy(), label[there].numpy()),
+        "steps": calibration_error(p[answered].numpy(), steps.label[answered].numpy()),
+        "clips": calibration_error(mean.numpy(), label.numpy()),
     }

@@ -1,4 +1,4 @@
-"""What larger models make of the training clips: hidden states for the student to follow, and soft labels.
+"""Teachers' view of the training clips: hidden states for the student to follow, and soft labels.
 
 Each clip is heard in several copies of other speeds. A copy keeps the student's audio and, per student token (53 1/3 ms), the
 teacher's standardised states; the soft labels of a clip come from classifiers that did not see its speaker, one for each teacher.
@@ -176,14 +176,15 @@ class SoftLabels:
         self.classifiers = {i: Classifier(features[fold != i], label[fold != i], classes) for i in np.unique(fold).tolist()}
 
     def held_out(self, features: np.ndarray) -> Tensor:
-        """Of the labelled clips, in whatever copy: from the classifier of the other folds, float32 (clips, classes)."""
+        """Soft labels of the labelled clips, in whatever copy: from the classifier of the other folds, float32 (clips,
+        classes)."""
         result = torch.empty(len(features), next(iter(self.classifiers.values())).b.shape[0])
         for i, classifier in self.classifiers.items():
             result[torch.from_numpy(self.fold == i)] = classifier(features[self.fold == i])
         return result
 
     def __call__(self, features: np.ndarray) -> Tensor:
-        """Of speech that none of them has heard: their mean, float32 (pieces, classes)."""
+        """Soft labels of speech that none of them has heard: their mean, float32 (pieces, classes)."""
         return torch.stack([classifier(features) for classifier in self.classifiers.values()]).mean(dim=0)
 
 

@@ -24,7 +24,7 @@ from edgeemo.train.teacher import Lessons, Listen
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `edgeemo train` does; printed at the start and kept in the training report."""
+    """Recipe of `edgeemo train`; printed at the start and kept in the training report."""
 
     epochs: int = 26
     batch: int = 32

@@ -191,8 +191,8 @@ def train_windowed(
     sources = nn.Linear(model.classifier.in_features, len(train_set.sources))
 
     def loss_of(summary: Tensor, clips: np.ndarray, soft: Sequence[Tensor] = ()) -> Tensor:
-        """Of what summaries say about the emotion, and about the corpus: to know the language and the room is half of reading a
-        voice in it. ``clips``: which they are of, -1 where none has a label."""
+        """Losses of what summaries say about the emotion, and about the corpus: to know the language and the room is half of
+        reading a voice in it. ``clips``: which they are of, -1 where none has a label."""
         log_p = torch.log_softmax(model.classifier(summary), dim=1)
         known = clips >= 0
         count, of = max(int(known.sum()), 1), clips[known]

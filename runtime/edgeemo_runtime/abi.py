@@ -1,5 +1,5 @@
-"""The interface between this runtime and an artifact's functions around the network: the order of columns in the arrays that both
-read and write. Compiled code knows columns by number, so an artifact's manifest holds the order it was built with.
+"""The interface between this runtime and an artifact's stream functions: the order of columns in the arrays that both read and
+write. Compiled code knows columns by number, so an artifact's manifest holds the order it was built with.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ from edgeemo_runtime.decision import MEMORY
 if TYPE_CHECKING:
     from edgeemo_runtime.artifact import Artifact
 
-RULES = ("alpha", "consistency", "disagreement", "confidence", "least_confidence", "neutral", "settle", "settle_steps", "handoff",
-         "handoff_steps", "jump_s", "step_s", "step")  # fmt: skip
+RULES = ("alpha", "consistency", "disagreement", "confidence", "least_confidence", "neutral", "decision_s", "settle",
+         "settle_decisions", "handoff", "handoff_decisions", "jump_s", "step_s", "step")  # fmt: skip
 NUMBERS = ("stream", "label", "handoff", "odd")  # odd, by bits: 1 another step is waiting already, 2 no probabilities
-FLAGS = ("low", "jumped", "changed")
+FLAGS = ("low", "jumped", "changed", "decision")
 TIMES = ("start_s", "end_s", "since")
-WAITING, BAD = 1, 2
+SPEECH = ("place", "least")  # of a model: which word of a state row counts steps of speech, -1 where none; what listening takes
+WAITING, BAD = 1, 2  # bits of odd
+STREAM, LABEL, HANDOFF, ODD = range(len(NUMBERS))
+START, END, SINCE = range(len(TIMES))
 # The columns' order is the interface between this runtime and an artifact's functions, so it stands in the manifest.
-COLUMNS = {"rules": list(RULES), "memory": list(MEMORY), "numbers": list(NUMBERS), "flags": list(FLAGS), "times": list(TIMES)}
+COLUMNS = {"rules": list(RULES), "memory": list(MEMORY), "numbers": list(NUMBERS), "flags": list(FLAGS), "times": list(TIMES),
+           "speech": list(SPEECH)}  # fmt: skip
 # The order before it stood there.
 FIRST_COLUMNS = {
     "rules": ["alpha", "consistency", "disagreement", "confidence", "least_confidence", "neutral", "settle", "settle_steps",

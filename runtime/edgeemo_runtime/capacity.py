@@ -18,7 +18,7 @@ DEADLINE_S = HOP_S + BUDGET_S
 
 @dataclass(frozen=True)
 class Plan:
-    """Of ``streams`` calls: percentiles of a hop's first sample to its answer, and the core's share of time in steps."""
+    """Plan for ``streams`` calls: percentiles of a hop's first sample to its answer, and the core's share of time in steps."""
 
     streams: int
     utilisation: float

@@ -1,4 +1,4 @@
-"""What is done around the network, by the functions that an artifact has for it: for a batch of one model's calls.
+"""Pre- and post-processing of a batch by an artifact's compiled stream functions, for calls of one model.
 
 Ring, offset, rules and the answer's numbers cost numpy some sixty operations, whose code a board fetches from DRAM every time:
 the weights of a step push it out of the cache. The artifact's ``intake`` and ``decide`` (edgeemo/compile/around.py) do the same
@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeemo_runtime.abi import FLAGS, NUMBERS, RULES, TIMES
+from edgeemo_runtime.abi import FLAGS, HANDOFF, LABEL, NUMBERS, RULES, TIMES
 from edgeemo_runtime.decision import Decided, Decisions
 from edgeemo_runtime.memory import aligned_zeros
-from edgeemo_runtime.model import LARGEST_BATCH, Model
+from edgeemo_runtime.model import MAX_BATCH, Model
 
 if TYPE_CHECKING:
     from edgeemo_runtime.conditioning import Conditioner
     from edgeemo_runtime.ring import AudioRings
 
 
-class Around:
+class CompiledRules:
     def __init__(
         self,
         rings: AudioRings,
@@ -43,11 +43,11 @@ class Around:
         values[:] = [known[name] if name in known else getattr(decisions.rules, name) for name in RULES]
         limits = aligned_zeros((2,), np.float64)
         limits[:] = conditioner.rules.largest_offset, sample_rate
-        self._start = aligned_zeros((LARGEST_BATCH,), np.float64)
-        self._numbers = aligned_zeros((LARGEST_BATCH, len(NUMBERS)), np.int64)
-        self._flags = aligned_zeros((LARGEST_BATCH, len(FLAGS)), np.uint8)
-        self._shares = aligned_zeros((LARGEST_BATCH, 3, labels), np.float32)
-        self._times = aligned_zeros((LARGEST_BATCH, len(TIMES)), np.float64)
+        self._start = aligned_zeros((MAX_BATCH,), np.float64)
+        self._numbers = aligned_zeros((MAX_BATCH, len(NUMBERS)), np.int64)
+        self._flags = aligned_zeros((MAX_BATCH, len(FLAGS)), np.uint8)
+        self._shares = aligned_zeros((MAX_BATCH, 3, labels), np.float32)
+        self._times = aligned_zeros((MAX_BATCH, len(TIMES)), np.float64)
         heard = (rings.taken_samples, rings.samples, conditioner.mean, begun_at, limits)
         known_of = (values, decisions.smoothed, decisions.window, decisions.seen, decisions.memory, ids, rings.taken_samples)
         self._heard = [self._tensor(a) for a in heard]
@@ -55,7 +55,7 @@ class Around:
 
     def serves(self, model: Model, slots: np.ndarray) -> bool:
         """Whether the model brings the functions, and so many calls fit a batch."""
-        return model.around is not None and 0 < len(slots) <= LARGEST_BATCH
+        return model.around is not None and 0 < len(slots) <= MAX_BATCH
 
     def __call__(self, model: Model, slots: np.ndarray) -> tuple[Decided, np.ndarray, np.ndarray, np.ndarray]:
         """A step of ``slots`` (n,): (decided, this step's probabilities (n, labels), numbers (n, NUMBERS), times (n, TIMES)).
@@ -70,8 +70,9 @@ class Around:
         decide()
         numbers, times, shares = self._numbers[:n].copy(), self._times[:n].copy(), self._shares[:n].copy()
         flags = self._flags[:n].copy().view(bool)
-        low, jumped, changed = flags[:, 0], flags[:, 1], flags[:, 2]
-        decided = Decided(shares[:, 1], shares[:, 2], numbers[:, 1], low, jumped, changed, numbers[:, 2])
+        low, jumped, changed, decision = flags.T
+        smoothed, weighed = shares[:, 1], shares[:, 2]
+        decided = Decided(smoothed, weighed, numbers[:, LABEL], low, jumped, changed, decision, numbers[:, HANDOFF])
         return decided, shares[:, 0], numbers, times
 
     def _calls(self, model: Model, n: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -79,7 +80,8 @@ class Around:
         results = (self._numbers, self._flags, self._shares, self._times)
         slots, audio, answers, start = (self._tensor(a[:n]) for a in (model.batch_slots, model.audio, model.answers, self._start))
         intake, decide = model.around
+        speech = self._tensor(model.states), self._tensor(model.speech)
         return (
             functools.partial(intake, slots, *self._heard, audio, start),
-            functools.partial(decide, slots, answers, *self._known, start, *(self._tensor(a[:n]) for a in results)),
+            functools.partial(decide, slots, answers, *speech, *self._known, start, *(self._tensor(a[:n]) for a in results)),
         )

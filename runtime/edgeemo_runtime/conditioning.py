@@ -1,4 +1,4 @@
-"""What is done to a step's audio before the network: a constant offset taken out, silence recognised."""
+"""Conditioning of a step's audio before the network: removes a constant offset, recognises silence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine counts, per model version: cheap enough to be always on."""
+"""Counters of an engine, per model version: cheap enough to be always on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeemo_runtime.decision import REASONS, Decided
-from edgeemo_runtime.model import LARGEST_BATCH
+from edgeemo_runtime.decision import LISTENING, REASONS, Decided
+from edgeemo_runtime.model import MAX_BATCH
 
 NOTED = 64  # batches
 BUDGET_S = 0.02  # seconds from a hop's last sample to its answer: within 180 ms, of which a hop takes 160
@@ -16,13 +16,13 @@ LATENCY_BUCKETS = np.array([0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 
 
 
 class ModelCounters:
-    """Of one model. Steps are noted as they come and counted by ``settle`` every so often, which is cheaper than one by one. An
-    answer later than ``budget_s`` after its hop's last sample is a late one."""
+    """Counters of one model. Steps are noted as they come and counted by ``settle`` every so often, which is cheaper than one by
+    one. An answer later than ``budget_s`` after its hop's last sample is a late one."""
 
     def __init__(self, labels: tuple[str, ...], budget_s: float = BUDGET_S) -> None:
         self.names, self.budget_s = labels, budget_s
-        self.steps = self.changes = self.jumps = self.low = self.errors = self.late = 0
-        self.batches = np.zeros(LARGEST_BATCH + 1, dtype=np.int64)  # by size
+        self.steps = self.listening = self.decisions = self.changes = self.jumps = self.low = self.errors = self.late = 0
+        self.batches = np.zeros(MAX_BATCH + 1, dtype=np.int64)  # by size
         self.labels = np.zeros(len(labels), dtype=np.int64)
         self.handoffs = np.zeros(len(REASONS), dtype=np.int64)  # by reason; [0] is not used
         self.latency = np.zeros(len(LATENCY_BUCKETS) + 1, dtype=np.int64)
@@ -45,10 +45,12 @@ class ModelCounters:
 
         label, waited = every("label"), np.concatenate([w for _, w in noted])
         self.steps += len(label)
+        self.listening += int((label == LISTENING).sum())
+        self.decisions += int(every("decision").sum())
         self.changes += int(every("changed").sum())
         self.jumps += int(every("jumped").sum())
-        self.low += int(every("low").sum())
-        self.labels += np.bincount(label, minlength=len(self.labels))
+        self.low += int((every("low") & every("decision")).sum())
+        self.labels += np.bincount(label[label != LISTENING], minlength=len(self.labels))
         self.handoffs += np.bincount(every("handoff"), minlength=len(REASONS))
         self.handoffs[0] = 0
         self.late += int((waited > self.budget_s).sum())
@@ -61,12 +63,14 @@ class ModelCounters:
 
     @property
     def late_share(self) -> float:
-        """Of the answers, those beyond the budget."""
+        """Share of the answers that came beyond the budget."""
         return self.late / self.steps if self.steps else 0.0
 
     def document(self) -> dict[str, Any]:
         return {
             "steps": self.steps,
+            "listening": self.listening,
+            "decisions": self.decisions,
             "changes": self.changes,
             "jumps": self.jumps,
             "jump_rate": round(self.jump_rate, 5),
@@ -81,7 +85,7 @@ class ModelCounters:
 
 
 class StreamCounters:
-    """Of audio and calls, whatever the model."""
+    """Counters of audio and calls, whatever the model."""
 
     NAMES = ("opened", "refused", "dropped_hops", "gaps", "filled_samples", "skipped_samples", "resets", "restarts",
              "duplicate_samples", "late_samples", "dropped_samples", "skipped_steps")  # fmt: skip

@@ -1,5 +1,9 @@
 """From probabilities per step to what a caller's emotion is said to be: smoothing, consistency, confidence, handoff.
 
+Before enough speech was heard a call is listened to: it has no label, and no rule counts its steps. From then on every step is
+averaged and weighed, and once a second of speech there is a *decision*: what is said until the next one. Confidence, settling
+and handoff are rules of decisions. A pause decides nothing.
+
 All streams at once, one row per slot. Each rule can be switched off by itself; a worked example is in each rule's docstring.
 An artifact brings the same rules compiled (around.py), which serve a board as a rule: a change here is one there, and the tests
 hold both to the same answers.
@@ -19,9 +23,11 @@ REASONS = ("", "low confidence", "jumping", "low confidence and jumping")  # of 
 
 STREAK = len(REASONS)
 LEAST_DOUBT = 1e-9  # where no step was yet, nothing is doubted
-# Of a slot: steps so far; the answer of the step before, settled or not, and for how many steps in a row; the label said, and the
-# step in which it was first; STREAK times the bad steps in a row, and why, by REASONS' bits; whether the call was handed off.
-MEMORY = ("steps", "answer", "in_row", "label", "since", "streak", "handed_off")
+LISTENING = -1  # in the place of a label
+# Of a slot: steps since it was listened to; the answer of the decision before, settled or not, and of how many in a row; the
+# label said, and the step in which it was first; STREAK times the bad decisions in a row, and why, by REASONS' bits; whether
+# the call was handed off; whether the decision before was a low one; and in which second of speech that was.
+MEMORY = ("steps", "answer", "in_row", "label", "since", "streak", "handed_off", "low", "second")
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,11 @@ class DecisionRules:
     disagreement: float = 0.6  # a label that this share of the window is not counts half
     confidence: bool = True
     least_confidence: float = 0.55  # below, the answer is neutral
+    decision_s: float = 1.0  # seconds of speech from one decision to the next; 0: every step is one
     settle: bool = True
-    settle_steps: int = 3  # in a row that another label must be the answer before it is said
+    settle_decisions: int = 1  # in a row that another label must be the answer of before it is said
     handoff: bool = True
-    handoff_steps: int = 3  # so many low or jumping steps in a row
+    handoff_decisions: int = 3  # so many low or jumping ones in a row
     intensity: bool = True  # a confident label's second level, where the model has one
     jump_s: float = 0.5  # a label given up sooner than this was a jump
 
@@ -47,8 +54,9 @@ class DecisionRules:
             ("window_steps must be 1 to 100", 1 <= self.window_steps <= 100),
             ("disagreement must lie in (0, 1]", 0 < self.disagreement <= 1),
             ("least_confidence must lie in [0, 1]", 0 <= self.least_confidence <= 1),
-            ("settle_steps must be at least 1", self.settle_steps >= 1),
-            ("handoff_steps must be at least 1", self.handoff_steps >= 1),
+            ("decision_s must be 0 or lie in 0.01..3600", self.decision_s == 0 or 0.01 <= self.decision_s <= 3600),
+            ("settle_decisions must be at least 1", self.settle_decisions >= 1),
+            ("handoff_decisions must be at least 1", self.handoff_decisions >= 1),
             ("jump_s must not be negative", self.jump_s >= 0),
         ):
             check_range(self, name, good)
@@ -56,21 +64,22 @@ class DecisionRules:
 
 PRESETS = {
     "call-centre": DecisionRules(),
-    "in-car": DecisionRules(alpha=0.5),
-    "raw": DecisionRules(alpha=1.0, consistency=False, confidence=False, settle=False, handoff=False),
+    "in-car": DecisionRules(alpha=0.5, decision_s=0.5),
+    "raw": DecisionRules(alpha=1.0, consistency=False, confidence=False, decision_s=0.0, settle=False, handoff=False),
 }
 
 
 @dataclass(slots=True)
 class Decided:
-    """What the rules made of a batch of n steps."""
+    """Result of the rules on a batch of n steps."""
 
     smoothed: np.ndarray  # (n, labels) float32, the moving average
     probabilities: np.ndarray  # (n, labels) float32, after the consistency rule; sum to 1
-    label: np.ndarray  # (n,) int64
-    low: np.ndarray  # (n,) bool: below the least confidence
+    label: np.ndarray  # (n,) int64, LISTENING where there is none yet
+    low: np.ndarray  # (n,) bool: what is said was decided below the least confidence
     jumped: np.ndarray  # (n,) bool: the label said changed soon after it had changed
     changed: np.ndarray  # (n,) bool: another label is said than the step before
+    decision: np.ndarray  # (n,) bool: this step is a decision
     handoff: np.ndarray  # (n,) int64: index into REASONS, 0 for none
 
     def rows(self, rows: slice | np.ndarray) -> Decided:
@@ -94,26 +103,75 @@ class Decisions:
         self.seen = aligned_zeros((slots, len(labels) + 1), np.int64)  # how often each label stands in the window
         self.memory = aligned_zeros((slots, len(MEMORY)), np.int64)
         columns = (self.memory[:, i] for i in range(len(MEMORY)))
-        self._steps, self._answer, self._in_row, self._label, self._since, self._streak, self._handed_off = columns
+        self._steps, self._answer, self._in_row, self._label, self._since, self._streak, self._handed_off, *rest = columns
+        self._low, self._second = rest
         self._none = np.zeros(slots, dtype=np.int64)
         for slot in range(slots):
             self.clear(slot)
 
-    def __call__(self, slots: np.ndarray, probabilities: np.ndarray) -> Decided:
-        """A step of each of ``slots`` (n,), all different; ``probabilities`` (n, labels)."""
+    def __call__(
+        self, slots: np.ndarray, probabilities: np.ndarray, speech: np.ndarray | None = None, least: np.ndarray | float = 0.0
+    ) -> Decided:
+        """A step of each of ``slots`` (n,), all different; ``probabilities`` (n, labels). ``speech`` (n,): how many steps of
+        speech each call has had, by its model, each step one where that does not tell; below ``least``, (n,) or one for all, of
+        it a call that has no label yet is listened to."""
+        steps = self._steps[slots]
+        speech = steps + 1.0 if speech is None else speech.astype(np.float64)
+        listening = (steps == 0) & (speech < least)
+        if not np.count_nonzero(listening):
+            return self._answered(slots, probabilities, speech)
+        heard, n = np.flatnonzero(~listening), len(slots)
+        label, handoff = np.full(n, LISTENING, dtype=np.int64), np.zeros(n, dtype=np.int64)
+        low, jumped, changed, decision = np.zeros((4, n), dtype=bool)
+        all_ = Decided(probabilities.copy(), probabilities.copy(), label, low, jumped, changed, decision, handoff)
+        if len(heard):
+            found = self._answered(slots[heard], probabilities[heard], speech[heard])
+            for f in fields(all_):
+                getattr(all_, f.name)[heard] = getattr(found, f.name)
+        return all_
+
+    def _answered(self, slots: np.ndarray, probabilities: np.ndarray, speech: np.ndarray) -> Decided:
         rules, steps = self.rules, self._steps[slots]
         begun = steps > 0
         smoothed = self._smooth(slots, begun, probabilities)
         weighed, top = self._weigh(slots, steps, smoothed) if rules.consistency else (smoothed, smoothed.argmax(axis=1))
+        due = self._due(slots, speech)
+        self._steps[slots] = steps + 1
+        none, n = self._none, len(slots)
+        chosen = np.flatnonzero(due)
+        if len(chosen) == n:
+            label, low, jumped, changed, handoff = self._decide(slots, steps, weighed, top)
+            return Decided(smoothed, weighed, label, low, jumped, changed, due, handoff)
+        label, low, handoff = self._label[slots], self._low[slots] > 0, none[:n].copy()
+        jumped, changed = none[:n] > 0, none[:n] > 0
+        if len(chosen):
+            some = self._decide(slots[chosen], steps[chosen], weighed[chosen], top[chosen])
+            for whole, part in zip((label, low, jumped, changed, handoff), some, strict=True):
+                whole[chosen] = part
+        return Decided(smoothed, weighed, label, low, jumped, changed, due, handoff)
+
+    def _due(self, slots: np.ndarray, speech: np.ndarray) -> np.ndarray:
+        """Which steps are decisions: the first in each ``decision_s`` of a call's speech.
+
+        1 s, 160 ms steps, all of them speech: the first, then those that end after 1.12, 2.08, 3.04 s; none in a pause.
+        """
+        if not self.rules.decision_s:
+            return np.ones(len(slots), dtype=bool)
+        second = np.floor(speech * self.step_s / self.rules.decision_s).astype(np.int64)
+        due = second != self._second[slots]
+        self._second[slots] = second
+        return due
+
+    def _decide(self, slots: np.ndarray, steps: np.ndarray, weighed: np.ndarray, top: np.ndarray) -> tuple[np.ndarray, ...]:
+        """A decision of each of ``slots``: label, low, jumped, changed, handoff."""
+        rules, before = self.rules, self._answer[slots]
+        begun = before >= 0
         answer, low = self._doubt(weighed, top)
-        before = self._answer[slots]
         label = self._settle(slots, begun, answer, before) if rules.settle else answer
         changed, jumped = self._changes(slots, steps, begun, label)
         handoff = self._hand_off(slots, low, begun & (answer != before)) if rules.handoff else self._none[: len(slots)]
-        self._answer[slots] = answer
-        self._label[slots] = label
-        self._steps[slots] = steps + 1
-        return Decided(smoothed, weighed, label, low, jumped, changed, handoff)
+        self._answer[slots], self._label[slots], self._low[slots] = answer, label, low
+        return label, low, jumped, changed, handoff
 
     def _smooth(self, slots: np.ndarray, begun: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         """s = alpha p + (1 - alpha) s, a stream's first step being its own average.
@@ -157,24 +215,24 @@ class Decisions:
     def _doubt(self, probabilities: np.ndarray, top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The likeliest label, or neutral where it is below ``least_confidence``.
 
-        Angry 0.5, sad 0.3, rest 0.2 with 0.55: neutral, and the step is a low one. Angry 0.56: angry.
+        Angry 0.5, sad 0.3, rest 0.2 with 0.55: neutral, and the decision is a low one. Angry 0.56: angry.
         """
         low = np.maximum.reduce(probabilities, axis=1) < self.rules.least_confidence
         return (np.where(low, self.neutral, top), low) if self.rules.confidence else (top, low)
 
     def _settle(self, slots: np.ndarray, begun: np.ndarray, answer: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """Another label is said once it has been the answer of ``settle_steps`` steps in a row; until then the old one stands.
+        """Another label is said once it has been the answer of ``settle_decisions`` in a row; until then the old one stands.
 
-        3 steps, answers sad sad angry sad angry angry angry: sad throughout, and angry with the last.
+        3 decisions, answers sad sad angry sad angry angry angry: sad throughout, and angry with the last.
         """
         in_row = self._in_row[slots] * (answer == before) + 1
         self._in_row[slots] = in_row
-        return np.where((in_row >= self.rules.settle_steps) | ~begun, answer, self._label[slots])
+        return np.where((in_row >= self.rules.settle_decisions) | ~begun, answer, self._label[slots])
 
     def _changes(
         self, slots: np.ndarray, steps: np.ndarray, begun: np.ndarray, label: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Which steps change the label, and which of those do so within ``jump_s`` of the last change.
+        """Which decisions change the label, and which of those do so within ``jump_s`` of the last change.
 
         160 ms steps, 0.5 s, labels sad sad sad sad angry happy: angry comes after 0.64 s, a change and no jump; happy 0.16 s
         later is a jump. A stream's first label is neither.
@@ -187,22 +245,33 @@ class Decisions:
         return changed, jumped
 
     def _hand_off(self, slots: np.ndarray, low: np.ndarray, restless: np.ndarray) -> np.ndarray:
-        """``handoff_steps`` steps in a row that are low, or whose answer (settled or not) is another than the one before: hand
-        the call to a person, once in a call, saying which it was.
+        """``handoff_decisions`` in a row that are low, or whose answer (settled or not) is another than the one before: hand the
+        call to a person, once in a call, saying which it was.
 
-        Low, fine, low, other, low with 3: nothing after step 3; at step 5 a handoff for "low confidence and jumping"; none after.
+        Low, fine, low, other, low with 3: nothing after the third; at the fifth a handoff for "low confidence and jumping"; none
+        after.
         """
         code = ((self._streak[slots] + STREAK) | low | (restless << 1)) * (low | restless)
         self._streak[slots] = code
-        reached = code >= STREAK * self.rules.handoff_steps
+        reached = code >= STREAK * self.rules.handoff_decisions
         if np.count_nonzero(reached):
             reached &= self._handed_off[slots] == 0
             self._handed_off[slots[reached]] = 1
             return np.where(reached, code % STREAK, 0)
         return self._none[: len(slots)]
 
+    def steps(self, slots: np.ndarray) -> np.ndarray:
+        """Steps of each call since it was listened to (n,)."""
+        return self._steps[slots]
+
+    def standing(self, slots: np.ndarray) -> np.ndarray:
+        """The averages as they are (n, labels), float32; uniform where no step was averaged yet. A copy."""
+        found = self.smoothed[slots]
+        found[self._steps[slots] == 0] = 1.0 / found.shape[1]
+        return found
+
     def clear(self, slot: int) -> None:
         for array in (self.smoothed, self.seen, self.memory):
             array[slot] = 0
         self.window[slot] = self._nothing
-        self._answer[slot] = self._label[slot] = -1
+        self._answer[slot] = self._label[slot] = self._second[slot] = -1

@@ -23,16 +23,16 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeemo_runtime.abi import BAD, WAITING
+from edgeemo_runtime.abi import BAD, END, ODD, SINCE, START, STREAM, WAITING
 from edgeemo_runtime.artifact import Artifact
-from edgeemo_runtime.compiled_rules import Around
+from edgeemo_runtime.compiled_rules import CompiledRules
 from edgeemo_runtime.conditioning import AudioRules, Conditioner
 from edgeemo_runtime.counters import BUDGET_S, StreamCounters
 from edgeemo_runtime.decision import DecisionRules, Decisions
 from edgeemo_runtime.errors import EdgeEmoError
-from edgeemo_runtime.fleet import Fleet, intensities
+from edgeemo_runtime.fleet import Fleet, intensities, speech_heard
 from edgeemo_runtime.memory import aligned_zeros
-from edgeemo_runtime.model import LARGEST_BATCH, Model, misfit
+from edgeemo_runtime.model import MAX_BATCH, Model, misfit
 from edgeemo_runtime.results import StepResults
 from edgeemo_runtime.ring import AudioRings
 from edgeemo_runtime.schedule import PHASES, quietest_lead
@@ -94,7 +94,7 @@ class Engine:
         self._ids = aligned_zeros((max_streams,), np.int64)
         self._ids[:] = -1
         kept = (self._source_clock.begun_at, self._ids, self._ready_since)
-        self._around = Around(self.rings, self._conditioner, self._decisions, *kept, self.sample_rate)
+        self._compiled = CompiledRules(self.rings, self._conditioner, self._decisions, *kept, self.sample_rate)
         self._free = list(range(max_streams - 1, -1, -1))
         self._next_id = 0
         self._thread = threading.get_ident()
@@ -140,15 +140,16 @@ class Engine:
         if self._source_clock.breaks:
             self._pass_breaks(ready)
         split = self.fleet.split(ready)
-        if len(split) == 1 and not self.audio_rules.skip_silence and self._around.serves(split[0][0], ready):
-            return self._step_of(split[0][0], ready)
+        if len(split) == 1 and not self.audio_rules.skip_silence and self._compiled.serves(split[0][0], ready):
+            return self._step_compiled(split[0][0], ready)
         start_s = (self._source_clock.begun_at[ready] + self.rings.taken(ready)) / self.sample_rate
         if len(split) == 1:
             versions = [split[0][0].version] * len(ready)
             probabilities = self._run_all(split[0][0], ready)
         else:
             probabilities, versions = self._run_split(split, ready)
-        decided = self._decisions(ready, probabilities)
+        heard = speech_heard(split, ready, self._decisions.steps(ready) + 1)
+        decided = self._decisions(ready, probabilities, *heard)
         done = self.clock()
         waited_s = done - self._ready_since[ready]
         for model, rows in split:
@@ -170,15 +171,15 @@ class Engine:
             self.labels,
         )
 
-    def _step_of(self, model: Model, slots: np.ndarray) -> StepResults:
+    def _step_compiled(self, model: Model, slots: np.ndarray) -> StepResults:
         """As ``step``, in compiled code, where one model serves all and no silence is skipped."""
-        decided, probabilities, numbers, times = self._around(model, slots)
+        decided, probabilities, numbers, times = self._compiled(model, slots)
         done = self.clock()
-        waited_s = done - times[:, 2]
+        waited_s = done - times[:, SINCE]
         counters = self.fleet.counters_of(model)
         counters.batches[len(slots)] += 1
         counters.note(decided, waited_s)
-        odd = numbers[:, 3]
+        odd = numbers[:, ODD]
         if np.count_nonzero(odd):
             counters.errors += int(np.count_nonzero(odd & BAD))
             self._ready_since[slots[odd & WAITING > 0]] = done
@@ -186,14 +187,14 @@ class Engine:
         versions = [model.version] * len(slots)
         shares = probabilities, decided.smoothed, decided.label
         return StepResults(
-            numbers[:, 0], times[:, 0], times[:, 1], *shares, said, decided.handoff, waited_s, versions, self.labels
+            numbers[:, STREAM], times[:, START], times[:, END], *shares, said, decided.handoff, waited_s, versions, self.labels
         )
 
     def _run_all(self, model: Model, slots: np.ndarray) -> np.ndarray:
         """Probabilities (n, labels) of any number of streams of one model, in batches."""
-        if len(slots) <= LARGEST_BATCH:
+        if len(slots) <= MAX_BATCH:
             return self._run(model, slots).copy()
-        parts = [self._run(model, slots[i : i + LARGEST_BATCH]).copy() for i in range(0, len(slots), LARGEST_BATCH)]
+        parts = [self._run(model, slots[i : i + MAX_BATCH]).copy() for i in range(0, len(slots), MAX_BATCH)]
         return np.concatenate(parts)
 
     def _run_split(self, split: list[tuple[Model, slice | np.ndarray]], slots: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -216,7 +217,7 @@ class Engine:
         if quiet is None or not quiet.any():
             counters.batches[n] += 1
             return self._checked(model, model.run(slots))
-        answer = self._decisions.smoothed[slots]
+        answer = self._decisions.standing(slots)
         loud = np.flatnonzero(~quiet)
         self.counters.skipped_steps += n - len(loud)
         if len(loud):
@@ -326,7 +327,7 @@ class Engine:
                 self.rings.begin(slot)
 
     def _forget_call(self, slot: int) -> None:
-        """What was learned from a slot's audio."""
+        """Clears what was learned from a slot's audio."""
         self.fleet.clear(slot)
         self._decisions.clear(slot)
         self._conditioner.clear(slot)
@@ -349,9 +350,9 @@ class Engine:
     def _warm_up(self) -> None:
         """A step of silence in slot 0, all of whose code must take what the manifest says; then nothing of it is left."""
         self.model.warm_up(1)
-        if self._around.serves(self.model, np.zeros(1)):
+        if self._compiled.serves(self.model, np.zeros(1)):
             try:
-                self._around(self.model, np.zeros(1, dtype=np.int64))
+                self._compiled(self.model, np.zeros(1, dtype=np.int64))
             except (RuntimeError, ValueError, TypeError) as error:
                 raise misfit(self.model.artifact, error) from error
         self._forget(0)

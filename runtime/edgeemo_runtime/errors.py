@@ -22,6 +22,6 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException, longest: int = 300) -> str:
-    """What an exception of another library says, on one printable line; its type where it says nothing."""
+    """Message of another library's exception, on one printable line; its type where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return printable(lines[0][:longest]) if lines else type(error).__name__

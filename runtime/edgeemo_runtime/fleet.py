@@ -57,6 +57,19 @@ def intensities(split: list[tuple[Model, slice | np.ndarray]], slots: np.ndarray
     return said
 
 
+def speech_heard(
+    split: list[tuple[Model, slice | np.ndarray]], slots: np.ndarray, each: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many steps of speech each call has had (n,), by its model or, where that does not count, ``each`` (n,); and how many it
+    takes before there is a label (n,)."""
+    speech, least = each.astype(np.float64), np.zeros(len(slots))
+    for model, rows in split:
+        spoken = model.spoken(slots[rows])
+        if spoken is not None:
+            speech[rows], least[rows] = spoken, model.speech[1]
+    return speech, least
+
+
 class Fleet:
     def __init__(self, model: Model, budget_s: float = BUDGET_S) -> None:
         self.live = model

@@ -12,7 +12,7 @@ import numpy as np
 from edgeemo_runtime.artifact import Artifact, load_artifact
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.memory import ALIGNMENT, aligned_zeros
-from edgeemo_runtime.model import LARGEST_BATCH, misfit
+from edgeemo_runtime.model import MAX_BATCH, misfit
 
 # LLVM loads whole vectors of what is padded and drops what lies beyond: as far in front of an array as it is padded. Pages that
 # are never written take no memory.
@@ -33,7 +33,7 @@ class Function:
         self._call = self.artifact.load_step()
         self._tensor = tvm_ffi.from_dlpack
         self._inputs, self._outputs = step["inputs"], step["outputs"]
-        self._arena = aligned_zeros((LARGEST_BATCH * max(ALIGNMENT, step["arena_bytes_per_stream"]),), np.uint8, MARGIN)
+        self._arena = aligned_zeros((MAX_BATCH * max(ALIGNMENT, step["arena_bytes_per_stream"]),), np.uint8, MARGIN)
         self._states = aligned_zeros((1, max(1, step["state_words"])), np.float32)
 
     @property
@@ -51,7 +51,7 @@ class Function:
         batches = {len(a) for a in arrays}
         if len(batches) != 1 or 0 in batches:
             raise EdgeEmoError(f"{self.artifact.path}: inputs have batches of {sorted(batches)}; one size, at least 1")
-        pieces = [self._piece([a[i : i + LARGEST_BATCH] for a in arrays]) for i in range(0, batches.pop(), LARGEST_BATCH)]
+        pieces = [self._piece([a[i : i + MAX_BATCH] for a in arrays]) for i in range(0, batches.pop(), MAX_BATCH)]
         return {o["name"]: np.concatenate([p[n] for p in pieces]) for n, o in enumerate(self._outputs)}
 
     def _checked(self, name: str, kind: str, shape: tuple[int, ...], feed: dict[str, Any]) -> np.ndarray:

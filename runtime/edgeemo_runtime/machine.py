@@ -1,4 +1,4 @@
-"""What the processor of this machine has: a virtual machine may hide extensions that its processor's name promises."""
+"""Features of this machine's processor: a virtual machine may hide extensions that its processor's name promises."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KERNEL_SPELLING = {"bmi1": "bmi"}  # and underscores: avx512_vnni
 
 
 def vector_extensions() -> frozenset[str] | None:
-    """Of x86, as LLVM spells them; None on a machine that does not say."""
+    """Vector extensions of x86, as LLVM spells them; None on a machine that does not say."""
     try:
         text = CPUINFO.read_text()
     except OSError:

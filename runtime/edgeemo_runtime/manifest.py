@@ -47,6 +47,14 @@ def integer(low: int, high: int) -> Check:
     return check
 
 
+def number(low: float, high: float) -> Check:
+    def check(where: str, value: Any) -> None:
+        good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        _expect(good, where, f"a number from {low} to {high}", value)
+
+    return check
+
+
 def text(longest: int = 255, pattern: re.Pattern[str] | None = None) -> Check:
     def check(where: str, value: Any) -> None:
         good = isinstance(value, str) and 0 < len(value) <= longest and value == printable(value)
@@ -102,6 +110,7 @@ def nullable(check: Check) -> Check:
 _SHAPE = array(integer(0, 1 << 31), 16)
 _TENSOR = record({"name": text(1000), "shape": _SHAPE, "dtype": choice(*DTYPES)})
 _NAMES = array(text(64), 256)
+_LISTENING = record({"state": text(), "least": number(0, 1e6)})
 _INTENSITY = record({"state": text(), "label": text(), "names": array(text(), 2, 2)})
 _STREAM = record(
     {
@@ -110,9 +119,15 @@ _STREAM = record(
         "ring_samples": integer(0, MAX_RING_S * MAX_RATE),
         "labels": array(text(), 256, 1),
     },
-    {"intensity": nullable(_INTENSITY), "audio": text(1000), "probabilities": text(1000), "ring_frames": integer(0, 1 << 31)},
+    {
+        "intensity": nullable(_INTENSITY),
+        "listening": nullable(_LISTENING),
+        "audio": text(1000),
+        "probabilities": text(1000),
+        "ring_frames": integer(0, 1 << 31),
+    },
 )
-_COLUMNS = record(dict.fromkeys(("rules", "memory", "numbers", "flags", "times"), _NAMES))
+_COLUMNS = record(dict.fromkeys(("rules", "memory", "numbers", "flags", "times"), _NAMES), {"speech": _NAMES})
 _FUNCTIONS = record({"intake": text(64, FUNCTION), "decide": text(64, FUNCTION)}, {"columns": _COLUMNS})
 _SCHEMA = record(
     {
@@ -171,7 +186,7 @@ def check_manifest(manifest: Any) -> None:
 
 
 def _check_stream(manifest: dict[str, Any]) -> None:
-    """What the stream's numbers say must be what the compiled step takes and gives."""
+    """Checks that the stream's numbers are those of the compiled step's inputs and outputs."""
     stream, step = manifest["stream"], manifest["step"]
     labels, rate = stream["labels"], stream["sample_rate"]
     _expect(len(set(labels)) == len(labels), "stream.labels", "all different", labels)
@@ -183,5 +198,7 @@ def _check_stream(manifest: dict[str, Any]) -> None:
     _expect(shapes == [[len(labels)]], "step.outputs", f"one array of {len(labels)} labels' probabilities", shapes)
     if level := stream.get("intensity"):
         _expect(level["label"] in labels, "stream.intensity.label", "one of the labels", level["label"])
-        state = manifest["states"].get(level["state"])
-        _expect(state is not None and math.prod(state["shape"]) == 1, "stream.intensity.state", "a state of one number", state)
+    for key in ("intensity", "listening"):
+        if about := stream.get(key):
+            state = manifest["states"].get(about["state"])
+            _expect(state is not None and math.prod(state["shape"]) == 1, f"stream.{key}.state", "a state of one number", state)

@@ -35,8 +35,8 @@ Reading = Generator[None, None, "Members"]
 
 @dataclass
 class Members:
-    """What was read, and not checked yet. ``exposed``: the file or folder that others than root and this user may write, if
-    any."""
+    """Members of an artifact as read, not checked yet. ``exposed``: the file or folder that others than root and this user may
+    write, if any."""
 
     path: Path
     manifest: bytes
@@ -169,7 +169,7 @@ def _read_signature(name: str, folder: int | None) -> bytes | None:
 
 
 def _places(file: Any, size: int) -> dict[str, tuple[int, int]]:
-    """Where each member's bytes begin in an archive of ``size`` bytes, and how many they are: exactly the three members, once, as
+    """Offset and length of each member in an archive of ``size`` bytes: exactly the three members, once, as
     they are."""
     if size < _END.size:
         raise zipfile.BadZipFile("it is too short")

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from edgeemo_runtime.abi import load_functions
+from edgeemo_runtime.abi import SPEECH, load_functions
 from edgeemo_runtime.artifact import Artifact, load_artifact
 from edgeemo_runtime.errors import EdgeEmoError, first_line
 from edgeemo_runtime.memory import ALIGNMENT, aligned_zeros
 
 # From 8 to 16 streams the cost per stream falls by 2 % (docs/performance.md): what a batch shares, the weights, it has shared by
 # then, while its activations take 36 kB of L2 per stream.
-LARGEST_BATCH = 16
+MAX_BATCH = 16
 SUM_TOLERANCE = 1e-3  # of a step's probabilities from 1
 
 
@@ -42,10 +42,14 @@ class Model:
         if level:
             where = manifest["states"][level["state"]]["offset_words"]
             self.intensity = self.labels.index(level["label"]), tuple(level["names"]), where
+        heard = stream.get("listening")  # which word of a state row counts steps of speech, and how many a label takes
+        speech = (manifest["states"][heard["state"]]["offset_words"], heard["least"]) if heard else (-1, 0)
+        self.speech = aligned_zeros((len(SPEECH),), np.float64)
+        self.speech[:] = speech
         self.slots = slots
         self._step = self.artifact.load_step()
         self._tensor = tvm_ffi.from_dlpack
-        batch = min(slots, LARGEST_BATCH)
+        batch = min(slots, MAX_BATCH)
         try:
             self.states = aligned_zeros((slots, step["state_words"]), np.float32)
             self._arena = aligned_zeros((batch * max(ALIGNMENT, step["arena_bytes_per_stream"]),), np.uint8)
@@ -77,11 +81,16 @@ class Model:
             self._calls[n] = functools.partial(self._step, *views[:2], *self._fixed, views[2])
         return self._calls[n]
 
+    def spoken(self, slots: np.ndarray) -> np.ndarray | None:
+        """How many steps of speech each call has had (n,) float32, after its last step; None where the model does not count."""
+        place = int(self.speech[0])
+        return None if place < 0 else self.states[slots, place]
+
     def clear(self, slots: np.ndarray | list[int] | int) -> None:
         """Begins new streams in ``slots``."""
         self.states[slots] = 0
 
-    def warm_up(self, streams: int = LARGEST_BATCH) -> None:
+    def warm_up(self, streams: int = MAX_BATCH) -> None:
         """One step on silence, in a batch of as many slots as there are up to ``streams``, so that code and weights are in
         memory. All slots must be free. Raises EdgeEmoError if the compiled code does not take what the manifest says, or its
         answer is no probability."""

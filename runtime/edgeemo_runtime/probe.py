@@ -132,7 +132,7 @@ def exercise(artifact: Artifact) -> None:
 
 
 def _run_child(members: Members, trust: Trust, writer: int, limit_s: float, nice: int) -> NoReturn:
-    """What the child does. It writes what is wrong, or SOUND, and never returns to what its parent was doing."""
+    """Body of the child process. It writes what is wrong, or SOUND, and never returns to what its parent was doing."""
     code = 1
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -141,7 +141,7 @@ def _run_child(members: Members, trust: Trust, writer: int, limit_s: float, nice
         used_s = time.process_time()
         resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used_s + limit_s), math.ceil(used_s + limit_s) + 1))
         faulthandler.disable()
-        process.step_back()
+        process.reset_scheduling()
         os.nice(nice)
         nothing = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):  # what foreign code prints when it dies is no message of ours

@@ -27,7 +27,7 @@ def threads() -> int:
 _AT_START = threads()  # more than one under qemu, whose own threads show
 
 
-def stay_on(cpu: int) -> None:
+def bind_core(cpu: int) -> None:
     """Binds this process to one core. Raises EdgeEmoError if there is no such core to have."""
     try:
         os.sched_setaffinity(0, {cpu})
@@ -35,7 +35,7 @@ def stay_on(cpu: int) -> None:
         raise EdgeEmoError(f"cpu {cpu}: this process cannot be bound to it ({error})") from error
 
 
-def go_first(priority: int) -> None:
+def set_fifo_priority(priority: int) -> None:
     """Puts this process before all ordinary ones (SCHED_FIFO, 1 to 99): what else the machine does then waits for a step, not a
     step for it. Raises EdgeEmoError where that is not allowed."""
     try:
@@ -46,16 +46,16 @@ def go_first(priority: int) -> None:
         ) from error
 
 
-def take_place(cpu: int, priority: int) -> None:
+def bind_process(cpu: int, priority: int) -> None:
     """On that core unless it is negative, with that priority unless it is 0. Raises EdgeEmoError where it cannot be had."""
     if cpu >= 0:
-        stay_on(cpu)
+        bind_core(cpu)
     if priority:
-        go_first(priority)
+        set_fifo_priority(priority)
 
 
-def step_back() -> None:
-    """What a child does that its parent's place on the machine is not for: any core, and no priority over ordinary processes."""
+def reset_scheduling() -> None:
+    """Gives up the parent's place on the machine, in a child: any core, and no priority over ordinary processes."""
     with contextlib.suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
@@ -75,9 +75,9 @@ def with_openssl() -> None:
         sys.modules.pop("hashlib", None)
 
 
-def settle_memory() -> None:
-    """What is there now stays: the garbage collector does not walk all of it in the middle of a step any more. For processes that
-    answer in time, once everything is loaded."""
+def freeze_gc() -> None:
+    """Freezes the objects that are there now: the garbage collector does not walk all of it in the middle of a step any more. For
+    processes that answer in time, once everything is loaded."""
     gc.collect()
     gc.freeze()
 

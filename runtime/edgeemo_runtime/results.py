@@ -1,4 +1,4 @@
-"""What a step answers."""
+"""Result (one stream) and StepResults (a batch, as arrays)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeemo_runtime.decision import REASONS
+from edgeemo_runtime.decision import LISTENING, REASONS
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,15 @@ class Result:
     end_s: float
     probabilities: np.ndarray  # (labels,) float32, this step's
     smoothed: np.ndarray  # (labels,) float32, after EMA
-    label: str  # after all rules (decision.py)
+    label: str | None  # after all rules (decision.py); None while the call is listened to: too little speech for a label
     intensity: str  # annoyed or furious while the caller is confidently angry, where the model tells; else empty
     handoff: str  # why the call should go to a person, in the one step that says so; else empty
     model: str  # version
+
+    @property
+    def listening(self) -> bool:
+        """Whether too little speech was heard for a label."""
+        return self.label is None
 
 
 @dataclass(slots=True)
@@ -34,7 +39,7 @@ class StepResults:
     end_s: np.ndarray  # (n,) float64
     probabilities: np.ndarray  # (n, labels) float32
     smoothed: np.ndarray  # (n, labels) float32
-    label: np.ndarray  # (n,) int64
+    label: np.ndarray  # (n,) int64, index into labels; decision.LISTENING, -1, where there is none yet
     intensity: list[str]  # per stream, empty where there is none
     handoff: np.ndarray  # (n,) int64, index into decision.REASONS
     waited_s: np.ndarray  # (n,) float64, from a hop's last sample to its answer, on the engine's clock
@@ -52,7 +57,7 @@ class StepResults:
                 float(self.end_s[i]),
                 self.probabilities[i],
                 self.smoothed[i],
-                self.labels[self.label[i]],
+                None if self.label[i] == LISTENING else self.labels[self.label[i]],
                 self.intensity[i],
                 REASONS[self.handoff[i]],
                 self.models[i],

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeemo_runtime.counters import BUDGET_S
-from edgeemo_runtime.model import LARGEST_BATCH
+from edgeemo_runtime.model import MAX_BATCH
 
 PHASES = 16  # parts of a hop by which streams' phases are told apart
 LEARNING = 0.05  # weight of the newest measurement of a batch's cost
@@ -23,7 +23,7 @@ class Scheduler:
         """``cost_s``: seconds of a batch by its size, [0] unused; without it they are learned from ``observe``."""
         self.budget_s = budget_s
         self._known = cost_s is not None
-        self.cost_s = np.zeros(LARGEST_BATCH + 1) if cost_s is None else np.asarray(cost_s, dtype=np.float64).copy()
+        self.cost_s = np.zeros(MAX_BATCH + 1) if cost_s is None else np.asarray(cost_s, dtype=np.float64).copy()
 
     @property
     def largest(self) -> int:
@@ -41,12 +41,12 @@ class Scheduler:
     def size(self, since: np.ndarray, now: float) -> int:
         """Streams in a batch that begins ``now``, at least one, of those ready ``since`` (longest waiting first)."""
         late = now - float(since[0]) + float(self.cost_s[self.largest]) > self.budget_s
-        return min(len(since), LARGEST_BATCH if late else self.largest)
+        return min(len(since), MAX_BATCH if late else self.largest)
 
     def observe(self, size: int, seconds: float) -> None:
         """A batch of ``size`` took ``seconds``. Other sizes are held to what that says of them: a larger batch costs no less, and
         for each stream no more. So one slow batch does not keep sizes that are not used any more dear for good."""
-        sizes = np.arange(LARGEST_BATCH + 1) / size
+        sizes = np.arange(MAX_BATCH + 1) / size
         if not self._known:
             self.cost_s, self._known = seconds * sizes, True
             return

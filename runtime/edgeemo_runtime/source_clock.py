@@ -1,4 +1,4 @@
-"""Where audio belongs by its source's own count of samples, as RTP's timestamps are: 32 bits that wrap, begin anywhere, and begin
+"""Places audio by its source's own count of samples, as RTP's timestamps are: 32 bits that wrap, begin anywhere, and begin
 anew when a call is re-invited or its source changes.
 
 Per slot it knows at which count the ring begins, so that a step's time is the source's. What was sent twice is left out, what
@@ -91,7 +91,7 @@ class SourceClock:
         self.begun_at[slot] = self._origin[slot] = -samples
 
     def place(self, slot: int, samples: np.ndarray, at: object) -> Placement:
-        """Where ``samples``, the first being number ``at`` of the source, go. Changes nothing but late audio's own place."""
+        """Placement of ``samples``, the first being number ``at`` of the source. Changes nothing but late audio's own place."""
         count = as_count(at)
         if not self._known[slot]:
             return Placement(samples)

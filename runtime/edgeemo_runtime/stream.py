@@ -18,7 +18,7 @@ class OverloadError(EdgeEmoError):
 
 
 class Owner(Protocol):
-    """What a stream needs of its engine."""
+    """Interface of an engine as its streams use it."""
 
     samples_per_step: int
     rings: AudioRings

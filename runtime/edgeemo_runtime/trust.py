@@ -47,7 +47,8 @@ class Signature:
 
     @property
     def sequence(self) -> int:
-        """What orders signed artifacts: the comment's ``sequence:``, else minisign's own ``timestamp:``; 0 without either."""
+        """Sequence number of a signed artifact: the comment's ``sequence:``, else minisign's own ``timestamp:``; 0 without
+        either."""
         found = re.search(r"\bsequence:(\d{1,18})\b", self.comment) or re.search(r"\btimestamp:(\d{1,18})\b", self.comment)
         return int(found[1]) if found else 0
 
@@ -141,7 +142,7 @@ def verify(members: Members, keys: tuple[PublicKey, ...]) -> Signature:
 
 
 def digest(data: bytes) -> bytes:
-    """What minisign signs of a file."""
+    """The bytes that minisign signs for a file."""
     import hashlib
 
     return hashlib.blake2b(data).digest()

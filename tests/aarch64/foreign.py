@@ -116,8 +116,8 @@ def _differences(compiled: Compiled, path: Path, model: onnx.ModelProto, feed: d
 
 
 def costs(model: Foreign, tool: Path) -> list[str]:
-    """Of one item: times on this machine over our float's; M cycles (modelled, Cortex-A72). INT8 by int8-mse over made-up inputs,
-    which say nothing of accuracy."""
+    """Cost of one item: times on this machine over our float's; M cycles (modelled, Cortex-A72). INT8 by int8-mse over made-up
+    inputs, which say nothing of accuracy."""
     floating, adapted = adapted_file(model)
     int8 = floating.with_name(f"{floating.stem}-int8.onnx")
     with tempfile.TemporaryDirectory() as feeds:

@@ -126,9 +126,9 @@ from edgeemo_runtime import PRESETS, Engine
 calls = np.load(sys.argv[2])
 def answers(compiled):
     engine = Engine(sys.argv[1], len(calls), PRESETS["call-centre"], clock=lambda: 0.0)
-    serves = engine._around.serves
+    serves = engine._compiled.serves
     assert serves(engine.model, np.arange(len(calls)))
-    engine._around.serves = lambda model, slots: compiled and serves(model, slots)
+    engine._compiled.serves = lambda model, slots: compiled and serves(model, slots)
     streams = [engine.open() for _ in calls]
     for step in range(calls.shape[1]):
         for stream, call in zip(streams, calls):

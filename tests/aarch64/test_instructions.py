@@ -1,4 +1,4 @@
-"""What a step costs may not grow unseen: figures that are the same on every machine, against the accepted ones."""
+"""The cost of a step may not grow unseen: figures that are the same on every machine, against the accepted ones."""
 
 from __future__ import annotations
 

@@ -95,7 +95,8 @@ def test_int8_product_in_pairs_is_exact(case: Case, qmax: int) -> None:
     packed, offset = pack.pack_s8_winograd(w)
     out = np.full((batch, case.rows, case.n), np.nan, dtype=np.float32)
     scale = pack.pad_columns(np.ones(case.n), case.groups)
-    got = run_on_board(gemm.build(replace(spec, winograd=True), BOARD.kernels), batch, [a, packed, offset, scale, out])
+    built = gemm.build(replace(spec, microkernel=capabilities.WINOGRAD), BOARD.kernels)
+    got = run_on_board(built, batch, [a, packed, offset, scale, out])
     np.testing.assert_array_equal(got.reshape(expected.shape), expected)
 
 

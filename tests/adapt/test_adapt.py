@@ -42,7 +42,7 @@ def test_a_batch_that_is_not_first_is_moved_there() -> None:
 
 
 def test_shapes_computed_from_shapes_fold_away() -> None:
-    """What torch makes of x.view(x.size(0), -1): Shape, Gather, Concat, Reshape."""
+    """Torch's export of x.view(x.size(0), -1): Shape, Gather, Concat, Reshape."""
     nodes = [
         helper.make_node("Shape", ["x"], ["s"]),
         helper.make_node("Gather", ["s", "zero"], ["n"]),

@@ -13,7 +13,7 @@ from edgeemo.export.onnx_step import export_step
 from edgeemo.model.mfcc_bilstm import MfccBiLstm, MfccConfig
 from edgeemo.quantize.calibration.runner import Calibration
 from edgeemo.quantize.plan import Plan, observe, plan
-from edgeemo.quantize.recipe import Recipe
+from edgeemo.quantize.recipe import load_recipe
 from tests.conftest import CALIBRATION
 
 CLIPS = find_clips(CALIBRATION)[::25]
@@ -34,7 +34,7 @@ def small_file(small: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def planned(small: onnx.ModelProto) -> Plan:
-    return plan(small, "small", Recipe())
+    return plan(small, "small", load_recipe("int8-kl"))
 
 
 @pytest.fixture(scope="session")

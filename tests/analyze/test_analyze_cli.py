@@ -1,4 +1,4 @@
-"""`edgeemo analyze` from the command line to a page in a browser, and `quantize --max-f1-drop`."""
+"""`edgeemo analyze` from the command line to a page in a browser, and `edgeemo tune`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def analysed(small_file: Path, calib: Path, tmp_path_factory: pytest.TempPathFac
     page, recipe = folder / "a.html", folder / "p.toml"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        said = edgeemo("analyze", small_file, "--calib", calib, "--out", page, "--propose", recipe, "--budget", 8, "--json")
+        said = edgeemo("analyze", small_file, "--calib", calib, "--out", page, "--save-recipe", recipe, "--budget", 8, "--json")
     assert said.exit_code == 0, said.output
     return page, recipe, json.loads(said.stdout)
 
@@ -65,6 +65,7 @@ def test_the_proposed_recipe_is_one_that_quantize_takes(
     assert kept <= {layer["name"] for layer in json.loads(done.stdout)["layers"] if layer["precision"] != "int8"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; `make browser`")
 def test_the_page_in_a_browser(analysed: tuple[Path, Path, dict[str, Any]]) -> None:
     """Every plot is drawn, the table sorts by a click both ways, and nothing is fetched from outside."""
@@ -104,14 +105,19 @@ def test_a_search_ends_with_a_recipe_or_says_how_near_it_came(
     small_file: Path, calib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    base = ("quantize", small_file, "--calib", calib, "--budget", 6)
-    found = edgeemo(*base, "--max-f1-drop", 0.5, "--out", "q.onnx", "--save-recipe", "r.toml")
+    base = ("tune", small_file, "--calib", calib, "--budget", 6)
+    found = edgeemo(*base, "--max-f1-drop", 0.5, "--out", "r.toml", "--save-model", "q.onnx", "--json")
     assert found.exit_code == 0, found.output
     assert "asked for: a drop of macro-F1 of at most 0.5" in Path("r.toml").read_text()
-    missed = edgeemo(*base, "--max-f1-drop", -1, "--out", "x.onnx")
+    document = json.loads(found.stdout)
+    assert (document["out"], document["model"]) == ("r.toml", "q.onnx") and document["best"] == 0
+    again = edgeemo("quantize", small_file, "--calib", calib, "--recipe", "r.toml", "--out", "same.onnx")
+    assert again.exit_code == 0, again.output
+    assert onnx.load("q.onnx").graph == onnx.load("same.onnx").graph
+    missed = edgeemo(*base, "--max-f1-drop", -1, "--out", "x.toml", "--save-model", "x.onnx")
     assert missed.exit_code == 1
     assert "no recipe of" in missed.stderr and "--budget 6" in missed.stderr
-    assert not Path("x.onnx").exists()
+    assert not Path("x.toml").exists() and not Path("x.onnx").exists()
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +145,7 @@ def test_a_model_that_hears_no_audio_is_analysed_on_feeds(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     model, folder = feeds
-    said = edgeemo("analyze", model, "--feeds", folder, "--min-sqnr", 35, "--out", "a.html", "--propose", "r.toml", "--json")
+    said = edgeemo("analyze", model, "--feeds", folder, "--min-sqnr", 35, "--out", "a.html", "--save-recipe", "r.toml", "--json")
     assert said.exit_code == 0, said.output
     document = json.loads(said.stdout)
     assert document["evaluation"]["measure"] == "noise / signal" and document["evaluation"]["files"] == 6
@@ -152,17 +158,32 @@ def test_a_model_that_hears_no_audio_is_analysed_on_feeds(
     assert {x["name"]: x["precision"] for x in json.loads(done.stdout)["layers"]} == {"first": "int8", "second": "fp16"}
     labels = edgeemo("analyze", model, "--feeds", folder, "--max-f1-drop", 0.01, "--force")
     assert labels.exit_code == 2 and "--min-sqnr does without" in labels.stderr
+    split = edgeemo("analyze", model, "--feeds", folder, "--split", "dev", "--force")
+    assert split.exit_code == 2 and "--split is of a folder of clips" in split.stderr
+
+
+def test_a_model_that_hears_no_audio_is_tuned_by_its_noise(
+    feeds: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, folder = feeds
+    base = ("tune", model, "--feeds", folder, "--out", "r.toml")
+    said = edgeemo(*base, "--min-sqnr", 35)
+    assert said.exit_code == 0, said.output
+    assert "second in FP16" in said.stdout and 'match = "^second$"' in Path("r.toml").read_text()
+    missed = edgeemo(*base, "--min-sqnr", 300, "--force")
+    assert missed.exit_code == 1 and "reaches an SQNR of the answers of at least 300.0 dB; nearest: " in missed.stderr
 
 
 def test_mistakes(small_file: Path, calib: Path, tmp_path: Path) -> None:
     def refused(*args: object) -> str:
-        done = edgeemo("analyze", small_file, "--out", tmp_path / "a.html", "--propose", tmp_path / "p.toml", *args)
+        done = edgeemo("analyze", small_file, "--out", tmp_path / "a.html", "--save-recipe", tmp_path / "p.toml", *args)
         assert done.exit_code in (1, 2) and not (tmp_path / "a.html").exists()
         return done.stderr
 
     assert "no such folder" in refused("--calib", tmp_path / "none")
     assert "neither a file nor one of" in refused("--calib", calib, "--recipe", "x")
-    assert "no target 'z80'" in refused("--calib", calib, "--target", "z80")
+    assert "'z80' is not one of" in refused("--calib", calib, "--target", "z80")
     unlabelled = tmp_path / "clips"
     unlabelled.mkdir()
     shutil.copy(CLIPS[0].path, unlabelled)

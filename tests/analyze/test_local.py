@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeemo.analyze.local import sqnr_by_observer, study
+from edgeemo.analyze.local import sqnr_by_threshold, study
 from edgeemo.analyze.parts import Part, find_parts
 from edgeemo.quantize.calibration.observer import ActivationScaling, Observer
 from edgeemo.quantize.calibration.runner import Calibration
@@ -17,7 +17,7 @@ SCALINGS = {"x": ActivationScaling("min-max")}
 
 def made(x: np.ndarray, weight: np.ndarray) -> tuple[Part, Calibration]:
     node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name="layer")
-    layer = Layer("layer", "MatMul", node, "x", "w", weight, 1, "int8", WeightScaling(), ActivationScaling())
+    layer = Layer("layer", "MatMul", node, "x", "w", weight, 1, "int8", WeightScaling("min-max"), ActivationScaling("kl"))
     observer = Observer("x")
     observer.observe_range(x)
     observer.observe_histogram(x)
@@ -50,7 +50,7 @@ def test_an_outlier_costs_decibels_and_a_tight_threshold_saturates() -> None:
     assert wild.sqnr_db < calm.sqnr_db - 5
     assert wild.saturation == 0
     assert study(part, calibration, {"x": ActivationScaling("percentile")}).saturation == 1 / x.size
-    assert set(sqnr_by_observer(part, calibration, SCALINGS)) == {"kl", "mse", "percentile", "min-max"}
+    assert set(sqnr_by_threshold(part, calibration, SCALINGS)) == {"kl", "mse", "percentile", "min-max"}
 
 
 def test_every_part_of_a_model_can_be_studied(planned: Plan, calibration: Calibration) -> None:

@@ -43,7 +43,7 @@ def test_a_pattern_names_its_members_and_nothing_else(planned: Plan) -> None:
 
 def test_cycles_follow_the_boards_rates(planned: Plan) -> None:
     part, board = find_parts(planned)[0], load_target("aarch64-neon")
-    assert part.cycles("int8", Recipe(), board) == part.macs / board.macs_per_cycle["int8"]
-    assert part.cycles("int8", load_recipe(DEFAULT_RECIPE), board) == part.macs / board.macs_per_cycle["int8_pairs"]
+    assert part.cycles("int8", load_recipe("int8-kl"), board) == part.macs / board.macs_per_cycle["int8"]
+    assert part.cycles("int8", load_recipe(DEFAULT_RECIPE), board) == part.macs / board.macs_per_cycle["int8_winograd"]
     assert part.cycles("int8", Recipe(), load_target("host")) is None
     assert Rule(part.pattern, "fp16").matches(part.name)

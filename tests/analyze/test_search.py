@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from edgeemo.quantize.recipe import Recipe, Rule
 from edgeemo.quantize.weights import WeightScaling
 from edgeemo.targets.board import load_target
 
+START = Recipe(threshold="kl")
 HARM = {"a": 8.0, "b": 4.0, "c": 2.0, "d": 1.0}
 
 
@@ -29,7 +31,7 @@ def part(name: str, scale: float = 1.0) -> Part:
         name,
         "MatMul",
         (name,),
-        (Layer(name, "MatMul", node, "x", "w", weight, 1, "int8", WeightScaling(), ActivationScaling()),),
+        (Layer(name, "MatMul", node, "x", "w", weight, 1, "int8", WeightScaling("min-max"), ActivationScaling("kl")),),
         ("x",),
         16,
     )
@@ -39,7 +41,7 @@ PARTS = [part(n) for n in HARM]
 
 
 class Additive:
-    """Harm of every part in INT8, summed; half of it with the observer mse."""
+    """Harm of every part in INT8, summed; half of it with the threshold mse."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -47,7 +49,7 @@ class Additive:
     def score(self, recipe: Recipe) -> Score:
         self.asked += 1
         harm = [
-            h * (0.5 if recipe.activation_scaling(n).observer == "mse" else 1.0)
+            h * (0.5 if recipe.activation_scaling(n).threshold == "mse" else 1.0)
             for n, h in HARM.items()
             if recipe.precision(n) == "int8"
         ]
@@ -65,7 +67,7 @@ def local(sqnr: float) -> Local:
 def run(limit: float, budget: int = 40, tuned: Recipe | None = None, exhaustive: bool = False) -> tuple[Found, int]:
     scores = Additive()
     locals_ = {n: local(20 - h) for n, h in HARM.items()}
-    found = search(Recipe(), PARTS, locals_, tuned or Recipe(), scores, lambda s: s.error <= limit, budget,  # type: ignore[arg-type]
+    found = search(START, PARTS, locals_, tuned or START, scores, lambda s: s.error <= limit, budget,  # type: ignore[arg-type]
                    load_target("aarch64-neon"), exhaustive)  # fmt: skip
     return found, scores.asked
 
@@ -75,8 +77,8 @@ def test_nothing_is_kept_where_nothing_needs_to_be() -> None:
     assert found.best is not None and found.best.kept == () and asked == 1
 
 
-def test_observers_cost_nothing_and_are_tried_first() -> None:
-    tuned = Recipe(rules=(Rule("^a$", observer="mse"),))
+def test_thresholds_cost_nothing_and_are_tried_first() -> None:
+    tuned = replace(START, rules=(Rule("^a$", threshold="mse"),))
     found, _ = run(11.0, tuned=tuned)
     assert found.best is not None
     assert found.best.recipe.rules == tuned.rules

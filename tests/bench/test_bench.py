@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 def test_cost_per_stream_and_plot(host_artifacts: dict[str, Path], tmp_path: Path) -> None:
     files = ["--int8", str(host_artifacts["int8"]), "--float", str(host_artifacts["float"])]
     written = ["--out", str(tmp_path / "b.json")]
-    done = CliRunner().invoke(main, ["bench", *files, "--streams", "1,4", "--plot", str(tmp_path / "b.png"), *written, "--json"])
+    done = CliRunner().invoke(main, ["bench", *files, "--batches", "1,4", "--plot", str(tmp_path / "b.png"), *written, "--json"])
     assert done.exit_code == 0, done.output
     host = json.loads(done.stdout)["host"]
     assert host["cost_per_stream"]["int8"]["4"] == 1.0
@@ -32,7 +32,7 @@ def test_cost_per_stream_and_plot(host_artifacts: dict[str, Path], tmp_path: Pat
 def test_a_model_that_streams_nothing_has_costs_too(tmp_path: Path) -> None:
     model = adapt(recurrence("GRU", "forward"), "m", {}, {}).model
     compiled(model, tmp_path)
-    done = CliRunner().invoke(main, ["bench", "--int8", str(tmp_path / "host.edgeemo"), "--streams", "1,2", "--json"])
+    done = CliRunner().invoke(main, ["bench", "--int8", str(tmp_path / "host.edgeemo"), "--batches", "1,2", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["host"]["cost_per_stream"]["int8"].keys() == {"1", "2"}
     ours = {"ours": (tmp_path / "host.edgeemo", Path())}
@@ -40,15 +40,15 @@ def test_a_model_that_streams_nothing_has_costs_too(tmp_path: Path) -> None:
     assert [r["name"] for r in document["rows"]] == ["ours", "ort"]
 
 
-@pytest.mark.parametrize("streams", ["0,1", "a", "", "17"])
-def test_wrong_streams_are_wrong_usage(streams: str) -> None:
-    done = CliRunner().invoke(main, ["bench", "--streams", streams])
+@pytest.mark.parametrize("sizes", ["0,1", "a", "", "17"])
+def test_wrong_batch_sizes_are_wrong_usage(sizes: str) -> None:
+    done = CliRunner().invoke(main, ["bench", "--batches", sizes])
     assert done.exit_code == 2
-    assert "--streams" in done.output
+    assert "--batches" in done.output
 
 
 def test_missing_tool_and_artifact_are_named(host_artifacts: dict[str, Path], tmp_path: Path) -> None:
-    arguments = ["bench", "--int8", str(host_artifacts["int8"]), "--streams", "1", "--a72cost", str(tmp_path)]
+    arguments = ["bench", "--int8", str(host_artifacts["int8"]), "--batches", "1", "--a72cost", str(tmp_path)]
     done = CliRunner().invoke(main, [*arguments, "--board", str(tmp_path / "none.edgeemo")])
     assert done.exit_code == 1
     assert "none.edgeemo" in done.output
@@ -59,7 +59,7 @@ def test_streams_per_core() -> None:
 
 
 def test_litert_that_is_not_there_is_named_with_the_way_out(files: dict[str, Path], tmp_path: Path) -> None:
-    models = ["--model", str(files["float"]), "--int8-model", str(files["int8"])]
+    models = ["--float-onnx", str(files["float"]), "--int8-onnx", str(files["int8"])]
     done = CliRunner().invoke(main, ["bench-peers", *models, "--litert", str(tmp_path)])
     assert done.exit_code == 1
     assert "edgeemo[peers]" in done.output or "make bench-peers" in done.output

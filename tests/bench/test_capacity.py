@@ -28,8 +28,9 @@ def test_costs_are_cycles_at_1500_mhz_with_python_on_top(tmp_path: Path) -> None
     assert (np.diff(seconds) > 0).all()
 
 
+@pytest.mark.slow
 def test_the_plan_of_the_committed_costs() -> None:
-    done = CliRunner().invoke(main, ["bench", "--plan", "--target", "aarch64-neon", "--streams", "80", "--json"])
+    done = CliRunner().invoke(main, ["capacity", "--target", "aarch64-neon", "--streams", "80", "--json"])
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     rows = json.loads(Path(document["costs"]).read_text())["modelled"]["int8"]
@@ -49,7 +50,7 @@ def test_what_is_no_report_is_named(tmp_path: Path, text: str | None, words: str
 
 
 def test_an_unknown_target_says_which_there_are() -> None:
-    done = CliRunner().invoke(main, ["bench", "--plan", "--target", "z80", "--streams", "3"])
-    assert done.exit_code == 1
+    done = CliRunner().invoke(main, ["capacity", "--target", "z80", "--streams", "3"])
+    assert done.exit_code == 2
     assert "aarch64-neon" in done.output
-    assert CliRunner().invoke(main, ["bench", "--plan", "--streams", "1,2"]).exit_code == 2
+    assert CliRunner().invoke(main, ["capacity", "--streams", "1,2"]).exit_code == 2

@@ -1,5 +1,5 @@
-"""The same random history of calls through the Python engine and the C library: every answer, count and refusal must be the same to
-the bit."""
+"""The same random history of calls through the Python engine and the C library: every answer, count and refusal must be the
+same to the bit."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class Pair:
 
     # -- helpers ---------------------------------------------------------------------------------------------------------
     def either(self, c: Callable[[], Any], python: Callable[[], Any]) -> Any:
-        """What ``c`` gives; None where both refuse for want of room. Where ``c`` does both, ``python`` is what must refuse, too."""
+        """The result of ``c``; None where both refuse for want of room. Where ``c`` does both, ``python`` must refuse, too."""
         try:
             given = c()
         except LibraryError as error:

@@ -1,5 +1,5 @@
-"""What a program built with an older header relies on: exported symbols, sizes and offsets. They stand in runtime/c/abi.txt, which only
-ever grows; `python -m tests.c.test_abi` writes it anew."""
+"""Exported symbols, sizes and offsets, which programs built with an older header rely on. They stand in runtime/c/abi.txt, which
+only ever grows; `python -m tests.c.test_abi` writes it anew."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def structs() -> dict[str, list[str]]:
         members = []
         for line in filter(None, (part.strip() for part in body.split(";"))):
             called = re.match(r".*\(\*(\w+)\)", line)
-            members += [called[1]] if called else [re.search(r"(\w+)(\[\w+\])?$", m.strip())[1] for m in line.split(",")]  # type: ignore[index]
+            names = [re.search(r"(\w+)(\[\w+\])?$", m.strip()) for m in line.split(",")]
+            members += [called[1]] if called else [n[1] for n in names if n]
         found[name] = members
     return found
 
@@ -62,7 +63,9 @@ def test_every_struct_begins_with_its_size() -> None:
 
 
 def test_the_header_of_columns_is_python_s() -> None:
-    assert (SOURCE / "src" / "tables.h").read_text() == tables(), "python -m edgeemo.compile.codegen.c_tables > runtime/c/src/tables.h"
+    assert (SOURCE / "src" / "tables.h").read_text() == tables(), (
+        "python -m edgeemo.compile.codegen.c_tables > runtime/c/src/tables.h"
+    )
 
 
 @pytest.mark.parametrize("compiler", [["cc"], ["python", "-m", "ziglang", "cc"]], ids=["gcc", "clang"])
@@ -76,7 +79,9 @@ def test_no_warning(tmp_path: Path, compiler: list[str]) -> None:
 
 
 def test_cplusplus(tmp_path: Path) -> None:
-    (tmp_path / "a.cpp").write_text("#include <edgeemo.hpp>\nint main() { return edgeemo_abi_version() == EDGEEMO_ABI_VERSION ? 0 : 1; }\n")
+    (tmp_path / "a.cpp").write_text(
+        "#include <edgeemo.hpp>\nint main() { return edgeemo_abi_version() == EDGEEMO_ABI_VERSION; }\n"
+    )
     command = ["c++", "-std=c++17", *WARNINGS, "-Wpedantic", "-I", str(HEADER.parent), "-c", "-o", str(tmp_path / "a.o")]
     subprocess.run([*command, str(tmp_path / "a.cpp")], check=True)
 

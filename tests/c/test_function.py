@@ -1,4 +1,4 @@
-"""Models that are no streams through the C library: the same arrays as Python's Function, to the bit; and as a library of their own."""
+"""Models that are no streams through the C library: the arrays of Python's Function to the bit; and as libraries of their own."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_same_to_the_bit(library: Library, artifact: Path) -> None:
         library.call("function_run", function, 17, inputs, outputs)
     with pytest.raises(LibraryError, match="INVALID: edgeemo_function_run: x is NULL"):
         library.call("function_run", function, 1, (c_void_p * 1)(None), outputs)
-    with pytest.raises(LibraryError, match="UNFIT: .*no stream contract"):
+    with pytest.raises(LibraryError, match=r"UNFIT: .*no stream contract"):
         library.call("engine_create", model, None, byref(c_void_p()))
     library.c.edgeemo_function_destroy(function)
     library.release(model)

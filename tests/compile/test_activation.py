@@ -1,4 +1,4 @@
-"""What counts as an activation of a value in a graph, and what only looks like one."""
+"""Activations of a value in a graph, and what only looks like one."""
 
 from __future__ import annotations
 

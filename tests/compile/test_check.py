@@ -1,4 +1,4 @@
-"""What comes out otherwise than in ONNX Runtime is not written, and the first wrong tensor is named."""
+"""An artifact that answers otherwise than ONNX Runtime is not written, and the first wrong tensor is named."""
 
 from __future__ import annotations
 

@@ -158,6 +158,25 @@ def test_activations_are_part_of_the_convolution(case: str, group: int, kind: st
     np.testing.assert_allclose(got, wanted, rtol=0, atol=(1e-5 if kind == "float" else 0.02) * np.abs(wanted).max())
 
 
+@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("channels", [20, 22, 32])  # 22: the last tile has columns of no one
+@pytest.mark.parametrize("size", [13, 24])  # of tiles with and without rows left
+def test_long_activations_of_many_tiles_are_a_loop(size: int, channels: int, window: int, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["a"], pads=[window // 2] * 4),
+        helper.make_node("Sigmoid", ["a"], ["s"]),
+        helper.make_node("Mul", ["a", "s"], ["y"]),
+    ]
+    constants = {"w": RNG.standard_normal((channels, 8, window, window)), "b": RNG.standard_normal(channels)}
+    constants = {k: v.astype(np.float32) for k, v in constants.items()}
+    model = graph(nodes, {"x": ["n", 8, size, size]}, {"y": ["n", channels, size, size]}, constants)
+    made, function = compiled(model, tmp_path)
+    assert any(k.endswith("_silu") for k in made.kernels)
+    feed = made_up(model, 3, 9)
+    got, wanted = function.run(feed)["y"], run(model, feed)["y"]
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
 BOUNDED: dict[str, Nodes] = {  # from a to y: no relu6, though bounds of 0 and 6 are there
     "clipped at three, then at six": [
         helper.make_node("Min", ["a", "three"], ["m"]),

@@ -1,4 +1,4 @@
-"""What `edgeemo inspect` says of a graph is what compiling it does."""
+"""`edgeemo inspect` says of a graph what compiling it does."""
 
 from __future__ import annotations
 

@@ -156,6 +156,7 @@ def test_float_product(case: Case, half: bool) -> None:
     assert np.abs(out - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", [False, True])
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 5])
 def test_half_product_of_any_number_of_rows(batch: int, quantize: bool) -> None:

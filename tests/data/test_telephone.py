@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeemo.data.telephone import LINES, TelephoneChannel, band_pass, g711, through_line
+from edgeemo.data.lines import LINES
+from edgeemo.data.telephone import TelephoneChannel, band_pass, g711, through_line
 
 
 @given(st.floats(-1, 1, width=32), st.sampled_from(["mu", "a"]))

@@ -9,16 +9,27 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from edgeemo_runtime.conditioning import AudioRules
-from edgeemo_runtime.decision import PRESETS
+from edgeemo_runtime.decision import LISTENING, PRESETS
 
 from edgeemo.cli.main import main
 from edgeemo.data.clips import read_manifest
-from edgeemo.evaluate.calls import PART_S, _jumps, changing_calls, evaluate_calls, steady_calls
+from edgeemo.evaluate.calls import (
+    PART_S,
+    _first_right,
+    _Heard,
+    _jumps,
+    _scores,
+    changing_calls,
+    evaluate_calls,
+    first_speech,
+    steady_calls,
+)
 from tests.conftest import CALIBRATION
 
 RATE = 8000
 
 
+@pytest.mark.slow
 def test_steady_calls_have_one_label_and_changing_ones_several() -> None:
     clips = read_manifest(CALIBRATION)
     steady, changing = steady_calls(clips, RATE), changing_calls(clips, RATE)
@@ -54,3 +65,35 @@ def test_raw_rules_decide_nothing_and_the_verb_says_both(host_artifacts: dict[st
     for kind in ("steady", "changing"):
         assert document[kind]["decided"]["jump_rate"] < document[kind]["raw"]["jump_rate"]
     assert CliRunner().invoke(main, [*arguments, "--rules", "loud"]).exit_code == 2
+
+
+def test_speech_begins_after_the_pause_before_it() -> None:
+    rng = np.random.default_rng(0)
+    audio = 0.001 * rng.standard_normal(3 * RATE).astype(np.float32)
+    audio[RATE:] += 0.2 * rng.standard_normal(2 * RATE).astype(np.float32)
+    audio[4000] = 0.9  # a click is no speech
+    assert first_speech(audio, RATE) == pytest.approx(1.0)
+    assert first_speech(np.zeros(RATE, np.float32), RATE) == 0.0
+
+
+def test_time_to_the_first_right_label_counts_calls_that_never_have_it() -> None:
+    no = LISTENING
+    heard = [_Heard(np.zeros(4), np.array(said), False) for said in ([no, no, 2, 1], [no, 1, 1, 1], [no, 3, 3, 3], [no, 3, 1, 1])]
+    truth = [np.full(4, 1)] * 4
+    found = _first_right(truth, heard, [0.0, 0.1, 0.0, 0.0], 0.16)
+    assert found["ever_right"] == 0.75
+    assert found["first_right_s"] == 0.48  # of 0.64, 0.22 and 0.48
+    assert found["first_right_of_all_s"] == 0.56
+    assert _first_right(truth, heard[2:3] * 4, [0.0] * 4, 0.16)["first_right_s"] is None
+
+
+def test_calls_that_are_handed_off_are_scored_apart() -> None:
+    heard = [
+        _Heard(np.array([0, 0, 1]), np.array([LISTENING, 0, 1]), True),
+        _Heard(np.array([0, 1, 1]), np.array([LISTENING, 1, 1]), False),
+        _Heard(np.array([0, 0, 0]), np.array([LISTENING] * 3), False),
+    ]
+    found = _scores([np.full(3, 1)] * 3, [h.decided for h in heard], heard, [[], [], []], 2, 0.5, 0.16)
+    assert found["accuracy"] == 0.75  # of four steps that have a label
+    assert found["calls_wrong_handed_off"] == 1.0  # as many steps say 0 as 1
+    assert found["calls_wrong_kept"] == 0.5  # one never had a label

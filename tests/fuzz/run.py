@@ -29,7 +29,7 @@ MEMORY = 6 << 30
 
 
 class Found:
-    """What came of a target's inputs."""
+    """Outcome of a target's inputs."""
 
     def __init__(self) -> None:
         self.inputs = self.refused = 0

@@ -1,4 +1,4 @@
-"""What is fuzzed: everything that reads what somebody else made. A target makes its input from its number alone."""
+"""Targets of fuzzing: everything that reads what somebody else made. A target makes its input from its number alone."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ longest_fill_s = 1.0
 preset = "call-centre"
 alpha = 0.3
 window_steps = 5
-settle_steps = 3
+settle_decisions = 3
 [swap]
 carry = "replay"
 watch_s = 1.0
@@ -212,7 +212,7 @@ def config_engine(rng: random.Random) -> None:
 def recipe(rng: random.Random) -> None:
     from edgeemo.quantize.recipe import load_recipe
 
-    text = 'description = "x"\nobserver = "mse"\nactivation_max = 80\n[[layers]]\nmatch = "^a.*b$"\nprecision = "fp16"\n'
+    text = 'description = "x"\nthreshold = "mse"\nactivation_qmax = 80\n[[layers]]\nmatch = "^a.*b$"\nprecision = "fp16"\n'
     load_recipe(str(file_of(damaged_text(text, rng).encode(errors="surrogatepass"), ".toml")))
 
 

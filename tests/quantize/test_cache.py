@@ -16,7 +16,7 @@ from edgeemo.quantize.calibration.cache import calibration_document, read_calibr
 from edgeemo.quantize.calibration.runner import Calibration
 from edgeemo.quantize.calibration.sources import ClipSource
 from edgeemo.quantize.plan import Plan, observe, plan, quantize_plan, stream_contract
-from edgeemo.quantize.recipe import Recipe, load_recipe
+from edgeemo.quantize.recipe import load_recipe
 from tests.conftest import CALIBRATION
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ def source(planned: Plan, clips: list[Clip]) -> ClipSource:
 
 @pytest.fixture(scope="module")
 def planned(float_onnx: onnx.ModelProto) -> Plan:
-    return plan(float_onnx, "m", Recipe())
+    return plan(float_onnx, "m", load_recipe("int8-kl"))
 
 
 @pytest.fixture(scope="module")

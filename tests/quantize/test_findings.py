@@ -46,7 +46,7 @@ def net(scale: float = 1.0, back: float = 1.0) -> onnx.ModelProto:
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-9, 1e6])
 def test_int8_is_near_float_whatever_the_magnitude_of_a_reader(scale: float, tmp_path: Path) -> None:
     model, source = net(scale, 1 / scale), feeds(tmp_path)
-    planned = plan(model, "m", Recipe(observer="mse"))
+    planned = plan(model, "m", Recipe(threshold="mse"))
     quantized, report = quantize_plan(planned, observe(planned, source))
     x = {"x": rng.standard_normal((5, 16)).astype(np.float32)}
     floats, int8 = (open_session(m).run(None, x)[0] for m in (model, quantized))
@@ -72,7 +72,7 @@ def test_feeds_without_items_name_the_file(tmp_path: Path) -> None:
 
 def test_thresholds_and_answers_that_are_far_off_are_said(tmp_path: Path) -> None:
     model, source = net(), feeds(tmp_path)
-    planned = plan(model, "m", Recipe(observer="mse"))
+    planned = plan(model, "m", Recipe(threshold="mse"))
     calibration = observe(planned, source)
     for tensor in calibration.ranges.values():
         tensor.remember(dict.fromkeys(("kl", "mse", "percentile", "min-max"), tensor.largest / 100))  # type: ignore[attr-defined]

@@ -22,6 +22,7 @@ def noise(level: float, seconds: float = 2.0, rate: int = 8000) -> np.ndarray:
     return (np.random.default_rng(0).standard_normal(int(seconds * rate)) * level).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_the_committed_clips_are_fit() -> None:
     assert warnings(find_clips(CALIBRATION), 8000) == []
 
@@ -58,5 +59,5 @@ def test_speakers_of_the_test_split_are_refused() -> None:
     refuse_test_speakers([train], [train, same, test])
     with pytest.raises(EdgeEmoError, match="speakers ben of the calibration clips are in the manifest's test split"):
         refuse_test_speakers([train, same], [train, same, test])
-    with pytest.raises(EdgeEmoError, match=r"c: is one of 1 calibration clips .* --split train"):
+    with pytest.raises(EdgeEmoError, match=r"c: is one of 1 calibration clips .* --calib-split train"):
         refuse_test_speakers([train, test], [train, test])

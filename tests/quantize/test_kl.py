@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeemo.quantize.thresholds.kl import expand, kl_divergence, kl_threshold_bins
+from edgeemo.quantize.thresholds.kl import expand, kl_divergence, threshold_bins
 
 
 def plain_threshold(histogram: list[int], levels: int) -> int:
@@ -36,9 +36,9 @@ def plain_threshold(histogram: list[int], levels: int) -> int:
 def test_matches_the_plain_definition(histogram: list[int], levels: int) -> None:
     counts = np.array(histogram)
     if counts.sum() == 0 or (counts[1:].sum() == 0):
-        assert kl_threshold_bins(counts, levels) == len(counts)
+        assert threshold_bins(counts, levels) == len(counts)
     else:
-        assert kl_threshold_bins(counts, levels) == plain_threshold(histogram, levels)
+        assert threshold_bins(counts, levels) == plain_threshold(histogram, levels)
 
 
 def test_worked_example_of_the_docstring() -> None:
@@ -53,12 +53,12 @@ def test_published_example_of_merging_and_expanding() -> None:
 @given(st.lists(st.integers(0, 50), min_size=9, max_size=300), st.sampled_from([2, 16, 1024]))
 def test_the_same_values_seen_again_move_nothing(histogram: list[int], times: int) -> None:
     counts = np.array(histogram)
-    assert kl_threshold_bins(counts * times, 8) == kl_threshold_bins(counts, 8)
+    assert threshold_bins(counts * times, 8) == threshold_bins(counts, 8)
 
 
 @given(st.lists(st.integers(0, 50), min_size=9, max_size=40))
 def test_a_threshold_lies_behind_a_bin_with_values_or_at_the_end(histogram: list[int]) -> None:
-    kept = kl_threshold_bins(np.array(histogram), 8)
+    kept = threshold_bins(np.array(histogram), 8)
     assert kept == len(histogram) or histogram[kept - 1] > 0 or sum(histogram[kept:]) == 0
 
 
@@ -66,9 +66,9 @@ def test_an_outlier_is_clipped_and_a_full_range_is_not() -> None:
     rng = np.random.default_rng(0)
     bulk = np.histogram(np.abs(rng.normal(0, 0.05, 200_000)), bins=2048, range=(0, 1))[0]
     bulk[-1] += 1  # one value twenty standard deviations out
-    assert kl_threshold_bins(bulk) < 700
+    assert threshold_bins(bulk) < 700
     uniform = np.full(2048, 1000)
-    assert kl_threshold_bins(uniform) == 2048
+    assert threshold_bins(uniform) == 2048
 
 
 def test_a_spike_at_zero_does_not_pull_the_threshold_down() -> None:
@@ -76,4 +76,4 @@ def test_a_spike_at_zero_does_not_pull_the_threshold_down() -> None:
     counts = np.histogram(np.abs(rng.normal(0, 0.25, 100_000)), bins=2048, range=(0, 1))[0]
     spiked = counts.copy()
     spiked[0] += 10_000_000
-    assert abs(kl_threshold_bins(spiked) - kl_threshold_bins(counts)) <= 2
+    assert abs(threshold_bins(spiked) - threshold_bins(counts)) <= 2

@@ -40,7 +40,7 @@ def test_weights_are_symmetric_int8_per_channel(int8: onnx.ModelProto) -> None:
 
 
 def test_caches_hold_quantized_tokens(int8: onnx.ModelProto) -> None:
-    """What a ring state takes in has been through int8: the compiled ring can then hold the bytes."""
+    """A ring state's input has been through int8: the compiled ring can then hold the bytes."""
     contract = read_contract(int8, "m")
     assert contract is not None
     producer = {o: n for n in int8.graph.node for o in n.output}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from edgeemo.data.clips import find_clips
@@ -11,6 +12,7 @@ from edgeemo.quantize.plan import quantize_model
 from tests.conftest import CALIBRATION
 
 
+@pytest.mark.slow
 def test_recurrent_products_share_weight_and_threshold() -> None:
     torch.manual_seed(0)
     exported = export_step(MfccBiLstm(MfccConfig(hidden=16, window_steps=2)).eval())

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeemo.quantize.thresholds import THRESHOLDS, mse_bins, percentile_bins
+from edgeemo.quantize.thresholds import THRESHOLDS
 
 LEVELS = 8
 histograms = st.lists(st.integers(0, 50), min_size=9, max_size=40)
@@ -27,7 +27,7 @@ def plain_mse(histogram: list[int]) -> int:
 
 @given(histograms)
 def test_mse_is_the_plain_definition(histogram: list[int]) -> None:
-    found = mse_bins(np.array(histogram), LEVELS)
+    found = THRESHOLDS["mse"](np.array(histogram), LEVELS)
     if sum(histogram[1:]) == 0:
         assert found == len(histogram)
     else:
@@ -36,11 +36,15 @@ def test_mse_is_the_plain_definition(histogram: list[int]) -> None:
 
 @given(histograms)
 def test_percentile_holds_what_it_says_and_one_bin_less_does_not(histogram: list[int]) -> None:
-    kept = percentile_bins(np.array(histogram), LEVELS)
+    kept = THRESHOLDS["percentile"](np.array(histogram), LEVELS)
     assert LEVELS <= kept <= len(histogram)
     if sum(histogram):
         assert sum(histogram[:kept]) >= 0.9999 * sum(histogram)
         assert kept == LEVELS or sum(histogram[: kept - 1]) < 0.9999 * sum(histogram)
+
+
+def test_the_modules_of_the_package_are_the_methods() -> None:
+    assert set(THRESHOLDS) >= {"kl", "min-max", "mse", "percentile"} and "histogram" not in THRESHOLDS
 
 
 @pytest.mark.parametrize("name", THRESHOLDS)
@@ -61,6 +65,6 @@ def test_an_outlier_costs_min_max_its_resolution_and_the_others_not() -> None:
 def test_worked_example_of_percentile() -> None:
     counts = np.zeros(2048, dtype=np.int64)
     counts[3], counts[2000] = 9999, 1
-    assert percentile_bins(counts) == 128
+    assert THRESHOLDS["percentile"](counts) == 128
     counts[3] = 4000
-    assert percentile_bins(counts) == 2001
+    assert THRESHOLDS["percentile"](counts) == 2001

@@ -1,4 +1,4 @@
-"""Weights in INT8: any observer, a scale per channel or per tensor."""
+"""Weights in INT8: any threshold method, a scale per channel or per tensor."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ finite = st.floats(-(2.0**20), 2.0**20, width=32)
 every = pytest.mark.parametrize("scaling", [WeightScaling(o, g) for o in THRESHOLDS for g in GRANULARITIES], ids=str)
 
 
+@pytest.mark.slow
 @every
 @given(weight=arrays(np.float32, (6, 8), elements=finite))
 def test_scales_are_positive_and_finite_and_clip_to_int8(scaling: WeightScaling, weight: np.ndarray) -> None:
     scales = scaling.scales(weight, axis=1)
     assert scales.shape == (8,) and scales.dtype == np.float32
     assert (scales > 0).all() and np.isfinite(scales).all()
-    assert (scales <= WeightScaling().scales(weight, axis=1).max()).all()
+    assert (scales <= WeightScaling("min-max").scales(weight, axis=1).max()).all()
     assert np.abs(quantize_weight(weight, scales, axis=1).astype(int)).max() <= 127
     if scaling.granularity == "per-tensor":
         assert len(set(scales)) == 1
@@ -37,7 +38,7 @@ def test_scales_are_positive_and_finite_and_clip_to_int8(scaling: WeightScaling,
 
 @given(arrays(np.float32, (6, 8), elements=finite))
 def test_min_max_clips_nothing(weight: np.ndarray) -> None:
-    scales = WeightScaling().scales(weight, axis=1)
+    scales = WeightScaling("min-max").scales(weight, axis=1)
     close = dequantize_weight(quantize_weight(weight, scales, axis=1), scales, axis=1)
     assert np.abs(close - weight).max() <= scales.max() * 0.5001 + 1e-9
 
@@ -45,7 +46,7 @@ def test_min_max_clips_nothing(weight: np.ndarray) -> None:
 def test_a_dead_channel_has_a_finite_scale() -> None:
     weight = np.zeros((4, 3), dtype=np.float32)
     weight[:, 0] = 1.0
-    assert (quantize_weight(weight, WeightScaling().scales(weight, 1), 1)[:, 1:] == 0).all()
+    assert (quantize_weight(weight, WeightScaling("min-max").scales(weight, 1), 1)[:, 1:] == 0).all()
 
 
 def test_mse_is_nearer_than_min_max_where_one_weight_stands_out() -> None:
@@ -57,7 +58,7 @@ def test_mse_is_nearer_than_min_max_where_one_weight_stands_out() -> None:
         scales = scaling.scales(weight, 1)
         return float(((dequantize_weight(quantize_weight(weight, scales, 1), scales, 1) - weight) ** 2).sum())
 
-    assert error(WeightScaling("mse")) < error(WeightScaling())
+    assert error(WeightScaling("mse")) < error(WeightScaling("min-max"))
 
 
 def test_a_channel_of_large_weights_costs_others_their_levels_per_tensor() -> None:
@@ -78,7 +79,7 @@ def test_a_recipe_says_which_layer_gets_which(tmp_path: Path) -> None:
     constants = {n: rng.standard_normal((16, 16)).astype(np.float32) for n in ("w", "v")}
     model = adapt(graph(nodes, {"x": ["n", 16]}, {"y": ["n", 16]}, constants), "m", {}, {}).model
     (tmp_path / "mine.toml").write_text(
-        'observer = "min-max"\nweight_observer = "mse"\n[[layers]]\nmatch = "second"\nweight_scales = "per-tensor"\n'
+        'threshold = "min-max"\nweight_threshold = "mse"\n[[layers]]\nmatch = "second"\nweight_scales = "per-tensor"\n'
     )
     made = quantized(model, tmp_path, load_recipe(str(tmp_path / "mine.toml")))
     held = {i.name: numpy_helper.to_array(i) for i in made.graph.initializer}

@@ -25,7 +25,7 @@ from edgeemo_runtime.ops import store
 from edgeemo_runtime.ops.config import Config, MetricsRules, SwapRules
 from edgeemo_runtime.ops.live import LiveLoop
 from edgeemo_runtime.ops.loadtest import noise_calls
-from edgeemo_runtime.ops.supervisor import Operator, resident_mb
+from edgeemo_runtime.ops.supervisor import Supervisor, resident_mb
 from edgeemo_runtime.schedule import Scheduler
 
 from tests.fuzz.mutate import damaged, damaged_document
@@ -82,7 +82,7 @@ def drip(port: int) -> subprocess.Popen[bytes]:
 
 
 def storm(models: Path, parts: list[dict[str, bytes]], watched_process: int, pace_s: float) -> None:
-    """What happens to the folder, in a process of its own: a model every ``pace_s``, and SIGHUP twenty times a second."""
+    """Changes the folder, in a process of its own: a model every ``pace_s``, and SIGHUP twenty times a second."""
     rng = random.Random(7)
     plan = [("broken", i % KINDS) for i in range(BROKEN)] + [("good", i % len(parts)) for i in range(GOOD)]
     rng.shuffle(plan)
@@ -104,18 +104,18 @@ def watched(artifact: Path, models: Path | None, seconds: float, config: Config)
     """80 calls for so long, and what they noticed."""
     engine = Engine(artifact, CALLS, overload="drop-oldest")
     loop = LiveLoop(engine, Scheduler())
-    operator = Operator(engine, loop, config, models)
-    operator.take_signals(end=False)
+    supervisor = Supervisor(engine, loop, config, models)
+    supervisor.install_signal_handlers(end=False)
     waited: list[float] = []
     memory: list[float] = []
 
     def poll() -> bool:
         memory.append(resident_mb())
-        return operator.poll()
+        return supervisor.poll()
 
     for results, _ in loop.run(noise_calls(CALLS, seconds, engine.sample_rate, HOP_S, 1), poll):
         waited += results.waited_s.tolist()
-    operator.close()
+    supervisor.close()
     steps = sum(c.steps for c in engine.fleet.counters.values())
     early, late = memory[len(memory) // 4], memory[-1]
     ordered = sorted(waited)
@@ -140,7 +140,7 @@ def main() -> None:
     client, here = drip(port), os.getpid()
     child = os.fork()
     if not child:
-        process.step_back()
+        process.reset_scheduling()
         storm(models, parts, here, pace_s)
         os._exit(0)
     try:

@@ -15,7 +15,7 @@ from edgeemo_runtime.members import read_members
 from edgeemo_runtime.ops import store
 from edgeemo_runtime.ops.config import Config
 from edgeemo_runtime.ops.live import LiveLoop
-from edgeemo_runtime.ops.supervisor import Operator
+from edgeemo_runtime.ops.supervisor import Supervisor
 from edgeemo_runtime.schedule import Scheduler
 
 from edgeemo.compile.codegen.package import pack_artifact
@@ -74,22 +74,22 @@ def test_the_old_one_serves_on(
     unpacked(host_artifacts["int8"], models / "cosyVoice-vA")
     flip(models, "cosyVoice-vA")
     engine = Engine(store.current(models), 2)
-    operator = Operator(engine, LiveLoop(engine, Scheduler()), Config(), models)
+    supervisor = Supervisor(engine, LiveLoop(engine, Scheduler()), Config(), models)
     SPOILT[what](unpacked(host_artifacts["float"], models / "cosyVoice-vB"))
     flip(models, "cosyVoice-vB")
-    operator._asked = True
+    supervisor._asked = True
     call = engine.open()
     ends = time.monotonic() + 60
-    while not operator._refused and time.monotonic() < ends:
-        assert operator.poll()
+    while not supervisor._refused and time.monotonic() < ends:
+        assert supervisor.poll()
         call.push(np.zeros(640, np.float32))
         engine.step()
         time.sleep(0.002)
     call.push(np.zeros(1280, np.float32))
     assert len(engine.step()) == 1
     for _ in range(20):  # it is not tried again and again
-        operator._asked = True
-        operator.poll()
+        supervisor._asked = True
+        supervisor.poll()
     (line,) = [json.loads(row) for row in capfd.readouterr().err.splitlines()]
     assert (line["event"], line["name"], line["serving"]) == ("model_refused", "cosyVoice-vB", "cosyVoice-vA")
     assert line["reason"] and line["reason"].isprintable()

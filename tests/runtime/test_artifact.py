@@ -34,7 +34,7 @@ def test_manifest_says_what_it_is(host_artifacts: dict[str, Path]) -> None:
     manifest = manifest_of(host_artifacts["int8"])
     assert manifest["schema"] == 1
     assert manifest["stream"]["labels"][0] == "angry"
-    assert manifest["quantization"]["method"] == "mse"
+    assert manifest["quantization"]["threshold"] == "mse"
     assert set(manifest["files"]) == {"step.so", "weights.bin"}
     assert manifest_of(host_artifacts["float"])["quantization"] is None
     assert host_artifacts["int8"].stat().st_size <= 6.5e6

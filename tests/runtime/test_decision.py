@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from edgeemo_runtime.decision import PRESETS, REASONS, DecisionRules, Decisions
+from edgeemo_runtime.decision import LISTENING, PRESETS, REASONS, DecisionRules, Decisions
 from edgeemo_runtime.errors import EdgeEmoError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,7 +84,8 @@ def test_presets_and_what_is_out_of_range() -> None:
         {"window_steps": 0},
         {"disagreement": 0.0},
         {"least_confidence": 2.0},
-        {"settle_steps": 0},
+        {"settle_decisions": 0},
+        {"decision_s": 0.001},
     ):
         with pytest.raises(EdgeEmoError, match=next(iter(wrong))):
             DecisionRules(**wrong)
@@ -96,14 +97,16 @@ def test_presets_and_what_is_out_of_range() -> None:
 @given(st.integers(1, 5), st.integers(1, 25), st.integers(0, 2**32 - 1), st.sampled_from(sorted(PRESETS)))
 def test_all_streams_at_once_is_each_alone(streams: int, steps: int, seed: int, preset: str) -> None:
     rng = np.random.default_rng(seed)
+    spoken = np.zeros(streams, np.float32)
     together = Decisions(streams, LABELS, PRESETS[preset], 0.16)
     alone = [Decisions(1, LABELS, PRESETS[preset], 0.16) for _ in range(streams)]
     for _ in range(steps):
         here = np.flatnonzero(rng.random(streams) < 0.7)
         p = rng.dirichlet(np.full(4, 0.5), len(here)).astype(np.float32)
-        both = together(here, p)
+        spoken[here] += rng.choice([0.0, 0.3, 1.0], len(here))
+        both = together(here, p, spoken[here], 2.5)
         for row, stream in enumerate(here):
-            one = alone[stream](ONE, p[row : row + 1])
+            one = alone[stream](ONE, p[row : row + 1], spoken[stream : stream + 1], 2.5)
             for f in fields(one):
                 np.testing.assert_array_equal(getattr(both, f.name)[row], getattr(one, f.name)[0])
         assert np.allclose(both.probabilities.sum(axis=1), 1, atol=1e-5)
@@ -122,13 +125,46 @@ def test_a_cleared_slot_is_new() -> None:
 
 
 def test_another_label_is_said_once_it_has_settled() -> None:
-    d = decisions(settle=True, settle_steps=3)
+    d = decisions(settle=True, settle_decisions=3)
     said = [int(d(ONE, sure(label)).label[0]) for label in (SAD, SAD, ANGRY, SAD, ANGRY, ANGRY, ANGRY, ANGRY)]
     assert said == [SAD] * 6 + [ANGRY] * 2
 
 
 def test_a_restless_answer_is_handed_off_though_what_is_said_stands() -> None:
-    d = decisions(settle=True, handoff=True)
+    d = decisions(settle=True, settle_decisions=3, handoff=True)
     said = [d(ONE, sure(label)) for label in (SAD, ANGRY, HAPPY, ANGRY, SAD)]
     assert [int(x.label[0]) for x in said] == [SAD] * 5
     assert [REASONS[x.handoff[0]] for x in said] == ["", "", "", "jumping", ""]
+
+
+def test_a_call_is_listened_to_before_it_has_a_label() -> None:
+    """Two steps of speech are not enough here, three are; what was unsure before that is no low decision."""
+    d = decisions(confidence=True, handoff=True, alpha=0.3, decision_s=1.0)
+    unsure = np.full((1, 4), 0.25, np.float32)
+    before = [d(ONE, unsure, np.array([n], np.float32), 3.0) for n in (0.0, 0.5, 1.0, 2.0)]
+    assert all(x.label[0] == LISTENING and not x.low[0] and not x.decision[0] and not x.handoff[0] for x in before)
+    first = d(ONE, sure(SAD), np.array([3.0], np.float32), 3.0)
+    assert (first.label[0], first.decision[0], first.changed[0]) == (SAD, True, False)
+    np.testing.assert_array_equal(first.smoothed, sure(SAD))  # nothing of before is in the average
+    # A model that took over knows less of the call: it has a label all the same.
+    assert d(ONE, sure(SAD), np.array([0.5], np.float32), 3.0).label[0] == SAD
+    d.clear(0)
+    assert d(ONE, sure(SAD), np.array([2.0], np.float32), 3.0).label[0] == LISTENING
+
+
+def test_one_decision_a_second_of_speech_and_none_in_a_pause() -> None:
+    d = decisions(decision_s=1.0)
+    spoken = np.float32([*range(1, 15), *[14] * 20, 15, 16, 17, 18, 19])
+    said = [d(ONE, sure(ANGRY if i % 2 else SAD), spoken[i : i + 1]) for i in range(len(spoken))]
+    assert [i + 1 for i, x in enumerate(said) if x.decision[0]] == [1, 7, 13, 39]  # 0.16, 1.12, 2.08 s, and 3.04 after the pause
+    labels = [int(x.label[0]) for x in said]
+    assert labels[:6] == [SAD] * 6  # what is decided stands until the next decision
+
+
+def test_three_low_decisions_are_three_seconds() -> None:
+    d = decisions(confidence=True, handoff=True, decision_s=1.0)
+    unsure = np.full((1, 4), 0.25, np.float32)
+    said = [d(ONE, unsure) for _ in range(20)]
+    assert [i + 1 for i, x in enumerate(said) if x.handoff[0]] == [13]
+    assert [REASONS[x.handoff[0]] for x in said][12] == "low confidence"
+    assert all(x.low[0] for x in said)  # what is said stands on a low decision all the time

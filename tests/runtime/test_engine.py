@@ -67,6 +67,13 @@ def test_results_have_times_probabilities_and_ema(artifact: Path) -> None:
     stream.push(speech(9, 3))
     results = [next(iter(engine.step())) for _ in range(3)]
     assert [(r.start_s, r.end_s) for r in results] == [(0, 0.16), (0.16, 0.32), (0.32, 0.48)]
+    assert all(r.listening and r.label is None for r in results)  # nothing is averaged before there is a label
+    while results[-1].listening:
+        stream.push(speech(9, 3))
+        results = [next(iter(engine.step())) for _ in range(3)]
+    results = results[next(i for i, r in enumerate(results) if not r.listening) :]
+    stream.push(speech(9, 3))
+    results += [next(iter(engine.step())) for _ in range(3)]
     assert all(r.probabilities.sum() == pytest.approx(1, abs=1e-5) for r in results)
     np.testing.assert_array_equal(results[0].smoothed, results[0].probabilities)
     np.testing.assert_allclose(results[1].smoothed, 0.5 * (results[0].probabilities + results[1].probabilities), rtol=1e-6)

@@ -16,7 +16,7 @@ from edgeemo_runtime.ops import store, top
 from edgeemo_runtime.ops.canary import CanaryRules
 from edgeemo_runtime.ops.config import Config, MetricsRules, SwapRules
 from edgeemo_runtime.ops.live import Call, LiveLoop
-from edgeemo_runtime.ops.supervisor import Operator
+from edgeemo_runtime.ops.supervisor import Supervisor
 from edgeemo_runtime.schedule import Scheduler
 
 from tests.conftest import speech
@@ -99,18 +99,18 @@ def test_spread_phases_fill_batches_evenly(artifact: Path) -> None:
     assert max(len(results) for results, _ in live(plain, clock).run(calls)) == 16
 
 
-def operated(engine: Engine, clock: Clock, models: Path | None, config: Config) -> tuple[LiveLoop, Operator]:
+def operated(engine: Engine, clock: Clock, models: Path | None, config: Config) -> tuple[LiveLoop, Supervisor]:
     loop = live(engine, clock)
-    return loop, Operator(engine, loop, config, models)
+    return loop, Supervisor(engine, loop, config, models)
 
 
-def arrived(operator: Operator) -> bool:
+def arrived(supervisor: Supervisor) -> bool:
     """A poll; while a model is on its way, as many as that takes: it is tried in a child, which knows no clock but the real
     one."""
-    going_on = operator.poll()
-    while operator._arriving is not None and going_on:
+    going_on = supervisor.poll()
+    while supervisor._arriving is not None and going_on:
         time.sleep(0.001)
-        going_on = operator.poll()
+        going_on = supervisor.poll()
     return going_on
 
 
@@ -120,11 +120,11 @@ def test_a_new_link_is_followed_a_broken_one_is_not(
     models, clock = tmp_path / "models", Clock()
     first = store.install(artifact, models)
     engine = Engine(store.current(models), 4, PRESETS["raw"], clock=clock)
-    loop, operator = operated(engine, clock, models, Config())
+    loop, supervisor = operated(engine, clock, models, Config())
     old = engine.model.version
     calls = [Call(f"c{i}", np.resize(speech(i, 12), 60 * HOP), 0.03 * i) for i in range(4)]
     steps, versions = 0, []
-    for n, (results, _) in enumerate(loop.run(calls, lambda: arrived(operator))):
+    for n, (results, _) in enumerate(loop.run(calls, lambda: arrived(supervisor))):
         steps += len(results)
         versions += results.models
         if n == 20:
@@ -152,10 +152,10 @@ def test_a_canary_is_promoted_or_goes_back(
     first = store.install(artifact, models)
     engine = Engine(store.current(models), 6, PRESETS["raw"], clock=clock)
     rules = CanaryRules(share=0.5, observe="5s", least_steps=20, largest_jump_rate_rise=1.0)
-    loop, operator = operated(engine, clock, models, Config(canary=rules))
+    loop, supervisor = operated(engine, clock, models, Config(canary=rules))
     second = store.install(host_artifacts["float"], models, store.CANARY)
     calls = [Call(f"c{i}", np.resize(speech(i, 12), 60 * HOP), 0.1 + 0.03 * i, user=f"u-{i}{i}") for i in range(6)]
-    for n, _ in enumerate(loop.run(calls, lambda: arrived(operator))):
+    for n, _ in enumerate(loop.run(calls, lambda: arrived(supervisor))):
         if n == 60 and not good:
             assert engine.fleet.canary is not None
             engine.fleet.counters[engine.fleet.canary.model.version].errors = 50
@@ -168,12 +168,12 @@ def test_a_canary_is_promoted_or_goes_back(
 def test_signals_are_taken_between_steps(artifact: Path) -> None:
     clock = Clock()
     engine = Engine(artifact, 1, clock=clock)
-    loop, operator = operated(engine, clock, None, Config())
+    loop, supervisor = operated(engine, clock, None, Config())
     before = {s: signal.getsignal(s) for s in (signal.SIGHUP, signal.SIGTERM)}
     try:
-        operator.take_signals(end=True)
+        supervisor.install_signal_handlers(end=True)
         count = 0
-        for _ in loop.run([Call("c", np.resize(speech(0, 12), 100 * HOP))], operator.poll):
+        for _ in loop.run([Call("c", np.resize(speech(0, 12), 100 * HOP))], supervisor.poll):
             count += 1
             if count == 10:
                 signal.raise_signal(signal.SIGHUP)
@@ -188,8 +188,8 @@ def test_status_and_top(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFi
     clock = Clock()
     status = tmp_path / "status.json"
     engine = Engine(artifact, 3, DecisionRules(), clock=clock)
-    loop, operator = operated(engine, clock, None, Config(metrics=MetricsRules(status=str(status))))
-    for _ in loop.run([Call(f"c{i}", np.resize(speech(i, 12), 20 * HOP)) for i in range(2)], operator.poll):
+    loop, supervisor = operated(engine, clock, None, Config(metrics=MetricsRules(status=str(status))))
+    for _ in loop.run([Call(f"c{i}", np.resize(speech(i, 12), 20 * HOP)) for i in range(2)], supervisor.poll):
         pass
     document = json.loads(status.read_text())
     (model,) = document["models"].values()
@@ -235,12 +235,12 @@ def test_a_link_is_not_watched_when_told_so(artifact: Path, host_artifacts: dict
     clock = Clock()
     store.install(artifact, tmp_path)
     engine = Engine(store.current(tmp_path), 1, clock=clock)
-    _, operator = operated(engine, clock, tmp_path, Config(swap=SwapRules(watch_s=0.0)))
+    _, supervisor = operated(engine, clock, tmp_path, Config(swap=SwapRules(watch_s=0.0)))
     before = engine.model
     store.install(host_artifacts["float"], tmp_path)
     clock.now += 100
-    assert operator.poll()
+    assert supervisor.poll()
     assert engine.model is before
-    operator._asked = True
-    arrived(operator)
+    supervisor._asked = True
+    arrived(supervisor)
     assert engine.model is not before

@@ -104,6 +104,7 @@ ODD = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.sampled_from([p for p in paths(GOOD) if p]), ODD)
 def test_any_value_anywhere_is_read_or_refused(at: tuple[Any, ...], value: Any) -> None:

@@ -1,4 +1,4 @@
-"""What an archive or folder may be: whole, stored, of the three members, and read into memory of our own."""
+"""Archives and folders that are read: whole, stored, of the three members, and read into memory of our own."""
 
 from __future__ import annotations
 

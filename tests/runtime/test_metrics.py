@@ -34,7 +34,7 @@ def connected(server: MetricsServer) -> socket.socket:
 
 
 def answered(server: MetricsServer, client: socket.socket, polls: int = 400) -> bytes:
-    """What a client gets while the server is polled."""
+    """Answer that a client gets while the server is polled."""
     got = b""
     for _ in range(polls):
         server.poll()

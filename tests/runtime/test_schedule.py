@@ -37,6 +37,7 @@ def test_costs_are_learned() -> None:
     assert (np.diff(s.cost_s) >= 0).all()
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(1, 16), st.floats(1e-4, 3.0)), max_size=12), st.integers(1, 16))
 def test_slow_batches_are_forgotten(slow: list[tuple[int, float]], size: int) -> None:
     """Whatever was slow for a while: batches of the size that is chosen, at their true cost again, bring the first sizes back."""
@@ -67,6 +68,7 @@ def test_with_time_to_spare_nobody_is_late(streams: int, seed: int) -> None:
     assert latency.min() > 0
 
 
+@pytest.mark.slow
 def test_more_streams_than_time_are_found_out() -> None:
     most = most_streams(COST, 4.0)
     assert plan(COST, most, 4.0).fits

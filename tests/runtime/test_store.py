@@ -136,7 +136,7 @@ def test_killed_at_any_instant_current_works(old: Path, new: Path, tmp_path: Pat
 
 
 class Killed(BaseException):
-    """What a killed process is like to the one that goes on: it did nothing after."""
+    """A killed process, to the one that goes on: it did nothing after."""
 
 
 @pytest.mark.parametrize("atomic", [True, False], ids=["exchange", "without exchange"])

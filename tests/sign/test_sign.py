@@ -89,6 +89,7 @@ def test_debian_s_minisign_verifies_ours_and_signs_for_us(artifact: Path, keys: 
     assert load_artifact(artifact, load_trust([str(keys[1])])).path == artifact
 
 
+@pytest.mark.slow
 @minisign
 def test_passwords_are_minisign_s(tmp_path: Path) -> None:
     (tmp_path / "word").write_text("correct horse\n")

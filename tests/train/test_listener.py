@@ -17,19 +17,19 @@ from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.whisper import WhisperEncoder
 from edgeemo.train import listener
 from edgeemo.train.head import Summaries
-from edgeemo.train.listener import Lesson, ListenerRecipe, Teacher, scores, train_listener
+from edgeemo.train.listener import FOLLOWED, Lesson, ListenerRecipe, Teacher, scores, train_listener
 from edgeemo.train.mix import VOTES, Mix, Pool, Row, read_votes, target_of
 from edgeemo.train.start import begin_with_whisper
-from edgeemo.train.sureness import Steps, errors, fit_sureness
+from edgeemo.train.sureness import Steps, errors, fit_sureness, sessions
 from tests.conftest import CALIBRATION
 
 pytestmark = pytest.mark.slow
-SMALL = ListenerRecipe(updates=2, rows=3, steps=8, every=1, half=False, copies=1)
+SMALL = ListenerRecipe(updates=2, rows=3, steps=8, every=1, half=False, sessions=40)
 
 
 @pytest.fixture
 def encoder() -> WhisperEncoder:
-    """Of tiny.en's shape, random: the real one needs a package."""
+    """An encoder of tiny.en's shape, random: the real one needs a package."""
     torch.manual_seed(1)
     made = WhisperEncoder(384, 6, 4).eval()
     angle = torch.arange(1500)[:, None] * 10000.0 ** (-torch.arange(192) / 191)
@@ -136,7 +136,9 @@ def test_the_distance_falls_on_a_batch_it_sees_again(folder: Path, tmp_path: Pat
     optimizer = torch.optim.AdamW(lesson.parameters(), lr=3e-4)
     seen = []
     for _ in range(8):
-        loss = lesson.loss(rows, rows.pcm, states, False)
+        distances = lesson.loss(rows, rows.pcm, states, False)
+        assert distances.shape == (len(FOLLOWED),)
+        loss = distances.sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -156,7 +158,11 @@ def test_answers_from_summaries_are_what_a_call_gives(folder: Path, tmp_path: Pa
     pcm[0, : len(audio)] = torch.from_numpy(audio)
     with torch.no_grad():
         alone, _ = model(pcm, model.initial_state(1), steps)
-    np.testing.assert_allclose(answers[0], alone[0].mean(dim=0).numpy(), atol=5e-3)  # bfloat16 and float16 on the way
+        _, spoken, _ = model.answers(pcm, model.initial_state(1), steps)
+    labelled = spoken[0] >= model.config.least_speech
+    assert labelled.any() and not labelled[0]
+    mean = alone[0][labelled].mean(dim=0).numpy()
+    np.testing.assert_allclose(answers[0], mean, atol=5e-3)  # bfloat16 and float16 on the way
 
 
 def test_sureness_becomes_what_steps_deserve() -> None:
@@ -169,6 +175,36 @@ def test_sureness_becomes_what_steps_deserve() -> None:
     model = CosyVoiceTiny()
     assert errors(model, steps)["steps"] > 0.4
     assert errors(fit_sureness(model, steps), steps)["steps"] < 0.05
+
+
+def test_a_clip_too_short_for_a_label_counts_with_all_its_steps() -> None:
+    spoken, clip = torch.tensor([1.0, 3.0, 5.0, 6.0, 1.0, 2.0]), torch.tensor([0, 0, 0, 0, 1, 1])
+    steps = Steps(torch.zeros(6, 7), spoken, clip, clip)
+    assert steps.answered(CosyVoiceTiny()).tolist() == [False, False, True, True, True, True]
+
+
+def _rows() -> list[Row]:
+    return [Row("c", f"s{i % 2}", "train", i % 3, 0, 16000 + i, [0.1] * 7) for i in range(24)]
+
+
+def test_sessions_are_clips_of_one_speaker_and_emotion() -> None:
+    found = sessions(_rows(), 8000)
+    assert [len(s) for s in found[:24]] == [1] * 24
+    assert len(found) == 24 + 6  # four clips of 2 s each
+    assert all(len({(r.speaker, r.label) for r in s}) == 1 for s in found)
+
+
+def test_a_session_ends_with_its_clip_and_says_where_its_emotion_begins() -> None:
+    mix = Mix(Pool(_rows(), np.zeros(1, np.int16)), 8, 1280, 0.0, 1)
+    kinds = set()
+    for row in mix.labelled * 8:
+        rows, begins = mix.session(row)
+        assert rows[-1] is row
+        assert {r.speaker for r in rows} == {row.speaker}
+        assert {r.label for r in rows[begins:]} == {row.label}
+        assert all(r.label != row.label for r in rows[:begins])
+        kinds.add((len(rows) > 1, begins > 0))
+    assert kinds == {(False, False), (True, False), (True, True)}
 
 
 def test_scores_count_the_classes_a_corpus_has() -> None:

@@ -1,4 +1,4 @@
-"""What lowerings know of the graph around a node."""
+"""The graph around a node, as lowerings see it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ END = 10**6  # an end beyond it is the end of whatever size: exporters write 10^
 
 
 def gather(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
-    """Of one constant index, as Slice and Reshape: a view of a part, where a Gather copies."""
+    """A Gather of one constant index as Slice and Reshape: a view of a part, where a Gather copies."""
     index, shape = context.constant(node, 1), context.shape(node.input[0])
     if index is None or index.ndim or not shape or node.input[0] in context.constants:
         return False
@@ -53,7 +53,7 @@ def slice_(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
 
 
 def _takes_all(start: int, end: int, step: int, size: int | str) -> bool:
-    """Of the batch: all that there is for one item."""
+    """A size along the batch: all that there is for one item."""
     least = 1 if size == BATCH else size if isinstance(size, int) else END
     return (start, step) == (0, 1) and end >= least
 
@@ -263,7 +263,7 @@ def expand(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
 
 
 def shape_of(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
-    """Of dimensions that are known."""
+    """Shape of which all dimensions are known."""
     options, shape = attributes(node), context.shape(node.input[0])
     if node.input[0] not in context.types:
         return False

@@ -81,7 +81,7 @@ def _max_pool(node: onnx.NodeProto, context: Context, make: Maker, pads: Pads, o
 
 def _average_pool(node: onnx.NodeProto, make: Maker, context: Context, whole: Pads, pads: Pads, options: dict,
                   sizes: tuple[list[int], ...]) -> None:  # fmt: skip
-    """Of zeros around, times window / what counts: a constant for every place."""
+    """Average over a window with zeros around, times window / what counts: a constant for every place."""
     value = node.input[0]
     if any(map(any, whole)):
         value = _padded(value, whole, make.constant(np.zeros((), context.dtype(node.input[0]))), make)

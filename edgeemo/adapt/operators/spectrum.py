@@ -50,7 +50,7 @@ def dft(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
 
 
 def stft(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
-    """Of real signals, (batch, samples) or (batch, samples, 1): a convolution with windowed cosines and sines."""
+    """DFT of real signals, (batch, samples) or (batch, samples, 1): a convolution with windowed cosines and sines."""
     shape, step, window, length = context.shape(node.input[0]), *(context.constant(node, i) for i in (1, 2, 3))
     if step is None or (context.has(node, 2) and window is None) or (context.has(node, 3) and length is None):
         return False

@@ -1,4 +1,4 @@
-"""Where each kernel's code begins, for profiles (edgeemo bench): hint instructions in the step become symbols of the library.
+"""Rewrites LLVM's assembly: labels kernels for profiles, strips scheduling barriers, chooses the prefetch instruction.
 
 LLVM keeps some kernels as functions and works others into the step, so that a function's symbol is not enough.
 """

@@ -1,5 +1,5 @@
-"""A compiled model as a library or program without Python: the C runtime (runtime/c), the model's object code and its weights, built by
-the clang and lld in the PyPI package ziglang for any Linux from glibc 2.17 on, or musl.
+"""A compiled model as a library or program without Python: the C runtime (runtime/c), the model's object code and its weights,
+built by the clang and lld in the PyPI package ziglang for any Linux from glibc 2.17 on, or musl.
 
     folder/include/NAME.h, edgeemo.h, edgeemo.hpp; lib/libNAME.a or .so; lib/pkgconfig; lib/cmake; example.c
 """
@@ -108,7 +108,8 @@ def _field(tensor: dict[str, Any]) -> str:
 def header(name: str, manifest: dict[str, Any]) -> str:
     """The model's own header. A model that is no stream has a struct of its inputs and one of its outputs, by their names."""
     guard = f"EDGEEMO_MODEL_{name.upper()}_H"
-    text = f"/* The model {name}, linked in. Written by `edgeemo compile`. */\n#ifndef {guard}\n#define {guard}\n\n#include <edgeemo.h>\n\n"
+    text = f"/* The model {name}, linked in. Written by `edgeemo compile`. */\n"
+    text += f"#ifndef {guard}\n#define {guard}\n\n#include <edgeemo.h>\n\n"
     text += f'#ifdef __cplusplus\nextern "C" {{\n#endif\n\nEDGEEMO_API extern const edgeemo_linked_model edgeemo_model_{name};\n'
     if manifest["stream"] is None:
         step = manifest["step"]
@@ -152,7 +153,8 @@ def example(name: str, manifest: dict[str, Any]) -> str:
     declared, set_ = [x for x in lines if "static" in x], [x for x in lines if "static" not in x]
     first = step["outputs"][0]
     return (
-        f"/* One item of zeros through the model. */\n{text}int main(void) {{\n  edgeemo_model *model;\n  edgeemo_function *function;\n"
+        f"/* One item of zeros through the model. */\n{text}int main(void) {{\n"
+        "  edgeemo_model *model;\n  edgeemo_function *function;\n"
         f"  {name}_inputs in;\n  {name}_outputs out;\n"
         + "\n".join(declared)
         + "\n  EDGEEMO_INIT(in);\n  EDGEEMO_INIT(out);\n"
@@ -221,8 +223,9 @@ def _pkg_config(name: str, kind: str) -> str:
 def _cmake(name: str, kind: str) -> str:
     return (
         f'get_filename_component(_root "${{CMAKE_CURRENT_LIST_DIR}}/../../.." ABSOLUTE)\nif(NOT TARGET {name}::{name})\n'
-        f"  add_library({name}::{name} {kind.upper()} IMPORTED)\n  set_target_properties({name}::{name} PROPERTIES IMPORTED_LOCATION\n"
-        f'    "${{_root}}/lib/lib{name}.{"so" if kind == "shared" else "a"}" INTERFACE_INCLUDE_DIRECTORIES "${{_root}}/include"\n'
+        f"  add_library({name}::{name} {kind.upper()} IMPORTED)\n  set_target_properties({name}::{name} PROPERTIES\n"
+        f'    IMPORTED_LOCATION "${{_root}}/lib/lib{name}.{"so" if kind == "shared" else "a"}"\n'
+        '    INTERFACE_INCLUDE_DIRECTORIES "${_root}/include"\n'
         "    INTERFACE_LINK_LIBRARIES m)\nendif()\n"
     )
 

@@ -1,4 +1,4 @@
-"""What the C library shares with the Python runtime, as a C header: columns, limits, defaults and G.711, written once, here in Python.
+"""The C library's share of the Python runtime as a C header: columns, limits, defaults and G.711, written once, in Python.
 
     python -m edgeemo.compile.codegen.c_tables > runtime/c/src/tables.h
 

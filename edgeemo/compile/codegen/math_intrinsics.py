@@ -104,14 +104,14 @@ def _absolute(x: Expr) -> Expr:
 
 
 def whole_log(x: Expr) -> Expr:
-    """Of any number: minus infinite of zero, not a number below, infinite of infinite."""
+    """log of any number: minus infinite of zero, not a number below, infinite of infinite."""
     infinite, none = _like(math.inf, x), _like(math.nan, x)
     found = _select(x > _like(0.0, x), log(x), _select(tirx.EQ(x, _like(0.0, x)), _f(0.0) - infinite, none))
     return _select(x > _like(3.4e38, x), infinite, found)
 
 
 def whole_exp(x: Expr) -> Expr:
-    """Of any number: infinite where float32 ends, in two steps just below that."""
+    """exp of any number: infinite where float32 ends, in two steps just below that."""
     half = exp(x * _f(0.5))
     found = _select(x > _like(EXP_MAX, x), half * half, exp(x))
     return _select(x < _like(-104.0, x), _like(0.0, x), found)

@@ -23,7 +23,7 @@ from edgeemo.compile.codegen.assembly import hints_of_call
 from edgeemo.compile.ir import Graph, KernelTable, static_shape
 from edgeemo.compile.kernels import copy as state_kernels
 from edgeemo.compile.memory.arena import Arena
-from edgeemo.compile.memory.states import StatePlan
+from edgeemo.compile.memory.states import StateBindings, StateLayout
 from edgeemo.compile.memory.weights import WeightBlob
 from edgeemo.compile.stream_functions.decision_rules import DECIDE, decide
 from edgeemo.compile.stream_functions.intake import INTAKE, intake
@@ -61,10 +61,17 @@ def _bytes_per_stream(var: Var) -> int:
 
 class _Builder:
     def __init__(
-        self, mod: tvm.IRModule, table: KernelTable, states: StatePlan, inputs: list[str], outputs: list[str], streams: bool
+        self,
+        mod: tvm.IRModule,
+        table: KernelTable,
+        layout: StateLayout,
+        states: StateBindings,
+        inputs: list[str],
+        outputs: list[str],
+        streams: bool,
     ) -> None:
         self.streams = streams
-        self.graph, self.table, self.states = Graph(mod), table, states
+        self.graph, self.table, self.layout, self.states = Graph(mod), table, layout, states
         self.inputs, self.output_names = inputs, outputs
         self.weights, self.arena = WeightBlob(table.target.prefetch_distance_bytes), Arena()
         self.tensors: dict[Var, Tensor] = {}
@@ -101,7 +108,7 @@ class _Builder:
         self._finish(result)
 
     def _result(self) -> list[tuple[str, Var]]:
-        stored = [n for n in self.states.shapes if n in self.states.copied]
+        stored = [n for n in self.layout.shapes if n in self.layout.copied]
         return list(zip([*self.output_names, *stored], self.graph.results(), strict=True))
 
     def _aliases(self) -> dict[Var, Var]:
@@ -115,21 +122,21 @@ class _Builder:
         return alias
 
     def _place_param(self, param: Var) -> None:
-        states = self.states
+        states, layout = self.states, self.layout
         if param.same_as(states.slots):
             self.tensors[param] = Tensor("slots")
         elif param.same_as(states.clock):
             self.tensors[param] = Tensor("state", 0)
         elif param in states.params:
             name = states.params[param]
-            if name in states.copied:
-                tensor = Tensor("arena", self.arena.take(states.words(name) * 4))
-                spec = state_kernels.StateCopy(states.words(name), states.stride, False)
+            if name in layout.copied:
+                tensor = Tensor("arena", self.arena.allocate(layout.words(name) * 4))
+                spec = state_kernels.StateCopy(layout.words(name), layout.stride, False)
                 kernel = self.table.add(spec, state_kernels.build_copy)
-                self.calls.append((kernel, [Tensor("slots"), Tensor("state", states.offset[name]), tensor]))
+                self.calls.append((kernel, [Tensor("slots"), Tensor("state", layout.offset[name]), tensor]))
                 self.tensors[param] = tensor
             else:
-                self.tensors[param] = Tensor("state", states.offset[name])
+                self.tensors[param] = Tensor("state", layout.offset[name])
         else:
             self.tensors[param] = Tensor("input", self.inputs.index(param.name), param.name)
 
@@ -145,21 +152,21 @@ class _Builder:
         args = [self._place(a) for a in call.args[1].fields]
         types = list(call.ty_args)
         if isinstance(types[0], ir.TupleType):
-            results = [Tensor("arena", self.arena.take(_type_bytes(t))) for t in types[0].fields]
+            results = [Tensor("arena", self.arena.allocate(_type_bytes(t))) for t in types[0].fields]
             self.tensors[var] = results  # type: ignore[assignment]
         else:
-            results = [output or Tensor("arena", self.arena.take(_bytes_per_stream(var)))]
+            results = [output or Tensor("arena", self.arena.allocate(_bytes_per_stream(var)))]
             self.tensors[var] = results[0]
         if isinstance(call.args[0], relax.ExternFunc):
             self.calls.append((str(call.args[0].global_symbol), args + results))
             return
         name = call.args[0].name_hint
         if name not in self.private:
-            self.private[name], self.scratch[name] = _take_pointers(self.graph.mod[call.args[0]], name)
-        scratch = [self.arena.take(size) for size in self.scratch[name]]
+            self.private[name], self.scratch[name] = _as_pointer_kernel(self.graph.mod[call.args[0]], name)
+        scratch = [self.arena.allocate(size) for size in self.scratch[name]]
         self.calls.append((name, [*args, *results, *(Tensor("arena", s) for s in scratch)]))
         for s in scratch:
-            self.arena.release(s)
+            self.arena.free(s)
 
     def _release(self, at: int) -> None:
         self.live |= dict(islice(self.tensors.items(), self.seen, None))
@@ -176,26 +183,26 @@ class _Builder:
             for part in tensor if isinstance(tensor, list) else [tensor]:
                 if part.place == "arena" and id(part) not in kept and not part.released:
                     part.released = True
-                    self.arena.release(part.offset)
+                    self.arena.free(part.offset)
 
     def _finish(self, result: list[tuple[str, Var]]) -> None:
         """Results that are not where they belong yet: outputs that alias something else, states that are copied back."""
-        states = self.states
+        layout = self.layout
         for index, (name, var) in enumerate(result):
             tensor = self._place(var)
             if name in self.output_names:
                 if tensor.place != "output" or tensor.offset != index:
                     self._copy_to_output(var, tensor, index)
                 continue
-            spec = state_kernels.StateCopy(states.words(name), states.stride, True)
+            spec = state_kernels.StateCopy(layout.words(name), layout.stride, True)
             kernel = self.table.add(spec, state_kernels.build_copy)
-            self.calls.append((kernel, [Tensor("slots"), Tensor("state", states.offset[name]), tensor]))
-        if states.period > 1:
-            tick = self.table.add(state_kernels.Tick(states.period, states.stride), state_kernels.build_tick)
+            self.calls.append((kernel, [Tensor("slots"), Tensor("state", layout.offset[name]), tensor]))
+        if layout.period > 1:
+            tick = self.table.add(state_kernels.Tick(layout.period, layout.stride), state_kernels.build_tick)
             self.calls.append((tick, [Tensor("slots"), Tensor("state", 0)]))
 
     def _copy_to_output(self, var: Expr, tensor: Tensor, index: int) -> None:
-        """Of what has its place already: an input, a part of a split, a view of another output, a constant."""
+        """Copies a result that has its place already: an input, a part of a split, a view of another output, a constant."""
         constant = tensor.place == "weights"
         elements = int(np.prod([d or 1 for d in static_shape(var)[1:]], initial=1))
         spec = state_kernels.OutputCopy(elements, str(var.ty.dtype), constant)
@@ -232,7 +239,7 @@ class _Builder:
             inputs = [
                 buffer(n, (batch, *[int(d) for d in params[n].ty.shape.values[1:]]), str(params[n].ty.dtype)) for n in self.inputs
             ]
-            states = buffer("states", (slot_count, self.states.stride), "float32")
+            states = buffer("states", (slot_count, self.layout.stride), "float32")
             weights = buffer("weights", (weight_bytes,), "uint8")
             arena = buffer("arena", (arena_bytes,), "uint8")
             results = [
@@ -281,7 +288,7 @@ def _of_one_stream(size: Any) -> int:
     return int(value)
 
 
-def _take_pointers(func: tirx.PrimFunc, name: str) -> tuple[tirx.PrimFunc, list[int]]:
+def _as_pointer_kernel(func: tirx.PrimFunc, name: str) -> tuple[tirx.PrimFunc, list[int]]:
     """A stock PrimFunc over buffers as a private one over (batch, pointers); its own allocations become parameters at the end.
 
     Returns it with the bytes per stream of each such allocation.
@@ -305,13 +312,19 @@ def _take_pointers(func: tirx.PrimFunc, name: str) -> tuple[tirx.PrimFunc, list[
 
 
 def build_step(
-    mod: tvm.IRModule, table: KernelTable, states: StatePlan, inputs: list[str], outputs: list[str], streams: bool
+    mod: tvm.IRModule,
+    table: KernelTable,
+    layout: StateLayout,
+    states: StateBindings,
+    inputs: list[str],
+    outputs: list[str],
+    streams: bool,
 ) -> Step:
     """Plans memory for a lowered module and emits its step function and kernels; where calls are streamed through it, also what
     is done around them (around.py).
 
     ``inputs`` are main's parameters that are neither states nor slots, ``outputs`` the first results; both in calling order.
     """
-    builder = _Builder(mod, table, states, inputs, outputs, streams)
+    builder = _Builder(mod, table, layout, states, inputs, outputs, streams)
     builder.plan()
     return builder.emit()

@@ -1,0 +1,1 @@
+"""Kernels that the compiler emits as TIR: matrix products, attention, normalisation, copies."""

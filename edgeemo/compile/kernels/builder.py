@@ -28,7 +28,7 @@ Expr = Any  # tvm.ir.Expr; TVM ships no stubs
 
 
 class Builder:
-    """What a kernel's body is written with. All indices count elements of the buffer's dtype."""
+    """Writes a kernel's body. All indices count elements of the buffer's dtype."""
 
     def __init__(self, target: KernelTarget) -> None:
         self.target, self.neon = target, target.neon
@@ -127,7 +127,7 @@ class Builder:
         return sums
 
     def products8(self, xs: list[Expr], ys: list[Expr], start: int) -> list[Expr]:
-        """Of one or two pairs of int8 vectors, the products of eight lanes from ``start``, added lane by lane: two int32x4.
+        """For one or two pairs of int8 vectors, the products of eight lanes from ``start``, added lane by lane: two int32x4.
         ``ys`` must lie in [-127, 127]: two products then fit int16."""
         total: Expr = None
         for x, y in zip(xs, ys, strict=True):

@@ -66,7 +66,7 @@ class Depthwise(KernelSpec):
 
     @property
     def places(self) -> list[tuple[int, int]]:
-        """Of the window."""
+        """(row, column) of each element of the window."""
         return [(i, j) for i in range(self.window[0]) for j in range(self.window[1])]
 
     def weight_at(self, place: tuple[int, int]) -> int:
@@ -74,7 +74,8 @@ class Depthwise(KernelSpec):
         return (place[0] * self.window[1] + place[1]) * self.channels
 
     def data_at(self, place: tuple[int, int], column: int) -> int:
-        """What lies under a place of the window of a tile's column, from where the tile's first window begins."""
+        """Offset of the datum under an element of the window, for a column of the tile, from where the tile's first window
+        begins."""
         down, across = place[0] * self.dilations[0], place[1] * self.dilations[1] + column * self.strides[1]
         return (down * self.width + across) * self.channels
 
@@ -133,7 +134,7 @@ def _tile_f32(
     sums, line = [first] * columns, dict[int, Expr]()
 
     def fetch(place: tuple[int, int]) -> tuple[list[Expr], Expr]:
-        """What a place of the window lies on, less what is in in_registers since the place before, and its weight."""
+        """Loads one element of the window for all columns, reusing loads of the element before, and its weight."""
         if place[1] == 0:
             line.clear()
         under = [spec.data_at(place, x) for x in range(columns)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgeemo_runtime.errors import EdgeEmoError
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Builder, Expr, kernel
@@ -36,6 +37,8 @@ from edgeemo.targets.capabilities import COLUMNS_S8, K_S8, WINOGRAD_K_S8, round_
 MAX_OPS_PER_MULTIPLICATION = 2  # of a deferred epilogue
 UNROLLED_GROUPS = {"s8": 1, "f16": 2, "f32": 2}
 UNROLLED_TILES = 16  # of a stream's rows
+UNROLLED_ACTIVATED = 4  # where an activation follows, which is most of a tile's code
+UNROLLED_OPS = 2000  # of activations of all a float kernel's tiles: more of them are a loop over a tile's columns
 WEIGHT_DTYPES = {"s8": "int8", "f16": "float16", "f32": "float32"}
 Rows = list[tuple[Expr, Expr]]  # of a tile: output row, first element of a
 
@@ -215,7 +218,8 @@ class _Emitter:
 
     def _block_tiles(self, row: Expr, start: Expr, rows: int) -> Iterator[Rows]:
         first = 0
-        if rows // self.whole > UNROLLED_TILES:
+        unrolled = UNROLLED_ACTIVATED if activation_cost(self.spec.activation, True)[0] else UNROLLED_TILES
+        if rows // self.whole > (1 if self._activation_ops() > UNROLLED_OPS else unrolled):
             row, start = self.b.bind(row), self.b.bind(start)
             with T.serial(0, rows // self.whole) as tile:
                 yield self._rows_from(row + tile * self.whole, start + tile * (self.whole * self.spec.row_stride), 0, self.whole)
@@ -234,8 +238,30 @@ class _Emitter:
             sums = portable_tile(spec, b, self.a, self.w, rows, w_at)
         else:
             sums = self._neon_tile(neon, w_at)
+        places = [out for out, _ in rows]
+        if spec.kind != "s8" and self._activation_ops() > UNROLLED_OPS and width > 4 and spec.group_n % 4 == 0:
+            self._epilogue_loop(sums, places, group, column)
+            return
         for j in range(width // 4):
-            self.epilogue.apply([s[j] for s in sums], [out for out, _ in rows], group, column + 4 * j)
+            self.epilogue.apply([s[j] for s in sums], places, group, column + 4 * j)
+
+    def _activation_ops(self) -> int:
+        """Operations of the activation in the code, were it written out for all kinds of tiles (see _row_tiles)."""
+        spec, whole = self.spec, self.whole
+        rest = sum(range(1, whole)) if spec.flat else spec.rows % whole
+        tiles = self.tile[0] + whole if spec.flat else min(spec.rows // whole, UNROLLED_ACTIVATED) * whole
+        return (tiles + (rest if spec.rows % whole else 0)) * self.tile[1] // 4 * activation_cost(spec.activation, True)[0]
+
+    def _epilogue_loop(self, sums: list[list[Expr]], rows: list[Expr], group: Expr, column: Expr) -> None:
+        """The epilogue as a loop over a tile's columns, whose sums go through memory: shorter code."""
+        b, vectors = self.b, len(sums[0])
+        waiting = b.scratch(len(sums) * vectors * 4)
+        for i, row in enumerate(sums):
+            for j, value in enumerate(row):
+                b.store(waiting, value, (i * vectors + j) * 4)
+        with T.serial(0, vectors) as j:
+            values = [b.load(waiting, (i * vectors + j) * 4) for i in range(len(sums))]
+            self.epilogue.apply(values, rows, group, b.bind(column + j * 4))
 
     def _neon_tiles(self, rows: Rows) -> Qs8NeonMlal | None:
         """Emitter of the int8 tiles of these rows on NEON; None for other kernels."""
@@ -279,7 +305,9 @@ class _Emitter:
 def build(spec: Gemm, target: KernelTarget):  # type: ignore[no-untyped-def]
     """The kernel: (batch, a, w, [index], [offset], [scale], [bias], [residual], [out_inverse_scale], out)."""
     if spec.residual and spec.group_n % 4:
-        raise ValueError("a residual is added in fours: the number of columns must be a multiple of 4")
+        raise EdgeEmoError(
+            f"{spec.name}: a residual is added in fours, and {spec.group_n} columns are no multiple of 4; report it"
+        )
     activation_cost(spec.activation, quantized=True)  # their dry runs, before a kernel is begun
     activation_cost(spec.activation, spec.quantize and not spec.residual)
     with kernel(spec.name, target) as (b, batch):

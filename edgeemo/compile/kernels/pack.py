@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.targets.capabilities import COLUMNS_S8, K_S8, WINOGRAD_K_S8, round_up
 
 
@@ -48,7 +51,7 @@ def pack_float(w: np.ndarray, columns: int) -> np.ndarray:
 
 
 def sparse_rows(w: np.ndarray, columns: int) -> tuple[tuple[int, ...], np.ndarray, np.ndarray] | None:
-    """What is left of w (k, n) float32 when every column tile keeps only the k at which it has a weight: counts per tile, the
+    """Sparse form of w (k, n) float32 in which every column tile keeps only the k at which it has a weight: counts per tile, the
     kept k one tile after another (int32), and the packed weights. None where that would not leave out half of them.
 
     A filterbank is such a matrix: a few neighbouring bands have no weight at most bins.
@@ -68,3 +71,17 @@ def pad_columns(values: np.ndarray, groups: int) -> np.ndarray:
     out = np.zeros((groups, round_up(values.shape[1], 4)), dtype=np.float32)
     out[:, : values.shape[1]] = values
     return out.ravel()
+
+
+def pack_weights(spec: Gemm, w: np.ndarray, columns: int) -> tuple[Gemm, list[np.ndarray]]:
+    """w (groups, taps, tap_k, group_n) as the spec's micro-kernel reads it: the weights, then its index or offsets where it has
+    any. ``columns`` of a float tile. The spec gets the k that are stored where most of a float matrix is zero."""
+    if spec.winograd:
+        packed, offset = pack_s8_winograd(w)
+        return spec, [packed.reshape(-1), offset]
+    if spec.kind == "s8":
+        return spec, [pack_s8(w).reshape(-1)]
+    if spec.kind == "f32" and spec.taps == spec.groups == 1 and (sparse := sparse_rows(w[0, 0], columns)) is not None:
+        counts, index, packed = sparse
+        return replace(spec, nonzero_k=counts), [packed.reshape(-1), index]
+    return spec, [pack_float(w, columns).reshape(-1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeemo.targets.capabilities import INT8_MAX
+from edgeemo.targets.capabilities import INT8_MAX, WINOGRAD
 
 
 class KernelSpec:
@@ -44,7 +44,7 @@ class Gemm(KernelSpec):
     residual: bool = False
     quantize: bool = False  # int8 out
     qmax: int = INT8_MAX  # magnitude of the quantized output
-    winograd: bool = False  # s8 on NEON with |a| + |w| <= 127
+    microkernel: str = ""  # of MICROKERNELS; empty: the plain one of the kind
     requant_folded: bool = False  # scale and bias already carry the output's scale
     rows_per_block: int = 0  # rows come in blocks of so many, ``block_stride`` apart (0: all rows are row_stride apart)
     block_stride: int = 0
@@ -66,6 +66,11 @@ class Gemm(KernelSpec):
             return f"gemm_{self.kind}_rows{self.rows}_k{self.taps}_n{self.n}_transposed{tail}"
         conv = f"_taps{self.taps}_groups{self.groups}_stride{self.row_stride}_{self.stream_stride}" if self.taps > 1 else ""
         return f"gemm_{self.kind}_rows{self.rows}_k{self.taps * self.tap_k}_n{self.n}{conv}{tail}"
+
+    @property
+    def winograd(self) -> bool:
+        """Whether its int8 products are computed with half the multiplications."""
+        return self.microkernel == WINOGRAD
 
     @property
     def macs(self) -> int:

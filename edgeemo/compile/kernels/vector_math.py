@@ -236,7 +236,7 @@ def activation_cost(name: str, quantized: bool) -> tuple[int, tuple[float, ...]]
     instruction."""
     if name not in FUNCTIONS:
         return 0, ()
-    with kernel("dry_run", KernelTarget(True, {}, 0, 0)) as (b, _):
+    with kernel("dry_run", KernelTarget(True, (), {}, 0, 0)) as (b, _):
         recorder = _Recorder(b)
         factor = recorder.store(b.splat(1.0)) if quantized else None
         stream, value, count = FUNCTIONS[name](b, b.bind(b.splat(0.0)), factor, recorder), None, 0

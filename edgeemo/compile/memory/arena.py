@@ -16,7 +16,7 @@ class Arena:
         self._live: dict[int, int] = {}  # offset -> size
         self.peak = 0
 
-    def take(self, size: int) -> int:
+    def allocate(self, size: int) -> int:
         size = align(max(size, 1))  # also nothing has a place of its own
         at = 0
         for start in sorted(self._live):
@@ -27,6 +27,6 @@ class Arena:
         self.peak = max(self.peak, at + size)
         return at
 
-    def release(self, offset: int) -> None:
-        """Frees what lies at ``offset``. Raises KeyError where nothing does: a second release would free what came after."""
+    def free(self, offset: int) -> None:
+        """Frees what lies at ``offset``. Raises KeyError where nothing does: a second one would free what came after."""
         del self._live[offset]

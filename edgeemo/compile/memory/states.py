@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import lcm
 from typing import Any
 
@@ -10,11 +11,9 @@ import numpy as np
 from edgeemo.compile.memory.arena import ALIGN, align
 
 
-class StatePlan:
+class StateLayout:
     """One row per slot: a clock (int32), then every state at a multiple of 64 bytes: float32, or what the kernel that
     keeps it in place makes of it (resize).
-
-    ``rings`` are the parameters that may stay in place; ``next_of`` maps a state's parameter to the variable of its next value.
     """
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -24,11 +23,6 @@ class StatePlan:
         self.bytes = 0
         self._place()
         self.period = 1
-        self.params: dict[Any, str] = {}
-        self.rings: set[Any] = set()
-        self.next_of: dict[Any, Any] = {}
-        self.slots: Any = None
-        self.clock: Any = None
         self.copied: set[str] = set(shapes)  # states not updated in place
 
     def _place(self) -> None:
@@ -54,3 +48,15 @@ class StatePlan:
     def clock_period(self, steps: int) -> None:
         """The clock must wrap at a multiple of every ring's length in steps."""
         self.period = lcm(self.period, steps)
+
+
+@dataclass
+class StateBindings:
+    """Relax variables of states: ``params`` by state's parameter its name, ``rings`` the parameters that may stay in place,
+    ``next_of`` a state's parameter to the variable of its next value; ``slots`` and ``clock`` are parameters beside them."""
+
+    params: dict[Any, str]
+    rings: set[Any]
+    next_of: dict[Any, Any]
+    slots: Any
+    clock: Any

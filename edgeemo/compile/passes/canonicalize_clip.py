@@ -12,13 +12,13 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from edgeemo.compile.ir import Expr, Graph, Var
+from edgeemo.compile.ir import Expr, Graph, PassContext, Var
 from edgeemo.targets.capabilities import INT8_MAX
 
 SIDES = {"maximum": relax.op.maximum, "minimum": relax.op.minimum}
 
 
-def run(graph: Graph) -> None:
+def run(graph: Graph, context: PassContext) -> None:
     for binding in graph.bindings:
         root = binding.var
         name = _loops(graph, root)
@@ -42,18 +42,12 @@ def _narrow(graph: Graph, root: Var, name: str, data: Expr, high: float | None) 
     users = graph.only_user(quantized), graph.only_user(data)
     if graph.is_op(quantized, "quantize") and users == (data, root) and _bound(graph, low) == -high:
         graph.rebind(root, relax.op.clip(quantized, -int(high), int(high)))
-        graph.users[quantized] = [root]
+        graph.bypass(quantized, root)
         graph.qmax[root] = int(high)
 
 
-def narrowed(graph: Graph, quantized: Var) -> Var:
-    """The variable of a quantize, or of the clip behind it."""
-    user = graph.only_user(quantized)
-    return user if user is not None and user in graph.qmax and graph.is_op(user, "clip") else quantized
-
-
 def _loops(graph: Graph, var: Var) -> str:
-    """What the loops that make ``var`` are called, without the number that tells them from others; two inputs, float or int8."""
+    """Name of the TIR function that TVM emitted for a Clip bound (maximum or minimum) of float or int8; "" for any other."""
     if not graph.is_op(var, "call_tir"):
         return ""
     function, arguments = graph.args(var)[:2]

@@ -23,15 +23,15 @@ from tvm import relax
 from edgeemo.compile.ir import (
     Expr,
     Graph,
-    KernelTable,
+    PassContext,
     Var,
     call_kernel,
     new_var,
     static_shape,
 )
 from edgeemo.compile.kernels.attention import f32, qs8
-from edgeemo.compile.memory.states import StatePlan
-from edgeemo.compile.passes.canonicalize_clip import narrowed
+from edgeemo.compile.memory.states import StateBindings
+from edgeemo.compile.patterns.quantize import end_of_quantize
 from edgeemo.targets.capabilities import INT8_MAX
 
 
@@ -72,26 +72,28 @@ class _Match:
         return all(t.scale is not None for t in (self.q, self.k, self.v)) and self.width % qs8.LANES == 0
 
 
-def run(graph: Graph, table: KernelTable, states: StatePlan) -> list[Var]:
-    """Rebinds every attention that fits. Returns the state parameters that are now updated in place."""
+def run(graph: Graph, context: PassContext) -> None:
+    """Rebinds every attention that fits; notes the state parameters that are now updated in place."""
+    states, layout = context.states, context.layout
     softmaxes = [b.var for b in graph.bindings if graph.is_op(b.var, "nn.softmax")]
     matches = [m for m in (_match(graph, states, s) for s in softmaxes) if m is not None]
     for m in matches:  # all layouts before the first kernel: kernels hold the stride from one stream's states to the next
         for ring in m.rings if m.int8 else []:
-            states.resize(states.params[ring], (m.past + m.k.new) * m.heads * m.width + qs8.OVER_READ * m.width)
+            layout.resize(states.params[ring], (m.past + m.k.new) * m.heads * m.width + qs8.OVER_READ * m.width)
     for m in matches:
-        _emit(graph, table, states, m)
-    return [ring for m in matches for ring in m.rings]
+        _emit(graph, context, m)
+    context.in_place += [ring for m in matches for ring in m.rings]
 
 
-def _emit(graph: Graph, table: KernelTable, states: StatePlan, m: _Match) -> None:
+def _emit(graph: Graph, context: PassContext, m: _Match) -> None:
+    table, layout, states = context.table, context.layout, context.states
     row, new = static_shape(m.q.source)[2] or 0, m.k.new
     quantize, inverse = m.out_scale is not None, 1.0 / (m.out_scale or 1.0)
     shape: dict[str, Any] = {
         "heads": m.heads, "width": m.width, "new": new, "past": m.past, "row": row,
         "q_at": m.q.column, "k_at": m.k.column, "v_at": m.v.column,
         "cached_queries": m.q.state is not None, "mask": m.mask is not None, "distance": m.distance is not None,
-        "pooled": m.pool is not None, "state_stride": states.stride, "quantize": quantize,
+        "pooled": m.pool is not None, "state_stride": layout.stride, "quantize": quantize,
         "qmax": graph.qmax.get(m.root, INT8_MAX),
     }  # fmt: skip
     if m.int8:
@@ -107,7 +109,7 @@ def _emit(graph: Graph, table: KernelTable, states: StatePlan, m: _Match) -> Non
     biases = [m.mask, None if distance is None else relax.const(distance), m.pool]
     args = [states.slots, states.clock, source, *m.rings, *(x for x in biases if x is not None)]
     args += [relax.const(np.array(factors, np.float32))] if factors else []
-    states.clock_period(ring_tokens // new)
+    layout.clock_period(ring_tokens // new)
     graph.rebind(m.root, call_kernel(name, args, m.root))
 
 
@@ -119,12 +121,12 @@ def _int8_tokens(graph: Graph, m: _Match, row: int) -> Var:
     source = m.q.source
     tokens = new_var("tokens_int8", list(source.ty.shape), "int8")
     zero = relax.const(np.int8(0))
-    graph.insert(source, tokens, relax.op.quantize(source, relax.const(scale), zero, axis=2, out_dtype="int8"))
-    graph.users[tokens] = [m.root]
+    quantize = relax.op.quantize(source, relax.const(scale), zero, axis=2, out_dtype="int8")
+    graph.insert(source, tokens, quantize, m.root)
     return tokens
 
 
-def _match(graph: Graph, states: StatePlan, softmax: Var) -> _Match | None:
+def _match(graph: Graph, states: StateBindings, softmax: Var) -> _Match | None:
     weights, pool = softmax, None
     product = graph.only_user(softmax)
     _, heads, queries, keys = (d or 0 for d in static_shape(softmax)) if len(static_shape(softmax)) == 4 else (0, 0, 0, 0)
@@ -173,7 +175,7 @@ def _match(graph: Graph, states: StatePlan, softmax: Var) -> _Match | None:
         out_scale = graph.scalar(graph.args(user)[1])
         if out_scale is None:
             return None
-        root = narrowed(graph, user)
+        root = end_of_quantize(graph, user)
     return _Match(root, q, k, v, heads, width, past, scale, *sorted_biases, pool, out_scale)
 
 
@@ -205,7 +207,7 @@ def _leads_to_matmul(graph: Graph, value: Expr) -> bool:
     return graph.is_op(value, "matmul")
 
 
-def _tokens(graph: Graph, value: Expr, axes: list[int], states: StatePlan) -> _Tokens | None:
+def _tokens(graph: Graph, value: Expr, axes: list[int], states: StateBindings) -> _Tokens | None:
     if not graph.is_op(value, "permute_dims") or [int(a) for a in graph.attrs(value).axes] != axes:
         return None
     rows = graph.arg(graph.args(value)[0], "reshape")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeemo.compile.ir import Graph, KernelTable, call_kernel, rows_per_stream, static_shape
+from edgeemo.compile.ir import Graph, PassContext, call_kernel, rows_per_stream, static_shape
 from edgeemo.compile.kernels import batched_matmul
 
 
-def run(graph: Graph, table: KernelTable) -> None:
+def run(graph: Graph, context: PassContext) -> None:
     for binding in list(graph.bindings):
         root = binding.var
         if not graph.is_op(root, "matmul") or root in graph.changed:
@@ -27,4 +27,4 @@ def run(graph: Graph, table: KernelTable) -> None:
             if factor is not None:
                 scale, root = factor, user
         spec = batched_matmul.BatchedProduct(int(np.prod([d or 1 for d in left[1:-2]])), rows, k, n, scale)
-        graph.rebind(root, call_kernel(table.add(spec, batched_matmul.build), [a, w], root))
+        graph.rebind(root, call_kernel(context.table.add(spec, batched_matmul.build), [a, w], root))

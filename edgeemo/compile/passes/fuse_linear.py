@@ -13,11 +13,11 @@ from dataclasses import replace
 import numpy as np
 from tvm import relax
 
-from edgeemo.compile.ir import Expr, Graph, KernelTable, Var, rows_per_stream, static_shape
+from edgeemo.compile.ir import Expr, Graph, KernelTable, PassContext, Var, rows_per_stream, static_shape
 from edgeemo.compile.kernels import gemm, pack
 from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.compile.kernels.vector_math import ACTIVATIONS
-from edgeemo.compile.patterns import convolution, depthwise, epilogue
+from edgeemo.compile.patterns import channels_last, convolution, depthwise, epilogue
 from edgeemo.compile.patterns.weights import (
     ANY_INT8,
     Product,
@@ -32,29 +32,28 @@ MATMUL = "relax.matmul"
 PRODUCTS = (MATMUL, *convolution.CONVOLUTIONS, "relax.nn.conv3d")
 
 
-def run(graph: Graph, table: KernelTable) -> list[str]:
-    """Rebinds every product that fits; returns a line for each that stays with TVM's stock operators."""
-    left = []
-    transposed: convolution.Transposed = {}
+def run(graph: Graph, context: PassContext) -> None:
+    """Rebinds every product that fits; notes a line for each that stays with TVM's stock operators."""
+    table = context.table
+    transposed: channels_last.Transposed = {}
     for binding in list(graph.bindings):
         root = binding.var
         if graph.op(root) not in PRODUCTS:
-            convolution.sink(graph, root, transposed)
+            channels_last.propagate(graph, root, transposed)
             continue
         product, taken = None, None
         weighted = read_weights(graph, graph.args(root)[1]) is not None
         if graph.op(root) == MATMUL:
             product = _matmul(graph, root)
         elif graph.op(root) in convolution.CONVOLUTIONS:
-            taken = depthwise.run(graph, table, root, transposed)
+            taken = depthwise.match(graph, table, root, transposed)
             product = convolution.product(graph, root, transposed) if taken is None else None
         if weighted:
             table.products.append(taken if product is None else product.spec.kind)
         if product is not None:
             _emit(graph, table, root, product, transposed)
         elif taken is None and (graph.op(root) != MATMUL or graph.constant(graph.args(root)[1]) is not None):
-            left.append(f"{graph.op(root)} {static_shape(root)}")
-    return left
+            context.unfused.append(f"{graph.op(root)} {static_shape(root)}")
 
 
 def _matmul(graph: Graph, root: Var) -> Product | None:
@@ -96,7 +95,7 @@ def _transposed_columns(graph: Graph, value: Expr) -> int:
     return (shape[-2] or 0) if len(shape) > 2 and axes is not None and [int(a) for a in axes] == swapped else 0
 
 
-def _emit(graph: Graph, table: KernelTable, root: Var, product: Product, transposed: convolution.Transposed) -> None:
+def _emit(graph: Graph, table: KernelTable, root: Var, product: Product, transposed: channels_last.Transposed) -> None:
     spec = product.spec
     takes = {*ACTIVATIONS, "quantize"}
     takes |= {"residual"} if spec.group_n % 4 == 0 else set()
@@ -112,26 +111,12 @@ def _emit(graph: Graph, table: KernelTable, root: Var, product: Product, transpo
         residual=after.residual is not None,
         quantize=after.inverse is not None,
         qmax=after.qmax,
-        winograd=table.target.neon and spec.kind == "s8" and capabilities.winograd_fits(product.weight, product.qmax),
+        microkernel=capabilities.select_microkernel(table.target.microkernels, spec.kind, product.weight, product.qmax),
     )
     if after.scalable and product.scale is not None:
         product.scale, spec = after.scaled(product.scale), replace(spec, requant_folded=True)
-    weight = np.ascontiguousarray(product.weight)
-    columns = table.target.tiles[spec.kind][1]
-    sparse = pack.sparse_rows(weight[0, 0], columns) if spec.kind == "f32" and spec.taps == spec.groups == 1 else None
-    if sparse is not None:
-        counts, index, packed = sparse
-        spec = replace(spec, nonzero_k=counts)
-    else:
-        packed = pack.pack_s8(weight) if spec.kind == "s8" else pack.pack_float(weight, columns)
-    offset = None
-    if spec.winograd:
-        packed, offset = pack.pack_s8_winograd(weight)
-    args: list[Expr] = [product.data, relax.const(packed.reshape(-1))]
-    if sparse is not None:
-        args.append(relax.const(index))
-    if offset is not None:
-        args.append(relax.const(offset))
+    spec, packed = pack.pack_weights(spec, np.ascontiguousarray(product.weight), table.target.tiles[spec.kind][1])
+    args: list[Expr] = [product.data, *map(relax.const, packed)]
     if product.scale is not None:
         args.append(relax.const(pack.pad_columns(product.scale, spec.groups)))
     if after.bias is not None:

@@ -5,25 +5,29 @@ Afterwards ``main`` holds kernel calls, stock PrimFuncs and reshapes (which cost
 
 from __future__ import annotations
 
-from math import inf, prod
+from math import copysign, inf, prod
 from typing import Any
 
 import numpy as np
 import tvm
 from edgeemo_runtime.errors import EdgeEmoError
 from tvm import relax, s_tir, te, tirx, topi
+from tvm_ffi.structural import structural_map
 
 from edgeemo.compile.codegen import math_intrinsics as lower_math
 from edgeemo.compile.ir import MAIN, Graph, static_shape
 
 LANES = 4
 UNROLLED = 16  # places at most
+LARGEST = float(np.finfo(np.float32).max)
 SMALLEST_DIVISOR = 1e-30  # the reciprocal of less may be infinite
 RESHAPES = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten")
 
 
-def run(mod: tvm.IRModule) -> tvm.IRModule:
-    """Raises EdgeEmoError naming an operator that TVM cannot lower."""
+def run(mod: tvm.IRModule, infinities: bool = True) -> tvm.IRModule:
+    """``infinities``: whether values may be infinite; those of a streaming model are not, and its code stays what was measured.
+
+    Raises EdgeEmoError naming an operator that TVM cannot lower."""
     lower_math.register()
     mod = _one_kind_of_reshape(mod)
     mod = relax.transform.FoldConstant()(mod)
@@ -38,7 +42,8 @@ def run(mod: tvm.IRModule) -> tvm.IRModule:
     mod = _slices_early(mod)
     for gv, func in list(mod.functions.items()):
         if isinstance(func, tirx.PrimFunc):
-            mod.update_func(gv, _schedule(func))
+            scheduled = _schedule(func)
+            mod.update_func(gv, _from_infinity(scheduled) if infinities else scheduled)
     return mod
 
 
@@ -92,7 +97,7 @@ def _refuse_unlowered(mod: tvm.IRModule) -> None:
 
 
 def _slices_early(mod: tvm.IRModule) -> tvm.IRModule:
-    """What is made smaller from one value (a slice that is the next state, as a rule) comes right behind it: that value is in
+    """Moves what is made smaller from one value (a slice that is the next state, as a rule) right behind it: that value is in
     the cache then, and its room is free the sooner."""
     graph = Graph(mod)
     place = {binding.var: at for at, binding in enumerate(graph.bindings)}
@@ -125,6 +130,21 @@ def _schedule(func: tirx.PrimFunc) -> tirx.PrimFunc:
         except s_tir.schedule.ScheduleError:
             _vectorize(schedule, block)  # a reduction, or an output
     return schedule.mod["main"]
+
+
+def _from_infinity(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """TVM begins a largest value with the smallest finite number: of a row that is all minus infinite, as a mask of everything
+    makes it, that is the wrong result."""
+    if not any(sign in str(func.body) for sign in ("T.max(", "T.min(")):
+        return func
+
+    def begin(store: Any) -> Any:
+        value = store.value
+        if not isinstance(value, tirx.FloatImm) or abs(value.value) != LARGEST:
+            return store
+        return tirx.BufferStore(store.buffer, tirx.FloatImm(str(value.ty.dtype), copysign(inf, value.value)), store.indices)
+
+    return tirx.PrimFunc(func.params, structural_map(func.body, (tirx.BufferStore, begin)), func.ret_type, func.attrs)
 
 
 def _vectorize(schedule: s_tir.Schedule, block: Any) -> None:

@@ -109,7 +109,7 @@ def _other(graph: Graph, before: Var, var: Var) -> float | None:
 
 
 def _scaled(graph: Graph, before: Var, var: Var) -> float | None:
-    """What ``before`` is multiplied with, where ``var`` is that."""
+    """Factor of ``before`` where ``var`` is its product with a number."""
     if graph.is_op(var, "multiply"):
         return _other(graph, before, var)
     if graph.is_op(var, "divide") and graph.args(var)[0] == before:

@@ -15,14 +15,14 @@ from edgeemo.compile.ir import Expr, Graph, KernelTable, Var, rows_per_stream, s
 from edgeemo.compile.kernels import depthwise as kernel
 from edgeemo.compile.kernels.vector_math import ACTIVATIONS
 from edgeemo.compile.patterns import epilogue
-from edgeemo.compile.patterns.convolution import Bindings, Transposed, channels_last, known, padded
+from edgeemo.compile.patterns.channels_last import Bindings, Transposed, channels_last, known, padded
 from edgeemo.compile.patterns.weights import quantized_data, read_weights, zero_point_offset
 from edgeemo.targets import capabilities
 
 LAYOUTS = {3: "NCW", 4: "NCHW"}
 
 
-def run(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> str | None:
+def match(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> str | None:
     """Rebinds a convolution that fits and returns the type of its kernel's weights, None where it does not fit."""
     attrs: Any = graph.attrs(root)
     data, weight_value = graph.args(root)
@@ -49,11 +49,6 @@ def run(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> 
     padding = [int(p) for p in attrs.padding]
     last = padded(graph, last, [(padding[i], padding[i + dims]) for i in range(dims)], zero, before)
 
-    def down_and_across(sizes: Any) -> tuple[int, int]:
-        """One dimension is an image of one line."""
-        down, across = [1, *map(int, sizes)][-2:]
-        return down, across
-
     int8 = sums_scale is not None
     takes = {"factor"} | {*(ACTIVATIONS if channels >= kernel.LANES["f32"] else ())} | ({"quantize"} if int8 else set())
     after = epilogue.follow(graph, root, channels, True, int8, takes)
@@ -63,20 +58,7 @@ def run(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> 
         sums_scale = sums_scale * after.factor
     if sums_scale is not None:
         after.add_bias(zero_point_offset(weight.reshape(channels, 1, -1, 1), zero, sums_scale))
-    spec = kernel.Depthwise(
-        "s8" if int8 else "f32",
-        channels,
-        *down_and_across(static_shape(last)[1:-1]),
-        down_and_across(out[2:]),
-        down_and_across(weight.shape[2:]),
-        down_and_across(attrs.strides),
-        down_and_across(attrs.dilation),
-        bias=after.bias is not None,
-        activation=after.activation,
-        quantize=after.inverse is not None,
-        qmax=after.qmax,
-        requant_folded=after.scalable,
-    )
+    spec = _spec("s8" if int8 else "f32", last, weight, out, attrs, after)
     ordered = np.ascontiguousarray(weight.reshape(channels, -1).T).astype(np.int8 if int8 else np.float32)
     args = [last, relax.const(ordered.reshape(-1))]
     if sums_scale is not None:
@@ -86,3 +68,28 @@ def run(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -> 
     args += [] if after.inverse is None else [relax.const(np.array([after.inverse[0]], np.float32))]
     epilogue.rebind(graph, after, table.add(spec, kernel.build), args, before, transposed)
     return spec.kind
+
+
+def _spec(
+    kind: str, last: Expr, weight: np.ndarray, out: list[int | None], attrs: Any, after: epilogue.Epilogue
+) -> kernel.Depthwise:
+    return kernel.Depthwise(
+        kind,
+        len(weight),
+        *_pair(static_shape(last)[1:-1]),
+        _pair(out[2:]),
+        _pair(weight.shape[2:]),
+        _pair(attrs.strides),
+        _pair(attrs.dilation),
+        bias=after.bias is not None,
+        activation=after.activation,
+        quantize=after.inverse is not None,
+        qmax=after.qmax,
+        requant_folded=after.scalable,
+    )
+
+
+def _pair(sizes: Any) -> tuple[int, int]:
+    """(down, across) of one or two sizes: one dimension is an image of one line."""
+    down, across = [1, *map(int, sizes)][-2:]
+    return down, across

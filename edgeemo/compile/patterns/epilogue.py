@@ -1,4 +1,4 @@
-"""What follows a product with constant weights and is computed with it, as long as each value has one user:
+"""Matches a product's epilogue, computed with it as long as each value has one user:
 
 times and plus what is known (per column) -> activation -> + residual -> quantize -> clip.
 """
@@ -12,8 +12,8 @@ import numpy as np
 from tvm import relax
 
 from edgeemo.compile.ir import Expr, Graph, Var, call_kernel, static_shape
-from edgeemo.compile.passes.canonicalize_clip import narrowed
-from edgeemo.compile.patterns import activation, convolution
+from edgeemo.compile.patterns import activation, channels_last
+from edgeemo.compile.patterns.quantize import end_of_quantize
 from edgeemo.compile.patterns.weights import constant_bias
 from edgeemo.targets.capabilities import INT8_MAX
 
@@ -54,9 +54,9 @@ class Epilogue:
 
 
 def follow(graph: Graph, root: Var, n: int, conv: bool, int8: bool, takes: Collection[str]) -> Epilogue:
-    """Of a product of ``n`` columns. ``conv``: ``root`` is channels-first; ``int8``: its sums are integers, so that every column
-    may have an output scale of its own. ``takes``: what there is for it besides bias: factor, names of activations, residual,
-    quantize."""
+    """Epilogue of a product of ``n`` columns. ``conv``: ``root`` is channels-first; ``int8``: its sums are integers, so that
+    every column may have an output scale of its own. ``takes``: what there is for it besides bias: factor, names of activations,
+    residual, quantize."""
     done = Epilogue(root, conv)
     place = {b.var: i for i, b in enumerate(graph.bindings)}
     while True:
@@ -103,7 +103,7 @@ def follow(graph: Graph, root: Var, n: int, conv: bool, int8: bool, takes: Colle
                 scale = np.broadcast_to(scale.reshape(-1), (n,))
             elif scale.size != n or done.activation not in ("", "relu") or done.residual is not None or not int8:
                 break
-            done.inverse, done.end = 1.0 / scale.astype(np.float64), narrowed(graph, user)
+            done.inverse, done.end = 1.0 / scale.astype(np.float64), end_of_quantize(graph, user)
             done.qmax = graph.qmax.get(done.end, INT8_MAX)
             break
         else:
@@ -113,15 +113,20 @@ def follow(graph: Graph, root: Var, n: int, conv: bool, int8: bool, takes: Colle
 
 
 def rebind(
-    graph: Graph, after: Epilogue, kernel: str, args: list[Expr], before: convolution.Bindings, transposed: convolution.Transposed
+    graph: Graph,
+    after: Epilogue,
+    kernel: str,
+    args: list[Expr],
+    before: channels_last.Bindings,
+    transposed: channels_last.Transposed,
 ) -> None:
     """Binds the epilogue's end to a call of ``kernel``, whose results are channels-last."""
     if not after.channels_first:
         graph.rebind(after.end, call_kernel(kernel, args, after.end), before)
         return
-    last = convolution.like_last(after.end)
+    last = channels_last.like_last(after.end)
     graph.value[last] = call_kernel(kernel, args, last)
-    convolution.channels_first(graph, after.end, transposed, before, last)
+    channels_last.channels_first(graph, after.end, transposed, before, last)
 
 
 def _other(graph: Graph, user: Var, var: Var) -> Expr:
@@ -130,7 +135,8 @@ def _other(graph: Graph, user: Var, var: Var) -> Expr:
 
 
 def _per_column(graph: Graph, user: Var, done: Epilogue, n: int) -> np.ndarray | None:
-    """What an operator of two has beside the values so far, where that is known: (n,). None where it differs by anything else."""
+    """The constant operand of a binary operator on the values so far, per column: (n,). None where it differs by anything
+    else."""
     other = _other(graph, user, done.end)
     array = constant_bias(graph, other)
     if array is None or other == done.end:
@@ -144,7 +150,7 @@ def _per_column(graph: Graph, user: Var, done: Epilogue, n: int) -> np.ndarray |
 
 def _to_last(graph: Graph, var: Var) -> bool:
     axes = [int(a) for a in graph.attrs(var).axes]
-    return axes == convolution.LAST.get(len(axes))
+    return axes == channels_last.LAST.get(len(axes))
 
 
 def _same_columns(var: Var, n: int) -> bool:

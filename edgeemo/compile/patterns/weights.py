@@ -1,4 +1,4 @@
-"""What a product with constant weights is made of: how its weights and its data are stored, and what a kernel needs of them."""
+"""Matches a product's weights and data: how they are stored, and what a kernel needs of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import relax
 
-from edgeemo.compile.ir import Expr, Graph, Var, new_var
+from edgeemo.compile.ir import Expr, Graph, Var
 from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.targets import capabilities
 
@@ -85,14 +85,13 @@ def padded_to_kernel(
     if not more:
         return data, weight
     shape = list(data.ty.shape)
-    var = new_var("padded", [*shape[:-1], weight.shape[axis] + more], "int8")
-    graph.value[var] = relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, more])
-    before.append((var, graph.value[var]))
+    pad = relax.op.nn.pad(data, [0, 0] * (len(shape) - 1) + [0, more])
+    var = graph.emit(before, "padded", pad, [*shape[:-1], weight.shape[axis] + more], "int8")
     return var, np.pad(weight, [(0, more if i == axis else 0) for i in range(weight.ndim)])
 
 
 def constant_bias(graph: Graph, value: Expr) -> np.ndarray | None:
-    """Of a bias, also one that is kept as int32 under a dequantize, as ONNX Runtime writes it, and reshaped."""
+    """Value of a bias, also one that is kept as int32 under a dequantize, as ONNX Runtime writes it, and reshaped."""
     while graph.is_op(value, "reshape") or graph.is_op(value, "expand_dims"):
         value = graph.args(value)[0]
     data = graph.arg(value, "dequantize")

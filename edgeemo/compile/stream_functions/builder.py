@@ -11,7 +11,7 @@ Expr = Any
 
 
 class FunctionBuilder:
-    """What both are written with."""
+    """Writes a function over arrays of any size."""
 
     def __init__(self) -> None:
         self.sizes: dict[str, Expr] = {}

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import onnx
 from edgeemo_runtime.documents import read_json
@@ -25,8 +25,27 @@ from edgeemo.parallel import in_order
 from edgeemo.quantize.calibration.observer import Observer, Range
 from edgeemo.quantize.calibration.runner import Calibration
 from edgeemo.quantize.calibration.sources import Source, files_of, hash_source
-from edgeemo.quantize.plan import Plan
 from edgeemo.quantize.thresholds import THRESHOLDS
+
+
+class Reader(Protocol):
+    """A layer and the tensor that it reads."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def input(self) -> str: ...
+
+
+class Calibrated(Protocol):
+    """A plan (quantize/plan.py, which imports this package), as far as a calibration depends on it."""
+
+    @property
+    def model(self) -> onnx.ModelProto: ...
+    @property
+    def layers(self) -> Sequence[Reader]: ...
+    @property
+    def observed(self) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -34,8 +53,8 @@ class StoredRange(Range):
     largest: float
     thresholds: Mapping[str, float]
 
-    def threshold(self, method: str) -> float:
-        return self.thresholds[method]
+    def threshold(self, name: str) -> float:
+        return self.thresholds[name]
 
 
 def hash_model(model: onnx.ModelProto) -> str:
@@ -44,7 +63,7 @@ def hash_model(model: onnx.ModelProto) -> str:
 
 
 def stored_ranges(calibration: Calibration, jobs: int = 1) -> dict[str, StoredRange]:
-    """Every method's threshold of every tensor, found on ``jobs`` processes."""
+    """Every tensor's threshold by every method, found on ``jobs`` processes."""
     names, ranges = list(calibration.ranges), list(calibration.ranges.values())
     found = list(in_order(_all_thresholds, ((r,) for r in ranges), jobs))
     for observed, thresholds in zip(ranges, found, strict=True):
@@ -54,12 +73,12 @@ def stored_ranges(calibration: Calibration, jobs: int = 1) -> dict[str, StoredRa
 
 
 def _all_thresholds(observed: Range) -> dict[str, float]:
-    return {method: observed.threshold(method) for method in THRESHOLDS}
+    return {name: observed.threshold(name) for name in THRESHOLDS}
 
 
-def calibration_document(planned: Plan, calibration: Calibration, jobs: int = 1) -> dict[str, Any]:
-    """What the file holds: every method's threshold of every tensor, so that it outlives a change of recipe. Of a calibration
-    with histograms, that is one not read from a file."""
+def calibration_document(planned: Calibrated, calibration: Calibration, jobs: int = 1) -> dict[str, Any]:
+    """The document that the file holds: every tensor's threshold by every method, so that it outlives a change of recipe. The
+    calibration has histograms, that is, it was not read from a file."""
     read_by: dict[str, list[str]] = {t: [] for t in calibration.ranges}
     for layer in planned.layers:
         read_by.get(layer.input, []).append(layer.name)
@@ -75,7 +94,7 @@ def calibration_document(planned: Plan, calibration: Calibration, jobs: int = 1)
     return {**sums, "clips": c.clips, "steps": c.steps, "tensors": tensors}
 
 
-def read_calibration(path: Path, planned: Plan, source: Source | None) -> Calibration:
+def read_calibration(path: Path, planned: Calibrated, source: Source | None) -> Calibration:
     """``source``: what it should have been made on, None where nobody says.
 
     Raises EdgeEmoError naming the file and why it cannot be used: of another model or other data, a tensor or number missing.
@@ -101,9 +120,9 @@ def read_calibration(path: Path, planned: Plan, source: Source | None) -> Calibr
 
 
 def _stored(tensor: str, entry: dict[str, Any]) -> StoredRange:
-    if missing := [method for method in THRESHOLDS if method not in entry["thresholds"]]:
+    if missing := [name for name in THRESHOLDS if name not in entry["thresholds"]]:
         raise ValueError(f"tensor {tensor} lacks the threshold of {', '.join(missing)}: calibrate anew without it")
-    thresholds = {method: float(entry["thresholds"][method]) for method in THRESHOLDS}
+    thresholds = {name: float(entry["thresholds"][name]) for name in THRESHOLDS}
     if not all(math.isfinite(v) and v >= 0 for v in (*thresholds.values(), float(entry["largest"]))):
         raise ValueError(f"tensor {tensor}: thresholds are finite and not negative")
     return StoredRange(float(entry["largest"]), thresholds)

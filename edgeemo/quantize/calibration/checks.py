@@ -1,4 +1,4 @@
-"""What is wrong with a set of calibration clips, before thresholds are found on them: refused, or said."""
+"""Checks of a set of calibration clips before thresholds are found on them: refusals and warnings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def refuse_test_speakers(clips: Sequence[Clip], listed: Sequence[Clip]) -> None:
     if of_test := [c for c in clips if c.split == "test"]:
         raise EdgeEmoError(
             f"{of_test[0].path}: is one of {len(of_test)} calibration clips of the manifest's test split, "
-            "which is for scoring; --split train leaves it out"
+            "which is for scoring; --calib-split train leaves it out"
         )
     tested = {c.speaker for c in listed if c.split == "test" and c.speaker}
     if shared := sorted({c.speaker for c in clips} & tested):
@@ -32,7 +32,7 @@ def refuse_test_speakers(clips: Sequence[Clip], listed: Sequence[Clip]) -> None:
 
 
 def warnings(clips: Sequence[Clip], sample_rate: int) -> list[str]:
-    """What a user should know of ``clips``, a sentence each; none where nothing is odd. ``sample_rate``: the model's, Hz."""
+    """Warnings about ``clips``, a sentence each; none where nothing is odd. ``sample_rate``: the model's, Hz."""
     silent: list[Clip] = []
     clipped: list[Clip] = []
     rates: dict[int, list[Clip]] = {}

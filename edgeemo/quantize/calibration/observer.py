@@ -1,4 +1,4 @@
-"""What calibration remembers of a tensor: its range (first pass), then a histogram of absolute values (second pass)."""
+"""Observer of a tensor during calibration: its range (first pass), then a histogram of absolute values (second pass)."""
 
 from __future__ import annotations
 
@@ -19,31 +19,32 @@ BLOCK = 1 << 20  # values at a time: temporaries do not grow with a tensor
 
 @dataclass(frozen=True)
 class ActivationScaling:
-    """``observer``: of thresholds.py; ``largest``: magnitude of a quantized value, INT8_MAX at most."""
+    """Clipping and scaling of a tensor. ``threshold``: a name of THRESHOLDS; ``qmax``: largest magnitude of a quantized value,
+    INT8_MAX at most."""
 
-    observer: str = "kl"
-    largest: int = INT8_MAX
+    threshold: str
+    qmax: int = INT8_MAX
 
 
 Scalings = dict[str, ActivationScaling]  # by tensor
 
 
 class Range(ABC):
-    """What quantization needs to know of a tensor, wherever it comes from."""
+    """Everything that quantization needs to know of a tensor, wherever it comes from."""
 
     largest: float  # magnitude
 
     @abstractmethod
-    def threshold(self, method: str) -> float:
-        """Where to clip, by a method of thresholds.py."""
+    def threshold(self, name: str) -> float:
+        """The magnitude to clip at, by the method of THRESHOLDS of this name."""
 
     def scale(self, how: ActivationScaling) -> float:
-        """Positive and finite for every tensor: threshold / largest."""
-        return float(positive_scales(np.float64(self.threshold(how.observer) / how.largest)))
+        """Positive and finite for every tensor: threshold / qmax."""
+        return float(positive_scales(np.float64(self.threshold(how.threshold) / how.qmax)))
 
-    def kept(self, method: str) -> float:
-        """threshold / largest value seen; 1 clips nothing."""
-        return self.threshold(method) / self.largest if self.largest else 1.0
+    def clip_ratio(self, name: str) -> float:
+        """Threshold / largest value seen; 1 clips nothing."""
+        return self.threshold(name) / self.largest if self.largest else 1.0
 
 
 class Observer(Range):
@@ -82,13 +83,13 @@ class Observer(Range):
         whole = float(squares.sum())
         return float((self.histogram * np.minimum(middles, threshold) ** 2).sum()) / whole if whole > 0 else 1.0
 
-    def threshold(self, method: str) -> float:
-        if method not in self._found:
-            self._found[method] = self.largest * THRESHOLDS[method](self.histogram) / len(self.histogram)
-        return self._found[method]
+    def threshold(self, name: str) -> float:
+        if name not in self._found:
+            self._found[name] = self.largest * THRESHOLDS[name](self.histogram) / len(self.histogram)
+        return self._found[name]
 
     def remember(self, thresholds: dict[str, float]) -> None:
-        """By method, found elsewhere on a copy of this."""
+        """Takes thresholds by name, found elsewhere on a copy of this."""
         self._found = dict(thresholds)
 
     def add(self, histogram: np.ndarray) -> None:
@@ -102,8 +103,8 @@ def positive_scales(scales: np.ndarray | np.float64) -> np.ndarray:
     return np.where(scales == 0, ZERO_SCALE, np.maximum(scales, SMALLEST_SCALE))
 
 
-def fake_quantize(values: np.ndarray, scale: float, largest: int = INT8_MAX) -> np.ndarray:
-    """Through int8 and back, as QuantizeLinear and DequantizeLinear do, with Clip between them where ``largest`` is less than
-    what int8 holds."""
-    least = -128 if largest == INT8_MAX else -largest
-    return (np.clip(np.rint(values / np.float32(scale)), least, largest) * np.float32(scale)).astype(np.float32)
+def fake_quantize(values: np.ndarray, scale: float, qmax: int = INT8_MAX) -> np.ndarray:
+    """Through int8 and back, as QuantizeLinear and DequantizeLinear do, with Clip between them where ``qmax`` is less than what
+    int8 holds."""
+    least = -128 if qmax == INT8_MAX else -qmax
+    return (np.clip(np.rint(values / np.float32(scale)), least, qmax) * np.float32(scale)).astype(np.float32)

@@ -1,7 +1,8 @@
-"""Where calibration gets a model's tensors from: clips streamed through it, or files of inputs where it hears no audio."""
+"""Sources of a model's tensors in calibration: clips streamed through it, or files of inputs where it hears no audio."""
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 from collections.abc import Iterator, Sequence
@@ -34,12 +35,12 @@ class Source(Protocol):
     def groups(self) -> Sequence[Group]: ...
 
     def values(self, model: bytes, tensors: tuple[str, ...], group: Group) -> Iterator[dict[str, np.ndarray]]:
-        """Of every step (or item) of a group: tensors' values, (streams or items, ...). A step may come in parts of some tensors
-        each; the part with the first of ``tensors`` comes first."""
+        """Tensors of every step (or item) of a group: their values, (streams or items, ...). A step may come in parts of some
+        tensors each; the part with the first of ``tensors`` comes first."""
         ...
 
     def nothing(self) -> str:
-        """What to say where no group gave a step."""
+        """Message where no group gave a step."""
         ...
 
 
@@ -100,6 +101,7 @@ class FeedSource:
                 piece = {n: a[start : start + at_once] for n, a in feed.items()}
                 for part in parts:
                     yield dict(zip(part, session.run(part, piece), strict=True))
+                    give_back()
 
     def nothing(self) -> str:
         files = files_of(self)
@@ -134,4 +136,10 @@ def _session(data: bytes, tensors: tuple[str, ...]):  # type: ignore[no-untyped-
         shape = dims(known[tensor]) if tensor in known else ("?", "?")
         whole = all(isinstance(d, int) for d in shape[1:])
         sizes[tensor] = 4 * math.prod(int(d) for d in shape[1:]) if whole else AT_ONCE
-    return open_session(model, list(tensors)), model, sizes
+    return open_session(model, list(tensors), arena=False), model, sizes
+
+
+def give_back() -> None:
+    """Memory that is free in this process goes back to the system: glibc keeps what a run's large tensors lay between."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of glibc alone
+        trim(0)

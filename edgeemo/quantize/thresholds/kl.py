@@ -40,7 +40,7 @@ def kl_divergence(p: np.ndarray, q: np.ndarray) -> float:
     return float((p[there] * np.log(p[there] / q[there])).sum())
 
 
-def kl_threshold_bins(histogram: np.ndarray, levels: int = LEVELS) -> int:
+def threshold_bins(histogram: np.ndarray, levels: int = LEVELS) -> int:
     """Number of leading bins to keep, in [levels, len(histogram)], of a histogram of absolute values.
 
     An empty histogram keeps everything. Deterministic: the smallest threshold wins a tie.

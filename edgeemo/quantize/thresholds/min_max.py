@@ -7,6 +7,6 @@ import numpy as np
 from edgeemo.quantize.thresholds.histogram import LEVELS
 
 
-def min_max_bins(histogram: np.ndarray, levels: int = LEVELS) -> int:
+def threshold_bins(histogram: np.ndarray, levels: int = LEVELS) -> int:
     """Everything: nothing is clipped, and one outlier costs all others their resolution."""
     return len(histogram)

@@ -7,7 +7,7 @@ import numpy as np
 from edgeemo.quantize.thresholds.histogram import LEVELS
 
 
-def mse_bins(histogram: np.ndarray, levels: int = LEVELS) -> int:
+def threshold_bins(histogram: np.ndarray, levels: int = LEVELS) -> int:
     """The threshold with the smallest squared error of quantizing the bins' centres, clipped ones included; the smallest of equal
     ones. Zeros cost nothing whatever the threshold, so bin 0 is left out. All of an empty histogram.
 

@@ -9,7 +9,7 @@ from edgeemo.quantize.thresholds.histogram import LEVELS
 PERCENTILE = 99.99  # of the absolute values kept
 
 
-def percentile_bins(histogram: np.ndarray, levels: int = LEVELS) -> int:
+def threshold_bins(histogram: np.ndarray, levels: int = LEVELS) -> int:
     """The fewest bins that hold PERCENTILE % of the values; all of an empty histogram.
 
     9,999 values in bin 3 and one in bin 2000: four bins hold 99.99 %, so the 128 that levels need are kept.

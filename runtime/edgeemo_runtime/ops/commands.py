@@ -125,7 +125,7 @@ def _bench(arguments: argparse.Namespace) -> None:
     rules = EngineRules(cpu=arguments.cpu, priority=arguments.priority)
     if arguments.plot:
         loadtest.check_plot()
-    process.take_place(rules.cpu, rules.priority)
+    process.bind_process(rules.cpu, rules.priority)
     document = loadtest.run_bench(
         arguments.artifact,
         arguments.streams,

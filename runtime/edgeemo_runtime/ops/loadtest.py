@@ -44,7 +44,7 @@ def run_bench(
     process.assert_single()
     samples = int(seconds * engine.sample_rate)
     calls = noise_calls(streams, seconds, engine.sample_rate, engine.step_s, seed)
-    process.settle_memory()
+    process.freeze_gc()
     measured = _paced(engine, calls, samples, budget_s) if real_time else _unpaced(engine, calls, samples)
     steps = sum(c.steps for c in engine.fleet.counters.values())
     batches = sum(int(c.batches.sum()) for c in engine.fleet.counters.values())

@@ -20,7 +20,7 @@ MAX_REQUEST = 4096  # bytes
 
 
 class EngineCollector:
-    """What an engine counts, in Prometheus's types, made when asked for."""
+    """Counters of an engine in Prometheus's types, made when asked for."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -34,6 +34,9 @@ class EngineCollector:
         for name, value in engine.counters.document().items():
             yield CounterMetricFamily(f"edgeemo_{name}", f"{name.replace('_', ' ').capitalize()}.", value=value)
         steps = CounterMetricFamily("edgeemo_steps", "Answers.", labels=["model"])
+        listening = CounterMetricFamily("edgeemo_listening", "Steps before a call had a label.", labels=["model"])
+        decisions = CounterMetricFamily("edgeemo_decisions", "Decisions, one a second of speech.", labels=["model"])
+        low = CounterMetricFamily("edgeemo_low_confidence", "Decisions below the least confidence.", labels=["model"])
         jumps = CounterMetricFamily("edgeemo_jumps", "Labels given up within half a second.", labels=["model"])
         errors = CounterMetricFamily("edgeemo_errors", "Answers that were no probabilities.", labels=["model"])
         late = CounterMetricFamily("edgeemo_late", "Answers later than the budget.", labels=["model"])
@@ -43,6 +46,9 @@ class EngineCollector:
         latency = HistogramMetricFamily("edgeemo_latency_seconds", "From a hop's last sample to its answer.", labels=["model"])
         for version, c in engine.fleet.counters.items():
             steps.add_metric([version], c.steps)
+            listening.add_metric([version], c.listening)
+            decisions.add_metric([version], c.decisions)
+            low.add_metric([version], c.low)
             jumps.add_metric([version], c.jumps)
             errors.add_metric([version], c.errors)
             late.add_metric([version], c.late)
@@ -56,7 +62,7 @@ class EngineCollector:
             bounds = [*(str(b) for b in LATENCY_BUCKETS), "+Inf"]
             buckets = list(zip(bounds, c.latency.cumsum().tolist(), strict=True))
             latency.add_metric([version], buckets, sum_value=c.latency_sum)
-        yield from (steps, jumps, errors, late, labels, handoffs, batches, latency)
+        yield from (steps, listening, decisions, low, jumps, errors, late, labels, handoffs, batches, latency)
 
 
 class MetricsServer:
@@ -192,7 +198,7 @@ class _Client:
 
 
 def _refusal(request: bytes, token: bytes) -> bytes | None:
-    """What a request that gets no metrics is answered; None for one that does."""
+    """Answer to a request that gets no metrics; None for one that does."""
     lines = request.replace(b"\r\n", b"\n").split(b"\n")
     words = lines[0].split(b" ")
     if len(words) != 3 or words[0] != b"GET":

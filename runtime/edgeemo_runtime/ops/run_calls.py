@@ -24,7 +24,7 @@ from edgeemo_runtime.ops.config import Config, load_config
 from edgeemo_runtime.ops.lines import LineWriter, log
 from edgeemo_runtime.ops.live import Call, LiveLoop
 from edgeemo_runtime.ops.stdin_audio import pipe_blocks
-from edgeemo_runtime.ops.supervisor import Operator
+from edgeemo_runtime.ops.supervisor import Supervisor
 from edgeemo_runtime.probe import probed
 from edgeemo_runtime.results import Result
 from edgeemo_runtime.schedule import Scheduler
@@ -39,22 +39,27 @@ def warn(sentence: str) -> None:
 
 
 class _Summary:
-    """Per call: steps and the sum of their probabilities; the clip's answer is the mean."""
+    """Per call: its steps, how many count, and the sum of their probabilities, whose mean is the clip's answer. Those count that
+    have a label, or all while none has."""
 
     def __init__(self, labels: tuple[str, ...]) -> None:
         self.labels = labels
-        self.rows: dict[str, tuple[int, np.ndarray]] = {}
+        self.rows: dict[str, tuple[int, int, np.ndarray]] = {}
+        self.heard: set[str] = set()
 
-    def add(self, name: str, probabilities: np.ndarray) -> None:
-        steps, total = self.rows.get(name, (0, np.zeros(len(self.labels))))
-        self.rows[name] = steps + 1, total + probabilities
+    def add(self, name: str, result: Result) -> None:
+        steps, counted, total = self.rows.get(name, (0, 0, np.zeros(len(self.labels))))
+        if not result.listening and name not in self.heard:
+            self.heard.add(name)
+            counted, total = 0, np.zeros(len(self.labels))
+        self.rows[name] = steps + 1, counted + 1, total + result.probabilities
 
     def print(self, step_s: float) -> None:
         rows = {printable(name): row for name, row in self.rows.items()}
         width = max([4, *(len(n) for n in rows)])
         print(f"{'call':{width}}  seconds  {'emotion':8}  mean p")
-        for name, (steps, total) in rows.items():
-            mean = total / steps
+        for name, (steps, counted, total) in rows.items():
+            mean = total / counted
             best = int(mean.argmax())
             print(f"{name:{width}}  {steps * step_s:7.2f}  {self.labels[best]:8}  {mean[best]:6.3f}")
 
@@ -65,7 +70,7 @@ def _line(name: str, result: Result, labels: tuple[str, ...], as_json: bool) -> 
             "call": name,
             "start_s": round(result.start_s, 6),
             "end_s": round(result.end_s, 6),
-            "label": result.label,
+            "label": result.label,  # null while the call is listened to
             **({"intensity": result.intensity} if result.intensity else {}),
             "probabilities": {n: round(float(p), 6) for n, p in zip(labels, result.probabilities, strict=True)},
             "smoothed": {n: round(float(p), 6) for n, p in zip(labels, result.smoothed, strict=True)},
@@ -74,7 +79,8 @@ def _line(name: str, result: Result, labels: tuple[str, ...], as_json: bool) -> 
         return json.dumps(line | ({"handoff": result.handoff} if result.handoff else {}))
     best = int(result.smoothed.argmax())
     said = f"{labels[best]} {result.smoothed[best]:.3f}" + (f"  handoff: {result.handoff}" if result.handoff else "")
-    return f"{printable(name)}  {result.start_s:7.2f}-{result.end_s:7.2f} s  {result.intensity or result.label:8}  {said}"
+    label = "listening" if result.label is None else result.intensity or result.label
+    return f"{printable(name)}  {result.start_s:7.2f}-{result.end_s:7.2f} s  {label:9}  {said}"
 
 
 def _calls(arguments: Namespace, rate: int) -> list[Call]:
@@ -134,14 +140,14 @@ def _run_live(
 ) -> Iterator[tuple[str, Result]]:
     """Paced as calls are, with everything that an operated process does between two steps."""
     loop = LiveLoop(engine, Scheduler(budget_s=config.engine.budget_ms / 1000))
-    operator = Operator(engine, loop, config, models, trust)
-    operator.take_signals(end=True)
+    supervisor = Supervisor(engine, loop, config, models, trust)
+    supervisor.install_signal_handlers(end=True)
     log("started", artifact=str(engine.model.artifact.path), version=engine.model.version, streams=engine.max_streams)
     ended = False
 
     def poll() -> bool:
         nonlocal ended
-        ended = not operator.poll()
+        ended = not supervisor.poll()
         return not ended
 
     def failed(call: Call, error: EdgeEmoError) -> None:
@@ -157,7 +163,7 @@ def _run_live(
             if not repeat:
                 break
     finally:
-        operator.close()
+        supervisor.close()
         log("stopped", **engine.counters.document())
 
 
@@ -165,19 +171,19 @@ def _run_stdin(
     engine: Engine, arguments: Namespace, config: Config, models: Path | None, trust: Trust
 ) -> Iterator[tuple[str, Result]]:
     """One live call. SIGTERM ends the process as ever: a pipe that brings nothing must not hold it."""
-    operator = Operator(engine, LiveLoop(engine, Scheduler()), config, models, trust)
-    operator.take_signals(end=False)
+    supervisor = Supervisor(engine, LiveLoop(engine, Scheduler()), config, models, trust)
+    supervisor.install_signal_handlers(end=False)
     heard = 0
     with engine.open() as stream:
         blocks = pipe_blocks(sys.stdin.fileno(), arguments.rate, arguments.encoding, engine.sample_rate, arguments.channel)
         for samples in blocks:
             heard += len(samples)
             yield from _answers(engine, stream, samples)
-            operator.poll()
+            supervisor.poll()
         if heard:
             stream.finish()
             yield from _answers(engine, stream, np.zeros(0, dtype=np.float32))
-    operator.close()
+    supervisor.close()
     if not heard:
         raise EdgeEmoError("-: no audio on stdin; pipe raw mono audio into it, as --encoding and --rate say, or WAV, AU, FLAC")
 
@@ -230,11 +236,11 @@ def run(arguments: Namespace) -> bool:
         raise EdgeEmoError("- reads one call from stdin; give it alone, without --channel both, or files")
     config = _configured(arguments)
     trust = trust_of(arguments, config.models)
-    process.take_place(config.engine.cpu, config.engine.priority)
+    process.bind_process(config.engine.cpu, config.engine.priority)
     models = arguments.artifact if (arguments.artifact / store.CURRENT).is_symlink() else None
     engine = _engine(arguments, config, models, trust)
     process.assert_single()
-    process.settle_memory()
+    process.freeze_gc()
     all_read = True
 
     def failed(call: Call, error: EdgeEmoError) -> None:
@@ -258,7 +264,7 @@ def _show(results: Iterator[tuple[str, Result]], engine: Engine, arguments: Name
     live = LineWriter(sys.stdout.fileno()) if arguments.real_time and not arguments.summary else None
     lost = 0
     for name, result in results:
-        summary.add(name, result.probabilities)
+        summary.add(name, result)
         if arguments.summary:
             continue
         line = _line(name, result, engine.labels, arguments.json)

@@ -1,4 +1,4 @@
-"""What goes on between two steps of a live process: models that change, a canary that is judged, figures that are looked at."""
+"""Supervises a live engine between steps: follows model links, judges the canary, writes status and metrics."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def resident_mb() -> float:
     return pages * 4096 / 1e6
 
 
-class Operator:
+class Supervisor:
     """Looks after an engine. ``models`` is the folder that edgeemo-run install writes, if the engine runs from one."""
 
     def __init__(self, engine: Engine, loop: LiveLoop, config: Config, models: Path | None, trust: Trust = ANYONE) -> None:
@@ -58,14 +58,14 @@ class Operator:
         m = config.metrics
         self._server = MetricsServer(engine, m.host, m.port, read_token(m.token_file)) if m.port else None
 
-    def take_signals(self, end: bool) -> None:
+    def install_signal_handlers(self, end: bool) -> None:
         """SIGHUP looks at the links at once; with ``end`` SIGTERM ends the loop between two steps."""
         signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_asked", True))
         if end:
             signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_ended", True))
 
     def poll(self) -> bool:
-        """What is due between two steps, in a few milliseconds at most. False once the process is to end."""
+        """Does what is due between two steps, in a few milliseconds at most. False once the process is to end."""
         now = self.engine.clock()
         if self.models and (self._asked or (self.config.swap.watch_s and now - self._looked >= self.config.swap.watch_s)):
             if self._asked and now - self._refused_at >= RETRY_S:
@@ -94,7 +94,7 @@ class Operator:
 
     # -- models ----------------------------------------------------------------------------------------------------------
     def _look(self, models: Path) -> None:
-        """What the links say against what serves: begins to bring in what is new."""
+        """Compares the links with what serves: begins to bring in what is new."""
         links = store.linked(models, store.CURRENT), store.linked(models, store.CANARY)
         if links != self._links:
             self._links = links

@@ -13,7 +13,7 @@ STALE_S = 5.0
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """What a live process wrote. Raises EdgeEmoError if there is nothing to read."""
+    """Reads the status that a live process wrote. Raises EdgeEmoError if there is nothing to read."""
     if not path.exists():
         raise EdgeEmoError(f"{path}: no such file; [metrics] status in the config of a live process names it")
     return read_json(path)
@@ -32,12 +32,14 @@ def table(status: dict[str, Any], age_s: float) -> Any:
     head.add_row("streams", f"{status['streams']} of {status['max_streams']}", "in steps", f"{status['utilisation']:.1%}")
     head.add_row("canary", Text(printable(str(status["canary"] or "-"))), "resident", f"{status['resident_mb']} MB")
     models = Table(title="models", title_justify="left")
-    for name in ("version", "steps", "jump rate", "low", "late", "errors", "handoffs", "most said"):
+    for name in ("version", "steps", "listening", "decisions", "low", "jump rate", "late", "errors", "handoffs", "most said"):
         models.add_column(name, justify="left" if name in ("version", "most said") else "right")
     for version, m in status["models"].items():
         most = max(m["labels"], key=m["labels"].get) if m["steps"] else "-"
-        low = f"{m['low_confidence'] / m['steps']:.1%}" if m["steps"] else "-"
-        numbers = (m["steps"], f"{m['jump_rate']:.2%}", low, f"{m['late_share']:.2%}", m["errors"], sum(m["handoffs"].values()))
+        low = f"{m['low_confidence'] / m['decisions']:.1%}" if m["decisions"] else "-"
+        handed = sum(m["handoffs"].values())
+        said = (m["listening"], m["decisions"], low, f"{m['jump_rate']:.2%}")
+        numbers = (m["steps"], *said, f"{m['late_share']:.2%}", m["errors"], handed)
         models.add_row(Text(printable(version)), *map(str, numbers), Text(printable(most)))
     audio = Table(title="audio", title_justify="left")
     for name in status["audio"]:

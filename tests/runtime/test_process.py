@@ -12,7 +12,7 @@ from edgeemo_runtime import EdgeEmoError
 from edgeemo_runtime import process
 core = max(os.sched_getaffinity(0))
 try:
-    process.take_place(core, 5)
+    process.bind_process(core, 5)
     print(os.sched_getaffinity(0) == {core}, os.sched_getscheduler(0) == os.SCHED_FIFO, os.sched_getparam(0).sched_priority)
 except EdgeEmoError as error:
     print(error)

@@ -26,7 +26,7 @@ from edgeemo.targets import capabilities
 from edgeemo.targets.board import load_target
 from tests.graphs import compiled, graph, quantized
 
-REDUCED = Recipe(observer="min-max", activation_max=80, weight_max=47)
+REDUCED = Recipe(threshold="min-max", activation_qmax=80, weight_qmax=47)
 
 
 def two_layers(k: int) -> onnx.ModelProto:
@@ -54,7 +54,7 @@ def specs(model: onnx.ModelProto, target: str) -> list[Gemm]:
 
 def test_the_default_recipe_leaves_room_for_sums() -> None:
     recipe = load_recipe(DEFAULT_RECIPE)
-    assert recipe.activation_max + recipe.weight_max == capabilities.INT8_MAX
+    assert recipe.activation_qmax + recipe.weight_qmax == capabilities.INT8_MAX
 
 
 def test_values_and_weights_keep_to_it(tmp_path: Path) -> None:
@@ -77,14 +77,17 @@ def test_layers_that_gain_nothing_by_it_have_all_of_int8(tmp_path: Path) -> None
     assert clips(made) == ["r"]
 
 
-def test_the_board_takes_pairs_where_they_fit_and_only_there(tmp_path: Path) -> None:
+def test_the_board_takes_winograd_where_it_fits_and_only_there(tmp_path: Path) -> None:
     """Found from the graph: nobody tells the compiler."""
-    reduced, whole = (quantized(two_layers(64), tmp_path, recipe) for recipe in (REDUCED, Recipe(observer="min-max")))
-    assert [s.pairs for s in specs(reduced, "aarch64-neon")] == [True, True]
-    assert [s.pairs for s in specs(reduced, "host")] == [False, False]
-    assert [s.pairs for s in specs(whole, "aarch64-neon")] == [False, False]
-    too_far = quantized(two_layers(64), tmp_path, Recipe(observer="min-max", activation_max=80, weight_max=48))
-    assert [s.pairs for s in specs(too_far, "aarch64-neon")] == [False, False]
+    reduced, whole = (
+        quantized(two_layers(64), tmp_path, recipe)
+        for recipe in (REDUCED, Recipe(threshold="min-max", activation_qmax=127, weight_qmax=127))
+    )
+    assert [s.winograd for s in specs(reduced, "aarch64-neon")] == [True, True]
+    assert [s.winograd for s in specs(reduced, "host")] == [False, False]
+    assert [s.winograd for s in specs(whole, "aarch64-neon")] == [False, False]
+    too_far = quantized(two_layers(64), tmp_path, Recipe(threshold="min-max", activation_qmax=80, weight_qmax=48))
+    assert [s.winograd for s in specs(too_far, "aarch64-neon")] == [False, False]
 
 
 @pytest.mark.parametrize("k", [48, 64])

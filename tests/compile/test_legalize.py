@@ -73,7 +73,7 @@ def test_stock_operators_are_right(shape: tuple[int, ...], tmp_path: Path) -> No
 
 
 def test_a_slice_for_the_end_is_taken_at_once(tmp_path: Path) -> None:
-    """What it is taken from does not stay in the arena until the end."""
+    """The source of a slice does not stay in the arena until the end."""
 
     def arena(late: bool) -> int:
         nodes = [helper.make_node("Sigmoid", ["x"], ["a"])]
@@ -90,3 +90,17 @@ def test_a_slice_for_the_end_is_taken_at_once(tmp_path: Path) -> None:
         return int(load_artifact(tmp_path / "m.edgeemo").manifest["step"]["arena_bytes_per_stream"])
 
     assert arena(late=True) == arena(late=False) == 2 * 32 * 64 * 4
+
+
+@pytest.mark.parametrize("kind", ["ReduceMax", "ReduceMin"])
+def test_the_extreme_of_infinities_is_infinite(kind: str, tmp_path: Path) -> None:
+    """As a row is that a mask leaves nothing of."""
+    nodes = [helper.make_node(kind, ["x", "axis"], ["y"], keepdims=0), helper.make_node(kind, ["x", "both"], ["z"])]
+    constants = {"axis": np.array([2]), "both": np.array([1, 2])}
+    model = graph(nodes, {"x": ["n", 3, 8]}, {"y": ["n", 3], "z": ["n", 1, 1]}, constants, opset=20)
+    _, function = compiled(model, tmp_path)
+    x = np.full((2, 3, 8), -np.inf if kind == "ReduceMax" else np.inf, np.float32)
+    x[1, 1, 3] = 2.0
+    wanted, got = run(model, {"x": x}), function.run({"x": x})
+    for name in ("y", "z"):
+        np.testing.assert_array_equal(got[name], wanted[name])

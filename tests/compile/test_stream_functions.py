@@ -1,4 +1,4 @@
-"""What is done around the network, by itself: steps of any length (tests/runtime/test_around.py has whole calls)."""
+"""Stream functions by themselves: steps of any length (tests/runtime/test_around.py has whole calls)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tvm
 import tvm_ffi
-from edgeemo.compile.around import INTAKE, intake
 from edgeemo_runtime.conditioning import AudioRules, Conditioner
 from edgeemo_runtime.memory import aligned_zeros
 from edgeemo_runtime.ring import AudioRings
 
+from edgeemo.compile.stream_functions.intake import INTAKE, intake
 from edgeemo.targets.board import load_target
 
 

@@ -1,4 +1,4 @@
-"""What stands in LLVM's assembly for us: fences go, marks become symbols that a profile finds."""
+"""Rewriting of LLVM's assembly: barriers go, hints become symbols that a profile finds."""
 
 from __future__ import annotations
 

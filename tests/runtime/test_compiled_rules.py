@@ -27,9 +27,10 @@ RULES = st.builds(
     confidence=st.booleans(),
     least_confidence=st.sampled_from([0.0, 0.3, 0.55, 1.0]),
     settle=st.booleans(),
-    settle_steps=st.integers(1, 4),
+    decision_s=st.sampled_from([0.0, 0.16, 0.5, 1.0]),
+    settle_decisions=st.integers(1, 4),
     handoff=st.booleans(),
-    handoff_steps=st.integers(1, 4),
+    handoff_decisions=st.integers(1, 4),
     jump_s=st.sampled_from([0.0, 0.5, 2.0]),
 )
 
@@ -47,7 +48,7 @@ def engine(artifact: Path, compiled: bool, rules: DecisionRules, streams: int = 
     """Both kinds with the same steps of the clock."""
     made = Engine(artifact, streams, rules, AudioRules(), clock=Clock())
     if not compiled:
-        made._around.serves = lambda model, slots: False  # type: ignore[method-assign]
+        made._compiled.serves = lambda model, slots: False  # type: ignore[method-assign]
     return made
 
 
@@ -78,7 +79,7 @@ def test_whole_calls(host_artifacts: dict[str, Path]) -> None:
     rng = np.random.default_rng(0)
     engines = [engine(host_artifacts["int8"], compiled, PRESETS["call-centre"]) for compiled in (True, False)]
     streams = [[e.open() for _ in range(3)] for e in engines]
-    assert engines[0]._around.serves(engines[0].model, np.arange(3))
+    assert engines[0]._compiled.serves(engines[0].model, np.arange(3))
     for step in range(40):
         if step == 12:
             for e, mine in zip(engines, streams, strict=True):
@@ -104,10 +105,10 @@ def test_a_call_may_change_over_at_any_step(host_artifacts: dict[str, Path]) -> 
     """One engine by compiled code at every second step, one by numpy alone: as during a canary."""
     rng = np.random.default_rng(1)
     engines = [engine(host_artifacts["int8"], compiled, PRESETS["in-car"]) for compiled in (True, False)]
-    serves: Callable = engines[0]._around.serves
+    serves: Callable = engines[0]._compiled.serves
     streams = [[e.open() for _ in range(2)] for e in engines]
     for step in range(20):
-        engines[0]._around.serves = (lambda model, slots: False) if step % 2 else serves  # type: ignore[method-assign]
+        engines[0]._compiled.serves = (lambda model, slots: False) if step % 2 else serves  # type: ignore[method-assign]
         samples = (0.2 * rng.standard_normal((2, 1280))).astype(np.float32)
         for mine in streams:
             for stream, audio in zip(mine, samples, strict=True):
@@ -146,6 +147,8 @@ def test_rules(host_artifacts: dict[str, Path], rules: DecisionRules, seed: int)
         made.open()
     model, numpy_rules = made.model, Decisions(4, LABELS, rules, 0.16)
     assert model.labels == LABELS
+    place, least = int(model.speech[0]), float(model.speech[1])
+    assert place >= 0 and least > 0
     for _ in range(25):
         slots = rng.permutation(4)[: rng.integers(1, 5)]
         answers = rng.dirichlet(np.full(7, 0.4), len(slots)).astype(np.float32)
@@ -154,13 +157,14 @@ def test_rules(host_artifacts: dict[str, Path], rules: DecisionRules, seed: int)
             model.batch_slots[: len(rows)] = rows
             return lambda: model.answers.__setitem__(slice(len(rows)), found)
 
+        model.states[slots, place] += rng.choice(np.float32([0.0, 0.1, 0.7, 1.0]), len(slots))
         model.bound = lambda rows, step=step: step()  # type: ignore[method-assign, misc]
-        got, probabilities, _, _ = made._around(model, slots)
-        wanted = numpy_rules(slots, answers)
+        got, probabilities, _, _ = made._compiled(model, slots)
+        wanted = numpy_rules(slots, answers, model.states[slots, place], least)
         np.testing.assert_array_equal(probabilities, answers)
         np.testing.assert_array_equal(got.smoothed, wanted.smoothed)
         np.testing.assert_allclose(got.probabilities, wanted.probabilities, rtol=1e-6)
-        for name in ("label", "low", "jumped", "changed", "handoff"):
+        for name in ("label", "low", "jumped", "changed", "decision", "handoff"):
             np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name), name)
     kept = [i for i, name in enumerate(MEMORY) if rules.settle or name != "in_row"]  # which nothing reads then
     np.testing.assert_array_equal(made._decisions.memory[:, kept], numpy_rules.memory[:, kept])
@@ -172,5 +176,29 @@ def test_an_artifact_without_them_is_served_by_numpy(host_artifacts: dict[str, P
     artifact = load_artifact(host_artifacts["int8"])
     old = replace(artifact, manifest={k: v for k, v in artifact.manifest.items() if k != "around"})
     made = Engine(old, 2)
+    assert old.manifest["stream"]["listening"]["state"] == "spoken"
     made.open().push(np.full(1280, 0.1, np.float32))
     assert made.model.around is None and len(made.step()) == 1
+
+
+def test_an_artifact_that_counts_no_speech_has_a_label_from_its_first_step(host_artifacts: dict[str, Path]) -> None:
+    """Those compiled before there was a listening state: every step counts as one of speech, in numpy and in compiled code."""
+    from edgeemo_runtime.artifact import load_artifact
+
+    artifact = load_artifact(host_artifacts["int8"])
+    stream = {k: v for k, v in artifact.manifest["stream"].items() if k != "listening"}
+    old = replace(artifact, manifest={**artifact.manifest, "stream": stream})
+    engines = [Engine(old, 2, clock=Clock()) for _ in range(2)]
+    engines[1]._around.serves = lambda model, slots: False  # type: ignore[method-assign]
+    rng = np.random.default_rng(0)
+    calls = [e.open() for e in engines]
+    for _ in range(15):
+        samples = (0.2 * rng.standard_normal(1280)).astype(np.float32)
+        for call in calls:
+            call.push(samples)
+        ours, theirs = (e.step() for e in engines)
+        assert next(iter(ours)).label is not None
+        same(ours, theirs)
+    memories(engines)
+    engines[0].fleet.counters_of(engines[0].model).settle()
+    assert engines[0].fleet.counters_of(engines[0].model).decisions == 3  # at 0.16, 1.12 and 2.08 s

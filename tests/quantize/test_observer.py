@@ -25,7 +25,7 @@ def observe(*parts: np.ndarray) -> Observer:
 @settings(deadline=None, max_examples=30)
 @given(arrays(np.float32, st.integers(1, 200), elements=finite))
 def test_scale_is_positive_finite_and_no_larger_than_min_max(values: np.ndarray) -> None:
-    scale = observe(values).scale(ActivationScaling())
+    scale = observe(values).scale(ActivationScaling("kl"))
     assert np.isfinite(scale)
     assert scale > 0
     assert scale <= max(np.abs(values).max() / 127, 1e-8) * (1 + 1e-6)
@@ -35,20 +35,20 @@ def test_scale_is_positive_finite_and_no_larger_than_min_max(values: np.ndarray)
 @given(arrays(np.float32, 60, elements=finite), st.integers(1, 59))
 def test_how_data_is_cut_does_not_matter(values: np.ndarray, cut: int) -> None:
     assert (
-        observe(values).scale(ActivationScaling())
-        == observe(values[:cut], values[cut:]).scale(ActivationScaling())
-        == observe(values[cut:], values[:cut]).scale(ActivationScaling())
+        observe(values).scale(ActivationScaling("kl"))
+        == observe(values[:cut], values[cut:]).scale(ActivationScaling("kl"))
+        == observe(values[cut:], values[:cut]).scale(ActivationScaling("kl"))
     )
 
 
 @pytest.mark.parametrize("tiny", [1.1754944e-38, 1e-45, 1e-20])
 def test_a_tensor_of_small_numbers_has_a_scale_of_its_own_with_a_finite_reciprocal(tiny: float) -> None:
-    scale = observe(np.full(4, tiny, dtype=np.float32), np.zeros(2, dtype=np.float32)).scale(ActivationScaling())
+    scale = observe(np.full(4, tiny, dtype=np.float32), np.zeros(2, dtype=np.float32)).scale(ActivationScaling("kl"))
     assert scale == pytest.approx(max(tiny / 127, 1e-30), rel=1e-3)
 
 
 def test_a_tensor_of_zeros_has_any_positive_scale() -> None:
-    assert observe(np.zeros(4, dtype=np.float32)).scale(ActivationScaling()) == 1e-8
+    assert observe(np.zeros(4, dtype=np.float32)).scale(ActivationScaling("kl")) == 1e-8
 
 
 def test_energy_kept_is_the_share_of_squares_left() -> None:
@@ -94,6 +94,7 @@ def test_min_max_grows_with_more_data(values: np.ndarray, cut: int) -> None:
     assert observe(values).threshold("min-max") >= observe(values[:cut]).threshold("min-max")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(set(THRESHOLDS) - {"min-max"}))
 @pytest.mark.parametrize("kind", ["normal", "laplace", "uniform"])
 def test_more_data_of_the_same_distribution_moves_a_threshold_little_on_average(kind: str, method: str) -> None:

@@ -1,0 +1,121 @@
+"""`edgeemo train`: weights of a model, best on the dev split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeemo.cli.options import FILE, FOLDER, gathered, output_options
+from edgeemo.console import BUILD, print_json, user_errors
+from edgeemo.files import check_output
+from edgeemo.model.names import COSYVOICE_TINY, MODEL_NAMES
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The values of the verb's options, but for where its output goes."""
+
+    model: str
+    data: tuple[Path, ...]
+    epochs: int | None
+    updates: int | None
+    seed: int | None
+    peak_lr: float | None
+    init: Path | None
+    teachers: tuple[str, ...]
+    unlabelled: Path | None
+    resume: bool
+    intensity: bool
+    threads: int
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the model learns from a mix of corpora, without epochs."""
+        return self.model == COSYVOICE_TINY
+
+    def recipe(self) -> dict[str, Any]:
+        """The recipe's fields that were given."""
+        chosen = {"epochs": self.epochs, "updates": self.updates, "seed": self.seed, "peak_lr": self.peak_lr}
+        return {k: v for k, v in chosen.items() if v is not None}
+
+    def check(self) -> None:
+        """Raises UsageError for options that do not go together."""
+        if self.unlabelled is not None and not (self.teachers or self.mixed):
+            raise click.UsageError("--unlabelled is for --teacher: without one there is nothing to learn from it")
+        if self.mixed and not self.intensity and (self.teachers or self.epochs):
+            raise click.UsageError("cosyvoice-tiny has Whisper tiny.en as its teacher, and --updates instead of --epochs")
+        if not self.mixed and (self.updates or self.resume or (len(self.data) > 1 and not self.intensity)):
+            raise click.UsageError("--updates, --resume and a second --data are cosyvoice-tiny's")
+        if self.intensity and (
+            not self.model.startswith("cosyvoice") or self.teachers or self.epochs or self.updates or self.peak_lr
+        ):
+            raise click.UsageError("--intensity fits one linear head of CosyVoice: it goes with --init, --seed, --threads")
+
+
+@click.command()
+@gathered(
+    TrainOptions,
+    "asked",
+    [
+        click.option("--model", type=click.Choice(MODEL_NAMES), default=COSYVOICE_TINY, help="Which model."),
+        click.option("--data", type=FOLDER, required=True, multiple=True,
+                     help="Folder with manifest.csv and splits train and dev; cosyvoice-tiny takes several."),
+        click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs [default: the recipe's]."),
+        click.option("--updates", type=click.IntRange(1), default=None,
+                     help="The same for cosyvoice-tiny, whose mix has no epochs."),
+        click.option("--seed", type=int, default=None, help="Random seed [default: the recipe's]."),
+        click.option("--lr", "peak_lr", type=click.FloatRange(0, min_open=True), default=None,
+                     help="Peak learning rate [default: the recipe's]."),
+        click.option("--init", type=FILE, default=None, help="Checkpoint to continue from [default: from scratch]."),
+        click.option("--teacher", "teachers", is_flag=False, flag_value="whisper", multiple=True, metavar="[FILE]",
+                     help="Distil as well, from Whisper tiny.en (needs edgeemo[teacher]), a folder with another CTranslate2 "
+                     "Whisper, or a whisper-tiny-cls checkpoint. The first gives cosyvoice-nano states to follow, all of them "
+                     "soft labels. cosyvoice-tiny always has Whisper tiny.en."),
+        click.option("--unlabelled", type=FOLDER, default=None, help="Any other speech, of which teachers' states are followed."),
+        click.option("--resume", is_flag=True, help="cosyvoice-tiny: go on where a run with the same --out was cut off."),
+        click.option("--intensity", is_flag=True,
+                     help="Only fit the second level of angry (annoyed, furious) on the weights of --init."),
+        click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads; part of what makes a run repeatable."),
+    ],
+)  # fmt: skip
+@output_options("build/<model>.safetensors")
+@user_errors
+def train(asked: TrainOptions, out: Path | None, force: bool, as_json: bool) -> None:
+    """Train a model; keeps the weights that are best on the dev split."""
+    asked.check()
+    target = check_output(out or BUILD / f"{asked.model.replace('-', '_')}.safetensors", force or asked.resume)
+    if asked.intensity:
+        report = _fit_intensity(asked, target)
+        said = f"dev macro-F1 of annoyed and furious {report['dev_intensity_macro_f1']}, weights in {target}"
+    else:
+        report = _train(asked, target)
+        said = f"best dev macro-F1 {report['best_dev_macro_f1']}, weights in {target}"
+    print_json(report) if as_json else click.echo(said)
+
+
+def _fit_intensity(asked: TrainOptions, target: Path) -> dict[str, Any]:
+    from edgeemo.model.checkpoint import committed_checkpoint
+    from edgeemo.train.intensity import fit_intensity
+
+    seed = 1 if asked.seed is None else asked.seed
+    return fit_intensity(asked.data, asked.init or committed_checkpoint(asked.model), target, asked.threads, seed)
+
+
+def _train(asked: TrainOptions, target: Path) -> dict[str, Any]:
+    """The training report, weights in ``target``."""
+    from edgeemo.model.config import CallConfig
+    from edgeemo.train import listener, trainer, windows
+    from edgeemo.train.teacher import load_teacher
+
+    teachers = [load_teacher(t, CallConfig().sample_rate) for t in asked.teachers]
+    given, data = asked.recipe(), asked.data[0]
+    if asked.mixed:
+        mix = replace(listener.ListenerRecipe(), **given)
+        return listener.train_listener(asked.data, target, mix, asked.threads, asked.init, asked.unlabelled, asked.resume)
+    if asked.model in windows.RECIPES:
+        recipe = replace(windows.RECIPES[asked.model], **given)
+        return windows.train_windowed(asked.model, data, target, recipe, asked.threads, asked.init, teachers, asked.unlabelled)
+    return trainer.train(data, target, replace(trainer.Recipe(), **given), asked.threads, asked.init, teachers, asked.unlabelled)
