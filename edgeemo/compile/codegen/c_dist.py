@@ -1,5 +1,5 @@
-"""The C library's packages for `make dist`: a tarball and a Debian package for aarch64 and x86-64 each, built by ziglang for glibc
-from 2.17 on.
+"""The C library's packages for `make dist`: a tarball and a Debian package for aarch64 and x86-64 each, built by ziglang for
+glibc from 2.17 on.
 
 python -m edgeemo.compile.codegen.c_dist dist
 """

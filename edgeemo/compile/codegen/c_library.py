@@ -188,14 +188,14 @@ class _Build:
         (self.folder / "data.s").write_text(_data_source(self.name))
         (self.folder / "step.o").write_bytes(renamed(objects, names))
         sizes = [f"-DMANIFEST_SIZE={len(members['manifest.json'])}", f"-DWEIGHTS_SIZE={len(members['weights.bin'])}"]
-        data = self.folder / "data.o"
-        _zig("cc", *self.target, "-I", self.folder, "-c", self.folder / "data.s", "-o", data, what="assembling the weights")
+        held = self.folder / "data.o"
+        _zig("cc", *self.target, "-I", self.folder, "-c", self.folder / "data.s", "-o", held, what="assembling the weights")
         return [
             self.compile(self.source / "src" / "edgeemo.c", "edgeemo.o"),
             self.compile(self.source / "vendor" / "monocypher_edgeemo.c", "monocypher.o"),
             self.compile(self.folder / "model.c", "model.o", *sizes),
             self.folder / "step.o",
-            data,
+            held,
         ]
 
     def executable(self, objects: list[Path], out: Path) -> None:
