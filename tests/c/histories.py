@@ -21,7 +21,7 @@ from edgeemo_runtime.stream import Stream
 from tests.c.library import Engine, Library, LibraryError
 
 LAW = {"ulaw": "mulaw", "alaw": "alaw"}
-MODEL_COUNTS = ("steps", "changes", "jumps", "low", "errors", "late")
+MODEL_COUNTS = ("steps", "listening", "decisions", "changes", "jumps", "low", "errors", "late")
 
 
 @dataclass
@@ -133,7 +133,12 @@ class Pair:
         assert len(mine) == len(theirs)
         for a, b, waited in zip(mine, theirs, [r.stream for r in theirs], strict=True):
             assert a.stream >> 16 == b.stream == waited
-            assert (a.start_s, a.end_s, a.model.decode(), labels[a.label]) == (b.start_s, b.end_s, b.model, b.label)
+            assert (a.start_s, a.end_s, a.model.decode(), labels[a.label] if a.label >= 0 else None) == (
+                b.start_s,
+                b.end_s,
+                b.model,
+                b.label,
+            )
             assert (REASONS[a.handoff], self._intensity(a.intensity)) == (b.handoff, b.intensity)
             for name in ("probabilities", "smoothed"):
                 np.testing.assert_array_equal(np.ctypeslib.as_array(getattr(a, name), (len(labels),)), getattr(b, name))

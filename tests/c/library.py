@@ -60,8 +60,8 @@ Info = struct(
 )
 Rules = struct(
     "Rules",
-    "i consistency, confidence, settle, handoff, intensity, window_steps, settle_steps, handoff_steps, reserved; "
-    "d alpha, disagreement, least_confidence, jump_s",
+    "i consistency, confidence, settle, handoff, intensity, window_steps, settle_decisions, handoff_decisions, reserved; "
+    "d alpha, disagreement, least_confidence, jump_s, decision_s",
 )
 Audio = struct("Audio", "i reset_at_gaps, skip_silence, hangover_steps; d longest_fill_s, largest_offset, silence_dbfs")
 Options = struct(
@@ -70,13 +70,15 @@ Options = struct(
 )
 Stats = struct(
     "Stats",
-    "i open_streams, models, moving; Q steps, changes, jumps, low, errors, late, handoff0, handoff1, handoff2, handoff3, opened, "
+    "i open_streams, models, moving; Q steps, listening, decisions, changes, jumps, low, errors, late, handoff0, handoff1, "
+    "handoff2, handoff3, opened, "
     "refused, dropped_hops, gaps, filled_samples, skipped_samples, resets, restarts, duplicate_samples, late_samples, "
     "dropped_samples, skipped_steps",
 )
 Result = struct(
     "Result",
-    "i label, intensity, handoff, low, changed, jumped, label_count; q stream; d start_s, end_s, waited_s; "
+    "i label, intensity, handoff, low, changed, jumped, decision, label_count, reserved; "
+    "q stream; d start_s, end_s, waited_s; "
     "f probabilities, smoothed, decided; s model",
 )
 Tensor = type(

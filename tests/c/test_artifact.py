@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeemo.sign.keys import new_key, public_text, signature_text
 from edgeemo_runtime.artifact import load_artifact
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.manifest import parse_manifest
@@ -18,6 +17,7 @@ from edgeemo_runtime.members import pack, read_members
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeemo.signing import new_key, public_text, signature_text
 from tests.c.library import Library, LibraryError
 from tests.fuzz.mutate import damaged, damaged_document
 from tests.runtime.test_artifact import repacked

@@ -22,7 +22,9 @@ SETTINGS = {
     "gaps reset": Settings(audio=AudioRules(gaps="reset"), rules=PRESETS["in-car"]),
     "offsets": Settings(audio=AudioRules(largest_offset=1e-4), rules=PRESETS["raw"]),
     "phases": Settings(max_streams=16, spread_phases=True, rules=DecisionRules(alpha=0.9, window_steps=3, disagreement=0.3)),
-    "no intensity": Settings(rules=DecisionRules(intensity=False, least_confidence=0.2, settle_steps=1, handoff_steps=1)),
+    "no intensity": Settings(
+        rules=DecisionRules(intensity=False, least_confidence=0.2, settle_decisions=1, handoff_decisions=1, decision_s=0.0)
+    ),
 }
 
 

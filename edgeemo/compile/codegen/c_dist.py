@@ -35,8 +35,11 @@ def _install(machine: str, scratch: Path) -> Path:
     """The tree of `make install` with PREFIX=/usr."""
     tree, libdir = scratch / "tree", f"/usr/lib/{machine}-linux-gnu"
     zig = f"{sys.executable} -m ziglang"
-    command = ["make", "-s", "-C", str(SOURCES[0]), "install", f"OUT={scratch / 'build'}", f"DESTDIR={tree}", "PREFIX=/usr",
-               f"LIBDIR={libdir}", f"CC={zig} cc -target {machine}-linux-gnu.2.17", f"AR={zig} ar", "CFLAGS=-O2", "LDFLAGS=-s"]  # fmt: skip
+    values = {
+        "OUT": scratch / "build", "DESTDIR": tree, "PREFIX": "/usr", "LIBDIR": libdir, "AR": f"{zig} ar", "CFLAGS": "-O2",
+        "CC": f"{zig} cc -target {machine}-linux-gnu.2.17", "LDFLAGS": "-s",
+    }  # fmt: skip
+    command = ["make", "-s", "-C", str(SOURCES[0]), "install", *(f"{name}={value}" for name, value in values.items())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise EdgeEmoError(f"building libedgeemo for {machine} failed: {done.stderr.strip()[:500]}")

@@ -89,8 +89,8 @@ def _values(rules: Any, names: Iterable[str]) -> str:
     return ", ".join(_number(float(v) if isinstance(v := getattr(rules, n), float) else int(v)) for n in names)
 
 
-RULES = ("consistency", "confidence", "settle", "handoff", "intensity", "window_steps", "settle_steps", "handoff_steps")
-WEIGHTS = ("alpha", "disagreement", "least_confidence", "jump_s")
+RULES = ("consistency", "confidence", "settle", "handoff", "intensity", "window_steps", "settle_decisions", "handoff_decisions")
+WEIGHTS = ("alpha", "disagreement", "least_confidence", "jump_s", "decision_s")
 
 
 def _rules() -> str:

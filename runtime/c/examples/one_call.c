@@ -20,7 +20,8 @@ int main(int argc, char **argv) {
     if (edgeemo_push_s16(engine, call, samples, count, EDGEEMO_NO_CLOCK) != EDGEEMO_OK) break;
     if (count < 1280) edgeemo_stream_finish(engine, call);
     while (edgeemo_step(engine, &result, 1, &answered) == EDGEEMO_OK && answered == 1)
-      printf("%6.2f s  %-9s %.3f\n", result.end_s, edgeemo_model_label(model, result.label), (double)result.smoothed[result.label]);
+      printf("%6.2f s  %-9s %.3f\n", result.end_s, result.label < 0 ? "listening" : edgeemo_model_label(model, result.label),
+             (double)result.smoothed[result.label < 0 ? 0 : result.label]);
   } while (count == 1280);
   edgeemo_engine_destroy(engine);
   edgeemo_model_release(model);

@@ -185,17 +185,18 @@ typedef struct edgeemo_rules {
   uint32_t struct_size;
   int32_t consistency; /* 0 or 1: a label that most of the window is not counts half */
   int32_t confidence;  /* 0 or 1: below least_confidence the answer is neutral */
-  int32_t settle;      /* 0 or 1: another label is said after settle_steps in a row */
+  int32_t settle;      /* 0 or 1: another label is said after settle_decisions in a row */
   int32_t handoff;     /* 0 or 1: tell when a call should go to a person */
   int32_t intensity;   /* 0 or 1: tell the second level of a confident label, where the model has one */
   int32_t window_steps;
-  int32_t settle_steps;
-  int32_t handoff_steps;
+  int32_t settle_decisions;
+  int32_t handoff_decisions; /* so many low or jumping ones in a row */
   int32_t reserved;
   double alpha;        /* weight of the newest step in the moving average; 1 is no smoothing */
   double disagreement; /* share of the window */
   double least_confidence;
   double jump_s; /* a label given up sooner than this was a jump */
+  double decision_s; /* seconds of speech from one decision to the next; 0: every step is one */
 } edgeemo_rules;
 
 /* What is done to audio. edgeemo_audio_rules_defaults fills them. */
@@ -269,9 +270,11 @@ typedef struct edgeemo_stats {
   int32_t models; /* that serve now: 1 but for a while after a swap */
   int32_t moving; /* streams that are still to move over */
   uint64_t steps;
+  uint64_t listening; /* steps before there was a label */
+  uint64_t decisions;
   uint64_t changes;      /* another label was said than the step before */
   uint64_t jumps;        /* the same, soon after the last change */
-  uint64_t low;          /* below the least confidence */
+  uint64_t low;          /* decisions below the least confidence */
   uint64_t errors;       /* answers that were no probabilities, taken for "all alike" */
   uint64_t late;         /* beyond budget_s */
   uint64_t handoffs[4];  /* by edgeemo_result.handoff; [0] is not used */
@@ -340,13 +343,15 @@ EDGEEMO_API edgeemo_status edgeemo_stream_recent(const edgeemo_engine *engine, e
 /* A stream's answer to one step. */
 typedef struct edgeemo_result {
   uint32_t struct_size;
-  int32_t label;     /* index, after all rules; edgeemo_model_label names it. -1: neutral is meant and the model has none */
+  int32_t label;     /* index, after all rules; edgeemo_model_label names it. -1: none yet, the call is listened to */
   int32_t intensity; /* 0: none; 1, 2: the weaker, the stronger kind (edgeemo_model_intensity) */
   int32_t handoff;   /* 0, or why the call should go to a person, in the one step that says so: 1 low confidence, 2 jumping, 3 both */
   int32_t low;       /* 1: below the least confidence */
   int32_t changed;   /* 1: another label is said than the step before */
   int32_t jumped;    /* 1: the same, soon after the last change */
+  int32_t decision;  /* 1: this step is a decision, the first in decision_s of speech; until the next one its label is said */
   int32_t label_count;
+  int32_t reserved;
   edgeemo_stream stream;
   double start_s; /* of the step's audio, in seconds of the source's count; end_s as well */
   double end_s;

@@ -78,7 +78,7 @@ static size_t put_shares(char *out, size_t room, const char *name, const float *
 
 /* One answer as a line, as `edgeemo-run run --json` writes it. */
 static size_t put_line(char *out, size_t room, const edgeemo_result *r, const char *name) {
-  const char *label = r->label < 0 ? "neutral" : edgeemo_model_label(model, r->label);
+  const char *label = r->label < 0 ? "listening" : edgeemo_model_label(model, r->label);
   size_t used = (size_t)snprintf(out, room, "{\"call\": \"%s\", \"start_s\": %.6f, \"end_s\": %.6f, \"label\": \"", name, r->start_s, r->end_s);
   used += (size_t)put_json_text(out + used, 512, label);
   used += (size_t)snprintf(out + used, room - used, "\"");

@@ -41,9 +41,10 @@ static edgeemo_status ee_check_rules(const edgeemo_rules *r, const edgeemo_audio
                 {r->window_steps >= 1 && r->window_steps <= 100, "window_steps must be 1 to 100"},
                 {r->disagreement > 0 && r->disagreement <= 1, "disagreement must lie in (0, 1]"},
                 {r->least_confidence >= 0 && r->least_confidence <= 1, "least_confidence must lie in [0, 1]"},
-                {r->settle_steps >= 1, "settle_steps must be at least 1"},
-                {r->handoff_steps >= 1, "handoff_steps must be at least 1"},
+                {r->settle_decisions >= 1, "settle_decisions must be at least 1"},
+                {r->handoff_decisions >= 1, "handoff_decisions must be at least 1"},
                 {r->jump_s >= 0, "jump_s must not be negative"},
+                {r->decision_s == 0 || (r->decision_s >= 0.01 && r->decision_s <= 3600), "decision_s must be 0 or lie in 0.01..3600"},
                 {a->longest_fill_s >= 0 && a->longest_fill_s <= 3600, "longest_fill_s must lie in 0..3600"},
                 {a->largest_offset > 0 && a->largest_offset <= 1, "largest_offset must lie in (0, 1]"},
                 {a->silence_dbfs <= 0, "silence_dbfs must be at most 0"},
@@ -126,7 +127,7 @@ static void ee_lay_batch(edgeemo_engine *e, ee_layout *l) {
   e->flags = ee_lay(l, n * EE_FLAGS_COUNT);
   e->arena = ee_lay(l, e->arena_bytes);
   ee_lay_call(l, &e->intake, 8);
-  ee_lay_call(l, &e->decide, 16);
+  ee_lay_call(l, &e->decide, 18);
 }
 
 static size_t ee_arena_bytes(const edgeemo_model *model) {
@@ -177,6 +178,8 @@ static void ee_pass_around(edgeemo_engine *e) {
   c = &e->decide;
   ee_pass1(c, e->batch_slots, EDGEEMO_INT32, batch);
   ee_pass2(c, e->answers, EDGEEMO_FLOAT32, batch, labels);
+  ee_pass2(c, e->served->states, EDGEEMO_FLOAT32, n, 1); /* of the model that is run: ee_set_batch */
+  ee_pass1(c, e->served->speech, EDGEEMO_FLOAT64, EE_SPEECH_COUNT);
   ee_pass1(c, e->rules, EDGEEMO_FLOAT64, EE_RULES_COUNT);
   ee_pass2(c, e->smoothed, EDGEEMO_FLOAT32, n, labels);
   ee_pass2(c, e->window, EDGEEMO_INT64, n, e->window_steps);
@@ -217,9 +220,10 @@ static void ee_fill_engine(edgeemo_engine *e, const edgeemo_model *model, const 
       [EE_RULES_LEAST_CONFIDENCE] = r->least_confidence,
       [EE_RULES_NEUTRAL] = ee_neutral(m),
       [EE_RULES_SETTLE] = r->settle != 0,
-      [EE_RULES_SETTLE_STEPS] = r->settle_steps,
+      [EE_RULES_SETTLE_DECISIONS] = r->settle_decisions,
       [EE_RULES_HANDOFF] = r->handoff != 0,
-      [EE_RULES_HANDOFF_STEPS] = r->handoff_steps,
+      [EE_RULES_HANDOFF_DECISIONS] = r->handoff_decisions,
+      [EE_RULES_DECISION_S] = r->decision_s,
       [EE_RULES_JUMP_S] = r->jump_s,
       [EE_RULES_STEP_S] = e->step_s,
       [EE_RULES_STEP] = (double)e->step,

@@ -37,6 +37,7 @@ typedef struct ee_token {
   uint32_t begin; /* of its text in the document */
   uint32_t size;  /* of a text, decoded, in bytes */
   int64_t integer;
+  double number; /* of an integer or real */
   bool huge; /* an integer that no int64_t holds */
   char *text; /* decoded and ended by 0, in place */
 } ee_token;
@@ -76,6 +77,8 @@ typedef struct ee_manifest {
   int32_t intensity_label; /* -1: none */
   const char *intensity_names[2];
   int64_t intensity_word;
+  int64_t speech_word; /* -1: it does not count */
+  double least_speech;
   const char *library_hash, *weights_hash;
 } ee_manifest;
 
@@ -103,6 +106,7 @@ typedef struct ee_any {
   uint32_t zero;
   union {
     int64_t integer;
+  double number; /* of an integer or real */
     void *pointer;
   } value;
 } ee_any;
@@ -189,6 +193,7 @@ typedef struct ee_served {
   struct ee_served *next;
   edgeemo_model *model;
   float *states;
+  double *speech; /* which word of a state row counts steps of speech, and how many a label takes */
   ee_call step;
   void *mapped; /* its own memory, where it is not the engine's */
   size_t mapped_size;

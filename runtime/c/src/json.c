@@ -42,6 +42,30 @@ static bool ee_json_digits(ee_json *j) {
   return j->at > first;
 }
 
+/* A number's text as a double; not by strtod, whose decimal point is the locale's. Exact up to 15 digits without exponent. */
+static double ee_json_double(const char *text, const char *end) {
+  double mantissa = 0, scale = 1;
+  bool behind = false;
+  const bool minus = *text == '-';
+  for (text += minus ? 1 : 0; text < end && *text != 'e' && *text != 'E'; text++) {
+    if (*text == '.') {
+      behind = true;
+      continue;
+    }
+    mantissa = 10 * mantissa + (*text - '0');
+    if (behind) scale *= 10;
+  }
+  int exponent = 0;
+  const bool down = text + 1 < end && text[1] == '-';
+  for (text += 1; text < end && exponent < 400; text++)
+    if (*text >= '0' && *text <= '9') exponent = 10 * exponent + (*text - '0');
+  for (; exponent > 0; exponent--) {
+    if (down) scale *= 10;
+    else mantissa *= 10;
+  }
+  return (minus ? -mantissa : mantissa) / scale;
+}
+
 static bool ee_json_number(ee_json *j) {
   ee_token *token = ee_json_add(j, EE_INTEGER);
   const bool minus = j->text[j->at] == '-';
@@ -72,6 +96,7 @@ static bool ee_json_number(ee_json *j) {
     if (!ee_json_digits(j)) return ee_json_wrong(j, "a number is none");
     if (token != NULL) token->kind = EE_REAL;
   }
+  if (token != NULL) token->number = ee_json_double(j->text + token->begin, j->text + j->at);
   return true;
 }
 

@@ -211,6 +211,7 @@ static void ee_around(ee_checker *c, uint32_t at, ee_manifest *m) {
            (ee_columns_##kind[i] == NULL) == (ee_first_columns_##kind[i] == NULL) && \
            (ee_columns_##kind[i] == NULL || strcmp(ee_columns_##kind[i], ee_first_columns_##kind[i]) == 0)
   if (columns == 0) { /* of before the columns stood there */
+    same = false; /* it had no speech */
     EE_FIRST(rules);
     EE_FIRST(memory);
     EE_FIRST(numbers);
@@ -222,10 +223,34 @@ static void ee_around(ee_checker *c, uint32_t at, ee_manifest *m) {
     EE_SAME(numbers);
     EE_SAME(flags);
     EE_SAME(times);
+    same = ee_may(c, columns, "speech") != 0 && same;
+    if (same) EE_SAME(speech);
   } else {
     ee_wrong(c, "around.columns", "an object");
   }
   if (same) m->intake = intake, m->decide = decide;
+}
+
+/* A number of any kind; its text is in the manifest, ended by what is none of it. */
+static double ee_number(ee_checker *c, uint32_t at, const char *where, double low, double high) {
+  const ee_token *t = &c->tokens[at];
+  const double value = at != 0 && (t->kind == EE_INTEGER || t->kind == EE_REAL) ? t->number : low - 1;
+  if (value >= low && value <= high) return value;
+  ee_wrong(c, where, "a number in range");
+  return low;
+}
+
+/* Which state counts steps of speech, and how many a call must have before there is a label. */
+static void ee_listening(ee_checker *c, uint32_t at, uint32_t states, ee_manifest *m) {
+  if (at == 0 || c->tokens[at].kind == EE_NULL) return;
+  if (c->tokens[at].kind != EE_OBJECT) {
+    ee_wrong(c, "stream.listening", "an object");
+    return;
+  }
+  const char *state = ee_text(c, ee_need(c, at, "state"), "stream.listening.state", 255, NULL);
+  m->least_speech = ee_number(c, ee_need(c, at, "least"), "stream.listening.least", 0, 1e6);
+  m->speech_word = ee_states(c, states, m->state_words, state);
+  if (m->speech_word < 0) ee_wrong(c, "stream.listening.state", "a state of one number");
 }
 
 static void ee_stream_of(ee_checker *c, uint32_t at, uint32_t states, ee_manifest *m) {
@@ -251,6 +276,7 @@ static void ee_stream_of(ee_checker *c, uint32_t at, uint32_t states, ee_manifes
     ee_wrong(c, "step.inputs", "one array of stream.samples_per_step");
   if (m->output_count != 1 || out->dims != 1 || out->shape[0] != m->label_count)
     ee_wrong(c, "step.outputs", "one array of the labels' probabilities");
+  ee_listening(c, ee_may(c, at, "listening"), states, m);
   if (level == 0 || c->tokens[level].kind == EE_NULL) return;
   uint32_t name;
   const char *state = ee_text(c, ee_need(c, level, "state"), "stream.intensity.state", 255, NULL);
@@ -285,6 +311,7 @@ static void ee_optional(ee_checker *c, uint32_t target) {
 static edgeemo_status ee_check_manifest(const char *name, const ee_token *tokens, ee_manifest *m) {
   ee_checker c = {tokens, {0}};
   m->intensity_label = -1;
+  m->speech_word = -1;
   const uint32_t schema = tokens[0].kind == EE_OBJECT ? ee_json_get(tokens, 0, "schema") : 0;
   if (schema == 0) return ee_fail(EDGEEMO_DAMAGED, "%s: has no readable manifest.json; is it an edgeemo artifact?", name);
   if (tokens[schema].kind == EE_INTEGER && (tokens[schema].huge || tokens[schema].integer > EE_SCHEMA))

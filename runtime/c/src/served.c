@@ -10,10 +10,12 @@ static ee_served *ee_lay_served(const edgeemo_model *model, int32_t slots, ee_la
   ee_served *served = ee_lay_plain(l, sizeof *served);
   ee_call call;
   ee_lay_call(l, &call, 6);
+  double *speech = ee_lay(l, EE_SPEECH_COUNT * sizeof *speech);
   float *states = ee_lay(l, ee_states_bytes(model, slots));
   if (served == NULL) return NULL;
   served->step = call;
   served->states = states;
+  served->speech = speech;
   return served;
 }
 
@@ -22,6 +24,8 @@ static void ee_bind_served(edgeemo_engine *e, ee_served *s, edgeemo_model *model
   const ee_manifest *m = &model->manifest;
   s->model = model;
   s->step.function = model->step;
+  s->speech[EE_SPEECH_PLACE] = (double)m->speech_word;
+  s->speech[EE_SPEECH_LEAST] = m->least_speech;
   ee_pass1(&s->step, e->batch_slots, EDGEEMO_INT32, EE_LARGEST_BATCH);
   ee_pass2(&s->step, e->audio, EDGEEMO_FLOAT32, EE_LARGEST_BATCH, e->step);
   ee_pass2(&s->step, s->states, EDGEEMO_FLOAT32, e->max_streams, m->state_words > 1 ? m->state_words : 1);
@@ -40,11 +44,15 @@ static void ee_batch_of(ee_call *call, int32_t argument, int64_t n) { call->argu
 
 /* The next calls are of `n` slots, whose answers go to row `row` of the results. */
 static void ee_set_batch(edgeemo_engine *e, ee_served *s, int32_t n, int32_t row) {
-  static const int32_t intake[] = {0, 6, 7}, decide[] = {0, 1, 11, 12, 13, 14, 15}, step[] = {0, 1, 5};
+  static const int32_t intake[] = {0, 6, 7}, decide[] = {0, 1, 13, 14, 15, 16, 17}, step[] = {0, 1, 5};
   for (size_t i = 0; i < EE_COUNT(intake); i++) ee_batch_of(&e->intake, intake[i], n);
   for (size_t i = 0; i < EE_COUNT(decide); i++) ee_batch_of(&e->decide, decide[i], n);
   for (size_t i = 0; i < EE_COUNT(step); i++) ee_batch_of(&s->step, step[i], n);
-  e->decide.arguments[14].tensor.data = e->shares + (int64_t)row * 3 * e->labels;
+  const int64_t words = s->model->manifest.state_words > 1 ? s->model->manifest.state_words : 1;
+  e->decide.arguments[2].tensor.data = s->states;
+  e->decide.arguments[2].shape[1] = e->decide.arguments[2].strides[0] = words;
+  e->decide.arguments[3].tensor.data = s->speech;
+  e->decide.arguments[16].tensor.data = e->shares + (int64_t)row * 3 * e->labels;
 }
 
 static void ee_clear_states(const ee_served *s, int32_t slot) {

@@ -74,14 +74,16 @@ static int32_t ee_silent_rows(edgeemo_engine *e, int32_t n, bool quiet[EE_LARGES
   return found;
 }
 
-/* The network on those rows that are not silent; a silent one's answer is its average. */
+/* The network on those rows that are not silent; a silent one's answer is its average, all alike where it has none. */
 static bool ee_run_loud(edgeemo_engine *e, ee_served *s, int32_t n, const bool quiet[EE_LARGEST_BATCH]) {
   const size_t step = (size_t)e->step, labels = (size_t)e->labels;
   int32_t loud = 0;
   bool good = true;
   for (int32_t row = 0; row < n; row++) {
     if (quiet[row]) {
-      memcpy(e->answers + (size_t)row * labels, e->smoothed + (size_t)e->batch_slots[row] * labels, labels * sizeof *e->answers);
+      const bool begun = e->memory[(int64_t)e->batch_slots[row] * EE_MEMORY_COUNT + EE_MEMORY_STEPS] > 0;
+      for (size_t i = 0; i < labels; i++)
+        e->answers[(size_t)row * labels + i] = begun ? e->smoothed[(size_t)e->batch_slots[row] * labels + i] : 1.0f / (float)labels;
     } else {
       e->loud_slots[loud] = e->batch_slots[row];
       memcpy(e->loud_audio + (size_t)loud++ * step, e->audio + (size_t)row * step, step * sizeof *e->audio);
@@ -123,6 +125,7 @@ static void ee_answer(edgeemo_engine *e, const ee_served *s, int32_t n, const in
     r.low = flags[EE_FLAGS_LOW];
     r.changed = flags[EE_FLAGS_CHANGED];
     r.jumped = flags[EE_FLAGS_JUMPED];
+    r.decision = flags[EE_FLAGS_DECISION];
     r.label_count = e->labels;
     r.start_s = times[EE_TIMES_START_S];
     r.end_s = times[EE_TIMES_END_S];
@@ -135,7 +138,9 @@ static void ee_answer(edgeemo_engine *e, const ee_served *s, int32_t n, const in
       r.intensity = s->states[(int64_t)slot * m->state_words + m->intensity_word] > 0 ? 2 : 1;
     e->stats.changes += flags[EE_FLAGS_CHANGED];
     e->stats.jumps += flags[EE_FLAGS_JUMPED];
-    e->stats.low += flags[EE_FLAGS_LOW];
+    e->stats.low += flags[EE_FLAGS_LOW] != 0 && flags[EE_FLAGS_DECISION] != 0;
+    e->stats.listening += label < 0;
+    e->stats.decisions += flags[EE_FLAGS_DECISION];
     e->stats.handoffs[r.handoff & 3] += r.handoff != 0;
     if ((numbers[EE_NUMBERS_ODD] & EE_BAD) != 0) {
       e->stats.errors++;
