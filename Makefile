@@ -30,7 +30,7 @@ $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
 	@echo "== environment in $(VENV)/ (the first time: a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	@$(PIP) -e "runtime[files,trust,ops]" -e ".[dev]"
+	@$(PIP) -e "runtime[files,trust,ops,serve]" -e ".[dev]"
 	@touch $@
 
 # One speaker, one sentence, named after what she or he was asked for.
@@ -76,7 +76,7 @@ unchanged: install
 # The user docs as a site in build/site; a link that leads nowhere is an error.
 docs: install
 	@$(PIP) -e ".[docs]"
-	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Tables of docs/bring-your-own.md: other people's files, ONNX's node tests, random graphs. Prints what is refused, and why.
 RANDOM_GRAPHS ?= 1000
@@ -124,10 +124,13 @@ bench-calibration: run
 	$(BIN)/python -m edgeemo.bench.calibration
 
 # Other people's programs that tests talk to; needs root.
-counterparts:
-	command -v minisign >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends minisign >/dev/null; }
+COUNTERPARTS := minisign mosquitto haproxy ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good
+counterparts: install
+	for p in $(COUNTERPARTS); do dpkg -s $$p >/dev/null 2>&1 || wanted="$$wanted $$p"; done; test -z "$$wanted" || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends $$wanted >/dev/null; }
+	$(PIP) vosk twilio  # a speech server's client, and Twilio's own check of its signatures
 
-# Chromium, in which a test looks at the page of `edgeemo analyze`; needs root.
+# Chromium, in which tests look at the pages of `edgeemo analyze` and edgeemo-serve; needs root.
 browser:
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
@@ -136,7 +139,7 @@ PEERS_PIP := $(PEERS)/bin/pip install --quiet --disable-pip-version-check
 bench-peers: run build/emotion-float-host.edgeemo build/emotion-float-aarch64-neon.edgeemo $(PEERS)/.installed
 	$(if $(A72COST),$(A72COST)/setup onnxruntime flatbuffers protobuf ai-edge-litert >/dev/null)
 	$(PEERS)/bin/python -m edgeemo.bench.litert 8 $(PEERS) 2>/dev/null
-	$(BIN)/edgeemo bench-peers --streams 8 --litert $(PEERS) --out build/bench-peers.json --force $(if $(A72COST),--a72cost $(A72COST))
+	$(BIN)/edgeemo bench-peers --batch 8 --litert $(PEERS) --out build/bench-peers.json --force $(if $(A72COST),--a72cost $(A72COST))
 
 # LiteRT's converter pins other versions than TVM, so it has an environment of its own; only its files leave that.
 $(PEERS)/.installed: pyproject.toml

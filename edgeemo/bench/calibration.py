@@ -37,7 +37,9 @@ def measure(model: Path, calib: Path, count: int) -> dict[str, float]:
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path), default=FLOAT_MODEL)
 @click.option("--calib", type=click.Path(path_type=Path), default=Path("calibration"), help="Folder of clips.")
-@click.option("--clips", "counts", type=click.IntRange(1), multiple=True, default=(100, 1000, 10_000), help="Numbers of clips.")
+@click.option(
+    "--calib-limit", "counts", type=click.IntRange(1), multiple=True, default=(100, 1000, 10_000), help="Numbers of clips."
+)
 @click.option("--here", is_flag=True, hidden=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 @user_errors
@@ -55,7 +57,7 @@ def main(model: Path, calib: Path, counts: tuple[int, ...], here: bool, as_json:
             str(model),
             "--calib",
             str(calib),
-            "--clips",
+            "--calib-limit",
             str(count),
             "--here",
         ]

@@ -1,4 +1,4 @@
-"""`edgeemo bench --plan`: how many calls a board holds, from the cost of a batch and the runtime's own scheduler in simulated
+"""`edgeemo capacity`: how many calls a board holds, from the cost of a batch and the runtime's own scheduler in simulated
 time."""
 
 from __future__ import annotations

@@ -106,19 +106,18 @@ def target_option(what: str) -> Decorator:
 
 def data_options(
     default: Path | None = Path("speech"),
-    required: bool = False,
     limit: int | None = None,
     folder: str = f"Folder with manifest.csv; the variable {SPEECH} may name it, too.",
     split: str = "Only this split of the manifest [default: all clips].",
     several: bool = False,
 ) -> Decorator:
     """--data, --split and --limit: clips that a model is scored on. ``several``: --data may be given more than once."""
-    variable = SPEECH if default is not None or required else None
+    variable = SPEECH if default is not None else None
     first: Any = (default,) if several and default is not None else default
     folder += " Several count together." if several else ""
     return options_of(
         [
-            click.option("--data", type=FOLDER, envvar=variable, default=first, required=required, multiple=several, help=folder),
+            click.option("--data", type=FOLDER, envvar=variable, default=first, multiple=several, help=folder),
             click.option("--split", metavar="NAME", default=None, help=split),
             click.option("--limit", type=click.IntRange(1), default=limit,
                          help="So many of them, evenly spread" + ("." if limit else " [default: all].")),

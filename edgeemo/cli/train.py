@@ -47,7 +47,7 @@ class TrainOptions:
             raise click.UsageError("--unlabelled is for --teacher: without one there is nothing to learn from it")
         if self.mixed and not self.intensity and (self.teachers or self.epochs):
             raise click.UsageError("cosyvoice-tiny has Whisper tiny.en as its teacher, and --updates instead of --epochs")
-        if not self.mixed and (self.updates or self.resume or (len(self.data) > 1 and not self.intensity)):
+        if not self.mixed and (self.updates is not None or self.resume or (len(self.data) > 1 and not self.intensity)):
             raise click.UsageError("--updates, --resume and a second --data are cosyvoice-tiny's")
         if self.intensity and (
             not self.model.startswith("cosyvoice") or self.teachers or self.epochs or self.updates or self.peak_lr
@@ -64,8 +64,8 @@ class TrainOptions:
         click.option("--data", type=FOLDER, required=True, multiple=True,
                      help="Folder with manifest.csv and splits train and dev; cosyvoice-tiny takes several."),
         click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs [default: the recipe's]."),
-        click.option("--updates", type=click.IntRange(1), default=None,
-                     help="The same for cosyvoice-tiny, whose mix has no epochs."),
+        click.option("--updates", type=click.IntRange(0), default=None,
+                     help="Of cosyvoice-tiny's encoder; 0: only the classifier of --init goes on to learn, as on own calls."),
         click.option("--seed", type=int, default=None, help="Random seed [default: the recipe's]."),
         click.option("--lr", "peak_lr", type=click.FloatRange(0, min_open=True), default=None,
                      help="Peak learning rate [default: the recipe's]."),

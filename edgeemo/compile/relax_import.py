@@ -1,6 +1,6 @@
 """TVM's ONNX importer with edgeemo's converters before its own, and the node's name in what it refuses.
 
-Converters of our own (operators.py) stand where TVM's gives other numbers than ONNX says, or none.
+Converters of our own (converters.py) stand where TVM's gives other numbers than ONNX says, or none.
 """
 
 from __future__ import annotations

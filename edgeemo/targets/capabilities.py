@@ -28,7 +28,7 @@ def convolution_fits(kind: str, groups: int, tap_k: int, dilations: Sequence[int
 
 def reduction_run(kind: str, groups: int, tap_k: int, window: Sequence[int]) -> int:
     """How many elements of the reduction lie side by side in what such a kernel reads: ``window`` of a convolution, by dimension,
-    whose rows it may take whole (passes/convolution.py). () of a matrix product."""
+    whose rows it may take whole (patterns/convolution.py). () of a matrix product."""
     whole = len(window) == 2 or (len(window) == 1 and kind == "s8" and tap_k % K_S8 and groups == 1)
     return round_up(tap_k * (window[-1] if whole else 1), K_S8 if kind == "s8" else 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,10 @@ class HeadRecipe:
     source_loss: float = 0.1  # of the second task, telling which corpus a clip is from
     line: float = 0.4
     noise: tuple[float, float] = (3.0, 40.0)
+    # Where a model's own classifier goes on to learn:
+    tune_lr: float = 3e-4
+    tune_epochs: int = 4
+    kept: float = 0.5  # of the weights before
     seed: int = 1
 
 
@@ -105,6 +110,34 @@ def fit_head(model: CosyVoiceTiny, moments: Moments, mix: Mix, recipe: HeadRecip
             loss.backward()
             optimizer.step()
             schedule.step()
+    return head.eval()
+
+
+def tune_head(model: CosyVoiceTiny, moments: Moments, mix: Mix, recipe: HeadRecipe) -> SummaryHead:
+    """The model's own head, without one for the strength of anger, after it learned from ``moments``.
+
+    It is the mean of its weights then and before, so that what it knew is not lost (WiSE-FT; Wortsman et al. 2022).
+    """
+    torch.manual_seed(recipe.seed)
+    c = model.config
+    before = SummaryHead(moments.pooled.shape[1], c.hidden, c.summary, len(LABELS))
+    own = model.head.state_dict()
+    before.load_state_dict({k: v[: len(LABELS)] if k.startswith("classifier") else v for k, v in own.items()})
+    head = copy.deepcopy(before).train()
+    target = torch.tensor([r.target for r in mix.labelled]) * mix.class_weight
+    optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.tune_lr, weight_decay=recipe.weight_decay)
+    batches = -(-len(moments.clip) // recipe.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.tune_lr, total_steps=batches * recipe.tune_epochs)
+    for _ in range(recipe.tune_epochs):
+        for rows in torch.randperm(len(moments.clip)).split(recipe.batch):
+            loss = -(target[moments.clip[rows]] * torch.log_softmax(head(moments.pooled[rows].float()), dim=1)).sum(dim=1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    with torch.no_grad():
+        for new, old in zip(head.parameters(), before.parameters(), strict=True):
+            new.lerp_(old, recipe.kept)
     return head.eval()
 
 

@@ -29,7 +29,7 @@ from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.config import LABELS
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.whisper import WhisperEncoder, load_whisper
-from edgeemo.train.head import HeadRecipe, Moments, Summaries, fit_head, gather
+from edgeemo.train.head import HeadRecipe, Moments, Summaries, fit_head, gather, tune_head
 from edgeemo.train.mix import Mix, Pool, Row, Rows
 from edgeemo.train.start import begin_with_whisper
 from edgeemo.train.sureness import Steps, errors, fit_sureness, sessions
@@ -38,13 +38,14 @@ DELAY = 100  # samples by which the student hears later than Whisper, whose fram
 # Whisper's layers that the student's last one follows: the same one, and its last, which tells emotions better. As in
 # DistilHuBERT (Chang et al. 2022).
 FOLLOWED = (2, 4)
+MOST_OFTEN = 10  # times that a clip is in a session, on average: own calls may be few
 
 
 @dataclass(frozen=True)
 class ListenerRecipe:
     """Recipe of `edgeemo train` for CosyVoice-Tiny; printed at the start and kept in the training report."""
 
-    updates: int = 700  # of the encoder
+    updates: int = 700  # of the encoder; 0: it stays, and its classifier goes on to learn
     rows: int = 20  # a batch
     steps: int = 32  # a row, 5.12 s: the global path's 4 s and more
     peak_lr: float = 1.5e-4  # of what comes from Whisper
@@ -185,6 +186,19 @@ def follow(lesson: Lesson, teacher: Teacher, mix: Mix, recipe: ListenerRecipe, s
     return averaged.eval()
 
 
+def _follow_whisper(
+    model: CosyVoiceTiny, begin: bool, mix: Mix, recipe: ListenerRecipe, state: Path, resume: bool
+) -> CosyVoiceTiny:
+    """The model after its encoder followed Whisper's; ``begin``: from Whisper's own weights."""
+    teacher = Teacher(load_whisper())
+    rows = mix.batch(2 * recipe.rows)
+    teacher.states(rows, recipe.half)
+    assert teacher.scale is not None
+    if begin:
+        begin_with_whisper(model, teacher.encoder, teacher.mel(rows.pcm))
+    return follow(Lesson(model, teacher.scale), teacher, mix, recipe, state, resume)
+
+
 def train_listener(
     folders: Sequence[Path],
     out: Path,
@@ -195,7 +209,8 @@ def train_listener(
     resume: bool = False,
 ) -> dict[str, object]:
     """Trains on the splits ``train`` of ``folders``, fits how sure answers are on their ``dev``, writes weights to ``out``;
-    ``resume`` goes on where a run with the same ``out`` was cut off. ``init``: begins with that encoder.
+    ``resume`` goes on where a run with the same ``out`` was cut off. ``init``: begins with that encoder, and scores that model
+    before and after; without updates of the encoder its classifier goes on to learn, too, instead of a new one.
 
     Raises EdgeEmoError where Whisper's weights are not installed, or ``init`` is of another model.
     """
@@ -204,30 +219,32 @@ def train_listener(
     model = CosyVoiceTiny() if init is None else load_checkpoint(init)
     if not isinstance(model, CosyVoiceTiny):
         raise EdgeEmoError(f"{init}: is a checkpoint of {model.title}; give --model {model.kind} to go on with it")
-    teacher, c = Teacher(load_whisper()), model.config
+    if not recipe.updates and init is None:
+        raise EdgeEmoError("without updates of the encoder only a classifier goes on to learn; give the checkpoint to --init")
+    c = model.config
     print(f"recipe: {recipe}", file=sys.stderr)
     pool = Pool.load([*folders, *([unlabelled] if unlabelled else [])], c.sample_rate, out.with_suffix(".npy"))
     mix = Mix(pool, recipe.steps, c.step_samples, recipe.unlabelled if unlabelled else 0.0, recipe.seed)
     print(f"clips: {len(mix.labelled)} with labels, {len(mix.others)} without", file=sys.stderr)
-    rows = mix.batch(2 * recipe.rows)
-    teacher.states(rows, recipe.half)
-    assert teacher.scale is not None
-    if init is None:
-        begin_with_whisper(model, teacher.encoder, teacher.mel(rows.pcm))
-    model = follow(Lesson(model, teacher.scale), teacher, mix, recipe, out.with_suffix(".state"), resume)
-    classify = HeadRecipe(sessions=recipe.sessions, seed=recipe.seed)
     dev = [r for r in pool.of("dev") if r.target is not None]
+    if not dev or not mix.labelled:
+        raise EdgeEmoError(f"{', '.join(map(str, folders))}: needs labelled clips of the splits train and dev (column split)")
+    before = None if init is None else scores(dev, Summaries.of(model, pool, dev).answers(model))
+    if recipe.updates:
+        model = _follow_whisper(model, init is None, mix, recipe, out.with_suffix(".state"), resume)
+    classify = HeadRecipe(sessions=min(recipe.sessions, MOST_OFTEN * len(mix.labelled)), seed=recipe.seed)
     kept = out.with_suffix(".moments")
     if resume and kept.is_file():
         moments = Moments(*torch.load(kept, weights_only=True))
     else:
         moments = gather(model, mix, classify)
         torch.save((moments.pooled, moments.clip), kept)
-    model.head = fit_head(model, moments, mix, classify)
+    model.head = (fit_head if recipe.updates else tune_head)(model, moments, mix, classify)
     model = fit_sureness(replace_intensity(model), Steps.of(model, pool, sessions(dev, c.sample_rate)))
     save_checkpoint(model, out)
     found = scores(dev, Summaries.of(model, pool, dev).answers(model))
     report: dict[str, object] = {"model": model.kind, "recipe": asdict(recipe), "head": asdict(classify)}
+    report |= {"dev_before": before} if before else {}
     report |= {"dev": found, "calibration_error": errors(model, Steps.of(model, pool, [[r] for r in dev], ("clean",)))}
     return {**report, "best_dev_macro_f1": round(found["all"], 4), "checkpoint": str(out)}
 

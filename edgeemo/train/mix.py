@@ -13,7 +13,7 @@ import torch
 from edgeemo_runtime.audio import load_audio
 from torch import Tensor
 
-from edgeemo.data.clips import Clip, find_clips
+from edgeemo.data.clips import MANIFEST, Clip, find_clips, hash_files
 from edgeemo.data.corpus import SILENCE_RMS, change_speed
 from edgeemo.model.config import LABELS
 
@@ -61,6 +61,12 @@ def target_of(clip: Clip, votes: np.ndarray | None) -> list[float] | None:
     return list(target if votes is None else (1 - VOTES_SHARE) * target + VOTES_SHARE * votes)
 
 
+def _state_of(folder: Path) -> list[str]:
+    """What tells whether a folder is the one that it was: its path, and its manifest's hash where it has one."""
+    manifest = folder / MANIFEST
+    return [str(folder.resolve()), hash_files([manifest]) if manifest.is_file() else ""]
+
+
 class Pool:
     """All clips of some folders in memory (int16, 58 MB an hour at 8 kHz)."""
 
@@ -69,11 +75,13 @@ class Pool:
 
     @classmethod
     def load(cls, folders: Sequence[Path], rate: int, cache: Path) -> Pool:
-        """Decoded once: ``cache`` (.npy, and a .json beside it) keeps them for the next time. Of clips of one corpus, speaker and
-        name that of the later folder is taken."""
-        table = cache.with_suffix(".json")
+        """Decoded once: ``cache`` (.npy, and a .json beside it) keeps them for the next time with the same folders and manifests.
+        Of clips of one corpus, speaker and name that of the later folder is taken."""
+        table, of = cache.with_suffix(".json"), [_state_of(f) for f in folders]
         if cache.is_file() and table.is_file():
-            return cls([Row(**r) for r in json.loads(table.read_text())], np.load(cache))
+            kept = json.loads(table.read_text())
+            if kept["of"] == of:
+                return cls([Row(**r) for r in kept["rows"]], np.load(cache))
         rows, parts, at = [], [], 0
         seen: set[tuple[str, str, str]] = set()
         for folder in reversed(folders):
@@ -91,7 +99,7 @@ class Pool:
                 at += len(audio)
         pool = cls(rows, np.concatenate(parts))
         np.save(cache, pool.samples)
-        table.write_text(json.dumps([asdict(r) for r in rows]))
+        table.write_text(json.dumps({"of": of, "rows": [asdict(r) for r in rows]}))
         return pool
 
     def audio(self, row: Row) -> np.ndarray:

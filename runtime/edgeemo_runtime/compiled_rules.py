@@ -1,7 +1,7 @@
 """Pre- and post-processing of a batch by an artifact's compiled stream functions, for calls of one model.
 
 Ring, offset, rules and the answer's numbers cost numpy some sixty operations, whose code a board fetches from DRAM every time:
-the weights of a step push it out of the cache. The artifact's ``intake`` and ``decide`` (edgeemo/compile/around.py) do the same
+the weights of a step push it out of the cache. The artifact's ``intake`` and ``decide`` (compile/stream_functions) do the same
 on the same arrays, so that either way may serve a call's next step.
 """
 

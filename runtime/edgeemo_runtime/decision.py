@@ -1,12 +1,12 @@
 """From probabilities per step to what a caller's emotion is said to be: smoothing, consistency, confidence, handoff.
 
 Before enough speech was heard a call is listened to: it has no label, and no rule counts its steps. From then on every step is
-averaged and weighed, and once a second of speech there is a *decision*: what is said until the next one. Confidence, settling
+averaged and weighed, and every two seconds of speech there is a *decision*: what is said until the next one. Confidence, settling
 and handoff are rules of decisions. A pause decides nothing.
 
 All streams at once, one row per slot. Each rule can be switched off by itself; a worked example is in each rule's docstring.
-An artifact brings the same rules compiled (around.py), which serve a board as a rule: a change here is one there, and the tests
-hold both to the same answers.
+An artifact brings the same rules compiled (compiled_rules.py), which serve a board as a rule: a change here is one there, and
+the tests hold both to the same answers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LEAST_DOUBT = 1e-9  # where no step was yet, nothing is doubted
 LISTENING = -1  # in the place of a label
 # Of a slot: steps since it was listened to; the answer of the decision before, settled or not, and of how many in a row; the
 # label said, and the step in which it was first; STREAK times the bad decisions in a row, and why, by REASONS' bits; whether
-# the call was handed off; whether the decision before was a low one; and in which second of speech that was.
+# the call was handed off; whether the decision before was a low one; and in which ``decision_s`` of speech that was.
 MEMORY = ("steps", "answer", "in_row", "label", "since", "streak", "handed_off", "low", "second")
 
 
@@ -40,7 +40,7 @@ class DecisionRules:
     disagreement: float = 0.6  # a label that this share of the window is not counts half
     confidence: bool = True
     least_confidence: float = 0.55  # below, the answer is neutral
-    decision_s: float = 1.0  # seconds of speech from one decision to the next; 0: every step is one
+    decision_s: float = 2.0  # seconds of speech from one decision to the next; 0: every step is one
     settle: bool = True
     settle_decisions: int = 1  # in a row that another label must be the answer of before it is said
     handoff: bool = True
@@ -64,7 +64,7 @@ class DecisionRules:
 
 PRESETS = {
     "call-centre": DecisionRules(),
-    "in-car": DecisionRules(alpha=0.5, decision_s=0.5),
+    "in-car": DecisionRules(alpha=0.5, decision_s=1.0),
     "raw": DecisionRules(alpha=1.0, consistency=False, confidence=False, decision_s=0.0, settle=False, handoff=False),
 }
 

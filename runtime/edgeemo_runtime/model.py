@@ -62,7 +62,7 @@ class Model:
         self._fixed = [self._tensor(a) for a in (self.states, self.artifact.weights, self._arena)]
         self._calls: dict[int, Callable[[], Any]] = {}
         self.around = load_functions(self.artifact)
-        self.around_calls: dict[int, tuple[Callable[[], Any], Callable[[], Any]]] = {}  # by batch size (around.py)
+        self.around_calls: dict[int, tuple[Callable[[], Any], Callable[[], Any]]] = {}  # by batch size (compiled_rules.py)
 
     def run(self, slots: np.ndarray) -> np.ndarray:
         """One step of ``slots`` (n,), at most 16, on the audio that the caller put into ``audio[:n]``.

@@ -152,7 +152,7 @@ def test_activations_are_part_of_the_convolution(case: str, group: int, kind: st
         ending = f"_{name}_quantize" if kind == "int8" else f"_{name}"
         assert any(k.startswith(first) and k.endswith(ending) for k in made.kernels)
     else:
-        assert not [k for k in made.kernels for activation in ACTIVATIONS if activation in k]
+        assert not [k for k in made.ours for activation in ACTIVATIONS if activation in k]
     feed = made_up(model, 3, 9)
     got, wanted = function.run(feed)["y"], run(model, feed)["y"]
     np.testing.assert_allclose(got, wanted, rtol=0, atol=(1e-5 if kind == "float" else 0.02) * np.abs(wanted).max())

@@ -83,5 +83,5 @@ def test_allowed_instructions_do_not_match(text: str) -> None:
 
 
 def test_unknown_target_lists_the_known() -> None:
-    with pytest.raises(EdgeEmoError, match="there are: aarch64-neon, host"):
+    with pytest.raises(EdgeEmoError, match=r"there are: aarch64-neon,.* host"):
         load_target("pdp11")

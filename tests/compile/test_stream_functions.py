@@ -1,4 +1,4 @@
-"""Stream functions by themselves: steps of any length (tests/runtime/test_around.py has whole calls)."""
+"""Stream functions by themselves: steps of any length (tests/runtime/test_compiled_rules.py has whole calls)."""
 
 from __future__ import annotations
 

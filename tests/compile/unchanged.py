@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -79,6 +80,7 @@ def compile_before(commit: str, wanted: dict[tuple[str, str], Path]) -> None:
     if not missing:
         return
     checkout = BUILD / "checkout"
+    shutil.rmtree(checkout, ignore_errors=True)  # of a run that was interrupted
     git("worktree", "prune")
     git("worktree", "add", "--force", "--detach", str(checkout), commit)
     try:

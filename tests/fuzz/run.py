@@ -20,7 +20,8 @@ from pathlib import Path
 
 from edgeemo_runtime.errors import EdgeEmoError
 
-import tests.fuzz.onnx_targets  # noqa: F401 - adds its targets
+import tests.fuzz.live_targets
+import tests.fuzz.onnx_targets  # noqa: F401 - both add their targets
 from tests.fuzz.targets import TARGETS, Target
 
 BATCH = 500

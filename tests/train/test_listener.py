@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.data.clips import Clip, find_clips
-from edgeemo.model.checkpoint import load_checkpoint
+from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.config import LABELS, TinyConfig
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.whisper import WhisperEncoder
@@ -81,8 +83,9 @@ def test_positions_are_whispers_and_come_round(encoder: WhisperEncoder) -> None:
 
 def test_a_row_is_filled_and_audio_is_decoded_once(folder: Path, tmp_path: Path) -> None:
     pool = Pool.load([folder], 8000, tmp_path / "a.npy")
-    again = Pool.load([], 8000, tmp_path / "a.npy")
+    again = Pool.load([folder], 8000, tmp_path / "a.npy")
     assert [r.at for r in again.rows] == [r.at for r in pool.rows]
+    assert len(Pool.load([folder, CALIBRATION], 8000, tmp_path / "a.npy").rows) > len(pool.rows)  # other folders, other clips
     mix = Mix(pool, 24, 1280, 0.0, 1)
     rows = mix.batch(6)
     assert rows.pcm.shape == (6, 24 * 1280)
@@ -122,6 +125,23 @@ def test_same_seed_same_bytes_and_a_cut_run_goes_on(
     capsys.readouterr()
     train_listener([folder], tmp_path / "a" / "m.safetensors", SMALL, 1, resume=True)
     assert "distance" not in capsys.readouterr().err  # nothing was left to follow
+
+
+def test_a_classifier_goes_on_to_learn_and_keeps_half_of_what_it_was(folder: Path, tmp_path: Path) -> None:
+    """Without updates of the encoder nothing else changes, and no teacher is asked for."""
+    torch.manual_seed(0)
+    save_checkpoint(CosyVoiceTiny(TinyConfig(intensity=True)), tmp_path / "init.safetensors")
+    init = load_checkpoint(tmp_path / "init.safetensors")
+    recipe = replace(SMALL, updates=0)
+    with pytest.raises(EdgeEmoError, match="--init"):
+        train_listener([folder], tmp_path / "m.safetensors", recipe, 1)
+    report = train_listener([folder], tmp_path / "m.safetensors", recipe, 1, tmp_path / "init.safetensors")
+    assert set(report["dev_before"]) == set(report["dev"])  # type: ignore[call-overload]
+    tuned = load_checkpoint(tmp_path / "m.safetensors")
+    assert not tuned.config.intensity
+    assert torch.equal(tuned.layers[0].ffn.up.weight, init.layers[0].ffn.up.weight)
+    assert torch.equal(tuned.head.mean, init.head.mean)
+    assert not torch.equal(tuned.head.classifier.weight, init.head.classifier.weight[: len(LABELS)])
 
 
 def test_the_distance_falls_on_a_batch_it_sees_again(folder: Path, tmp_path: Path, encoder: WhisperEncoder) -> None:

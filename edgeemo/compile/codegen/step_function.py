@@ -51,7 +51,7 @@ class Step:
     weights: bytes
     arena_bytes_per_stream: int
     calls: list[str]
-    streams: bool  # calls go through it, by the functions of around.py
+    streams: bool  # calls go through it, by the functions of stream_functions/
 
 
 def _bytes_per_stream(var: Var) -> int:
@@ -321,7 +321,7 @@ def build_step(
     streams: bool,
 ) -> Step:
     """Plans memory for a lowered module and emits its step function and kernels; where calls are streamed through it, also what
-    is done around them (around.py).
+    is done around them (stream_functions/).
 
     ``inputs`` are main's parameters that are neither states nor slots, ``outputs`` the first results; both in calling order.
     """

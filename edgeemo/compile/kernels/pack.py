@@ -27,7 +27,7 @@ def pack_s8(w: np.ndarray, run: int = K_S8) -> np.ndarray:
 
 
 def pack_s8_winograd(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For products in pairs (kernels/micro_s8.py): w packed by runs of 32 k, and sum w0 w1 of every packed column (int32)."""
+    """For Winograd's product: w packed by runs of 32 k, and sum w0 w1 of every packed column (int32)."""
     packed = pack_s8(w, WINOGRAD_K_S8)
     halves = packed.astype(np.int32)
     terms = (halves[..., :K_S8] * halves[..., K_S8:]).sum(axis=(2, 3, 5), dtype=np.int32)

@@ -13,7 +13,7 @@ WHOLE = {"relax.nn.relu": "relu", "relax.nn.gelu": "gelu", "relax.nn.silu": "sil
 
 
 def find(graph: Graph, root: Var) -> tuple[str, Var] | None:
-    """The activation (by its name in kernels/math.py) that is all that uses ``root``, and the variable that it ends in."""
+    """The activation (by its name in kernels/vector_math.py) that is all that uses ``root``, and the variable that it ends in."""
     users = graph.users.get(root, [])
     if len(users) == 1 and users[0] is not None:
         name = WHOLE.get(graph.op(users[0]))

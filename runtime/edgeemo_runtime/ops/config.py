@@ -79,8 +79,12 @@ class Config:
 
 def load_config(path: Path) -> Config:
     """Raises EdgeEmoError naming the file, section and key that is wrong."""
-    document = read_toml(path)
-    sections = {f.name: f.default_factory for f in fields(Config)}
+    return Config(**parse_sections(path, read_toml(path), Config))
+
+
+def parse_sections(path: Path, document: dict[str, Any], config: type) -> dict[str, Any]:
+    """The sections of ``document`` as ``config``, a dataclass of sections, has them. Raises as load_config does."""
+    sections: dict[str, Any] = {f.name: f.default_factory for f in fields(config)}
     for name in document:
         if name not in sections:
             raise EdgeEmoError(f"{path}: no section [{printable(name)}]; there are {', '.join(sections)}")
@@ -88,12 +92,12 @@ def load_config(path: Path) -> Config:
     for name, values in document.items():
         if not isinstance(values, dict):
             raise EdgeEmoError(f"{path}: {name} is a section, write [{name}]")
-        default: Any = sections[name]()  # type: ignore[operator]
+        default = sections[name]()
         try:
             made[name] = _section(default, dict(values), name)
         except EdgeEmoError as error:
             raise EdgeEmoError(f"{path}: [{name}] {error}") from None
-    return Config(**made)
+    return made
 
 
 def _section(default: Any, values: dict[str, Any], name: str) -> Any:

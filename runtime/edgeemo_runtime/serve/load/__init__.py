@@ -1,0 +1,1 @@
+"""edgeemo-load: many calls over any protocol in real time, and how long their answers take."""

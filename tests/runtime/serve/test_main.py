@@ -1,0 +1,180 @@
+"""edgeemo-serve and edgeemo-load as processes: what systemd does with them, signals, kill -9, and mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from edgeemo_runtime.serve import systemd
+
+from tests.conftest import ROOT
+from tests.runtime.serve.talk import wait_for
+
+SERVE = [sys.executable, "-m", "edgeemo_runtime.serve.main"]
+LOAD = [sys.executable, "-m", "edgeemo_runtime.serve.load.main"]
+NOWHERE = ["--listen", "websocket=127.0.0.1:0", "--listen", "audiosocket=", "--listen", "rtp="]
+DEPLOY = ROOT / "runtime" / "deploy"
+
+
+def said(*command: object) -> tuple[int, str]:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["none.edgeemo", *NOWHERE, "--http", "127.0.0.1:0"], r"edgeemo-serve: none\.edgeemo: .*no such file.*"),
+        (["x", "--config", "none.toml"], r"edgeemo-serve: none\.toml: cannot be read.*"),
+        (["x", "--listen", "sip=1.2.3.4:5060"], r"edgeemo-serve: --listen takes .*, not sip=1\.2\.3\.4:5060"),
+        (["x", *NOWHERE, "--http", "0.0.0.0:0"], r"edgeemo-serve: http 0\.0\.0\.0:0: others could connect.*--insecure"),
+        (["x", *NOWHERE, "--http", "256.0.0.1:80"], r"edgeemo-serve: http 256\.0\.0\.1:80: .*"),
+        (["x", "--engines", "99"], r"edgeemo-serve: engines must lie in 0\.\.64, not 99"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], line: str) -> None:
+    code, text = said(*SERVE, *arguments)
+    assert code == 1 and re.fullmatch(line, text.strip()), text
+
+
+def test_a_load_without_a_service_is_one_line() -> None:
+    code, text = said(*LOAD, "websocket", "--http", "http://127.0.0.1:1")
+    assert (
+        code == 1
+        and text.startswith("edgeemo-load: http://127.0.0.1:1: no edgeemo-serve answers there")
+        and text.count("\n") == 1
+    )
+    assert said(*LOAD, "websocket", "--loss", "2")[0] == 1
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, text = said(*SERVE, "x", *NOWHERE, "--http", where)
+    assert code == 1 and f"http {where}: cannot be had (Address already in use)" in text
+
+
+def test_notices_go_to_a_service_manager_that_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not systemd.notify("READY=1")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        assert systemd.notify("READY=1")
+        assert manager.recv(100) == b"READY=1"
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    assert not systemd.notify("READY=1")
+
+
+def test_the_files_to_deploy_are_read_by_those_they_are_for() -> None:
+    """serve.toml by us; the units by systemd and haproxy.cfg by HAProxy where they are here."""
+    from edgeemo_runtime.serve.settings import load_settings
+
+    settings, _ = load_settings(DEPLOY / "serve.toml")
+    assert settings.rtp.known_calls and settings.auth.tokens
+    if shutil.which("haproxy"):
+        assert said("haproxy", "-c", "-f", DEPLOY / "haproxy.cfg")[0] == 0
+    if shutil.which("systemd-analyze"):
+        code, text = said("systemd-analyze", "verify", DEPLOY / "edgeemo-serve.service", DEPLOY / "edgeemo-serve.socket")
+        wrong = [line for line in text.splitlines() if "Unknown" in line or "Failed to parse" in line]
+        assert not wrong, (code, text)
+
+
+@contextmanager
+def managed(artifact: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket, str]]:
+    """The process as systemd starts it: with a listening socket for HTTP, and told where to say that it is ready."""
+    with socket.create_server(("127.0.0.1", 0)) as http, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}
+        config = tmp_path / "serve.toml"
+        config.write_text('[serve]\nengines = 1\ncapacity = "max_streams"\n[engine]\nmax_streams = 2\n')
+
+        def pass_socket() -> None:
+            os.dup2(http.fileno(), systemd.FIRST)
+            os.set_inheritable(systemd.FIRST, True)
+
+        shell = ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh"]
+        command = [*shell, *SERVE, str(artifact), "--config", str(config), *NOWHERE, "--allow-writable"]
+        passed = {"pass_fds": (systemd.FIRST,), "preexec_fn": pass_socket, "env": environment}
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **passed)  # type: ignore[call-overload]
+        try:
+            yield process, manager, f"http://127.0.0.1:{http.getsockname()[1]}"
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait(20)
+
+
+def get(address: str) -> dict:
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.slow
+def test_as_systemd_runs_it(artifact: Path, tmp_path: Path) -> None:
+    """READY once it is; the passed socket is served; SIGTERM says STOPPING and ends with 0; no process is left."""
+    with managed(artifact, tmp_path) as (process, manager, http):
+        assert b"READY=1" in manager.recv(200)
+        status = get(http + "/v1/status")
+        pids = [e["pid"] for e in status["engines"]]
+        process.send_signal(signal.SIGTERM)
+        while b"STOPPING=1" not in manager.recv(200):
+            pass
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        events = [json.loads(line)["event"] for line in process.stderr.read().splitlines()]
+        assert events == ["serving", "draining", "stopped"]
+        assert not [p for p in pids if _runs(p)]
+
+
+@pytest.mark.slow
+def test_a_killed_front_takes_its_engines_with_it(artifact: Path, tmp_path: Path) -> None:
+    """So that the next one, which a supervisor starts, finds its cores free. A load test beside it ends with one line."""
+    with managed(artifact, tmp_path) as (process, manager, http):
+        assert b"READY=1" in manager.recv(200)
+        pids = [e["pid"] for e in get(http + "/v1/status")["engines"]]
+        command = [*LOAD, "websocket", "--calls", "2", "--seconds", "4", "--http", http, "--address", http.replace("http", "ws")]
+        load = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        wait_for(lambda: get(http + "/v1/status")["calls"] == 2)
+        process.kill()
+        wait_for(lambda: not [p for p in pids if _runs(p)])
+        text, _ = load.communicate(timeout=60)
+        assert load.returncode == 1 and text.startswith("edgeemo-load: ") and text.count("\n") == 1, text
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_load_test_reports(artifact: Path, tmp_path: Path) -> None:
+    """Two calls of each protocol at once against one process: every answer, and figures of all of it."""
+    with managed(artifact, tmp_path) as (_, manager, http):
+        assert b"READY=1" in manager.recv(200)
+        code, text = said(*LOAD, "rtp", "--calls", "2", "--seconds", "3", "--http", http, "--json")
+        assert code != 0 and "no RTP port" in text  # none is listened at
+        assert (
+            said(*LOAD, "websocket", "--calls", "2", "--seconds", "2", "--http", http, "--address", http.replace("http", "ws"))[0]
+            == 0
+        )
+        code, text = said(
+            *LOAD, "twilio", "--calls", "2", "--seconds", "3", "--http", http, "--address", http.replace("http", "ws"), "--json"
+        )
+        report = json.loads(text)
+        assert code == 0 and report["lost_answers"] == 0 and report["packets"] == 300 and report["latency_ms"]["p50"] > 0
+        time.sleep(0.1)
