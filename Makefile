@@ -23,7 +23,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 PROPERTIES := $(shell grep -rl '^from hypothesis' tests)
-.PHONY: counterparts run test quick unchanged docs explore fuzz storm soak bench bench-calibration bench-peers reproduce-table lint fmt qemu browser dist calibration clean install
+.PHONY: counterparts run test quick unchanged docs explore fuzz fuzz-c storm soak bench bench-calibration bench-peers reproduce-table lint fmt qemu browser dist calibration clean install
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
@@ -91,6 +91,11 @@ explore: install
 fuzz: run
 	$(BIN)/python -m tests.fuzz.run --out build/fuzz.json
 
+# Damaged artifacts and calls of the C library in any order, under sanitizers: FUZZ_C of each (a million of both is half an hour).
+FUZZ_C ?= 100000
+fuzz-c: run
+	$(BIN)/python -m tests.c.fuzz build/emotion-host.edgeemo $(FUZZ_C)
+
 # A live process among broken models, good ones, a dripping client, signals and a full disk: nothing of it reaches a call.
 storm: run
 	$(BIN)/python -m tests.runtime.storm build/emotion-host.edgeemo
@@ -152,6 +157,7 @@ qemu: install
 
 dist: install
 	rm -rf dist
+	$(BIN)/python -m edgeemo.compile.codegen.c_dist dist
 	$(BIN)/python -m build --no-isolation --outdir dist runtime
 	$(BIN)/python -m build --no-isolation --outdir dist .
 

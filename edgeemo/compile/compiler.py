@@ -56,6 +56,7 @@ class Compiled:
     kernels: dict[str, int]  # name -> calls per step
     ours: tuple[str, ...]  # those of them that are no stock operators of TVM
     stock_products: list[str]
+    objects: bytes = b""  # the code as an object file, for programs that link it in (codegen/c_library.py)
 
 
 def compile_onnx(path: str | Path, target: BoardTarget, dump_folder: Path | None = None) -> Compiled:
@@ -74,7 +75,7 @@ def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None
     table = KernelTable(target.kernels)
     try:
         step, left = lower(imported, table, dump)
-        library = _build(step, target, dump)
+        library, objects = _build(step, target, dump)
     except Exception as error:  # TVM raises its own types for what it does not lower
         last = (str(error).strip() or type(error).__name__).splitlines()[-1]
         said = last if isinstance(error, EdgeEmoError) else f"not lowered ({last[:200]})"
@@ -89,7 +90,7 @@ def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None
     counts: dict[str, int] = {}
     for name in step.calls:
         counts[name] = counts.get(name, 0) + 1
-    return Compiled(pack_artifact(manifest, library, step.weights), manifest, counts, ours, left)
+    return Compiled(pack_artifact(manifest, library, step.weights), manifest, counts, ours, left, objects)
 
 
 def _compiles(model: onnx.ModelProto, target: BoardTarget) -> bool:
@@ -115,7 +116,8 @@ def _dumper(folder: Path | None) -> Dump:
     return write
 
 
-def _build(step: Step, target: BoardTarget, dump: Dump) -> bytes:
+def _build(step: Step, target: BoardTarget, dump: Dump) -> tuple[bytes, bytes]:
+    """The shared library, and the object file that it was linked from."""
     with tempfile.TemporaryDirectory(prefix="edgeemo-") as folder:
         objects, library = Path(folder, "step.o"), Path(folder, "step.so")
         unneeded = [] if step.streams else UNNEEDED
@@ -130,7 +132,7 @@ def _build(step: Step, target: BoardTarget, dump: Dump) -> bytes:
             module.write_to_file(str(objects), "o")
         link_shared(objects, library, target)
         verify_library(library, target)
-        return library.read_bytes()
+        return library.read_bytes(), objects.read_bytes()
 
 
 def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step, target: BoardTarget) -> dict[str, Any]:

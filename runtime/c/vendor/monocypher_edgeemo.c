@@ -1,0 +1,3 @@
+/* monocypher by other names. */
+#include "monocypher_names.h"
+#include "monocypher.c"
