@@ -44,7 +44,7 @@ NUMBERS: dict[str, int | float] = {
     "DIRECTORY_LIMIT": members.BLOCK,
     "ALIGNMENT": memory.ALIGNMENT,
     "MARGIN": function.MARGIN,
-    "LARGEST_BATCH": model.MAX_BATCH,
+    "MAX_BATCH": model.MAX_BATCH,
     "SUM_TOLERANCE": model.SUM_TOLERANCE,
     "MAX_STREAMS": engine.MAX_STREAMS,
     "MAX_BACKLOG_HOPS": engine.MAX_BACKLOG_HOPS,

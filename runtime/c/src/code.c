@@ -1,7 +1,7 @@
 /* Compiled code of an artifact, mapped from a sealed memory file, so that what was checked is what runs.
  *
  * Not by dlopen: that would have to find TVM's error function by its name, which this library must not give away to a program that
- * may hold TVM's own; and a static executable has none. What a step.so is, edgeemo/compile/link.py decides: segments, symbols, and
+ * may hold TVM's own; and a static executable has none. What a step.so is, edgeemo/compile/codegen/link.py decides: segments, symbols, and
  * relocations of a table of addresses. Anything more is refused, and so is every symbol that verify.py does not allow. */
 #include <elf.h>
 #include <errno.h>
@@ -94,7 +94,7 @@ static const char *ee_symbol_name(const ee_code *code, const Elf64_Sym *symbol) 
   return room > 0 && memchr(name, 0, room) != NULL ? name : NULL;
 }
 
-/* A function of this process that compiled code may call: as edgeemo/compile/verify.py allows. */
+/* A function of this process that compiled code may call: as edgeemo/compile/codegen/verify.py allows. */
 static uint64_t ee_allowed(const char *name) {
   union {
     void *(*copy)(void *, const void *, size_t);
