@@ -78,15 +78,18 @@ class Student:
 
 
 def evaluate(model: CosyVoiceNano, corpus: Corpus, size: int = 64) -> float:
-    """Macro-F1 of the mean step probability per clip, as `edgeemo eval` counts it."""
+    """Macro-F1 of the mean step probability per clip, as `edgeemo eval` counts it: over the steps that have a label, or all where
+    a clip ends before."""
     model.eval()
     answer = np.empty(len(corpus.clips), dtype=np.int64)
     with torch.inference_mode():
         for batch, index in corpus.batches(size):
             steps = batch.pcm.shape[1] // corpus.step_samples
-            p, _ = model(batch.pcm, model.initial_state(len(index)), steps)
+            p, spoken, _ = model.answers(batch.pcm, model.initial_state(len(index)), steps)
             real = torch.arange(steps) < batch.steps[:, None]
-            answer[index] = (p * real[:, :, None]).sum(dim=1).argmax(dim=1).numpy()
+            labelled = real & (spoken.reshape(-1, steps) >= model.config.least_speech)
+            counted = torch.where(labelled.any(dim=1, keepdim=True), labelled, real)
+            answer[index] = (p * counted[:, :, None]).sum(dim=1).argmax(dim=1).numpy()
     return macro_f1(confusion_matrix(corpus.label, answer, len(model.config.labels)))
 
 
