@@ -193,7 +193,7 @@ def test_status_and_top(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFi
         pass
     document = json.loads(status.read_text())
     (model,) = document["models"].values()
-    assert model["steps"] == sum(model["labels"].values()) > 0
+    assert model["steps"] == sum(model["labels"].values()) + model["listening"] and model["decisions"] > 0
     assert document["audio"]["opened"] == 2
     assert not list(tmp_path.glob(".*"))
     top.top(status, once=True)

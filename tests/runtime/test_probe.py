@@ -65,7 +65,7 @@ def test_foreign_code(host_artifacts: dict[str, Path], tmp_path: Path, what: str
         (lambda m: m["step"].update(arena_bytes_per_stream=m["step"]["arena_bytes_per_stream"] - 64), {}),
         (lambda m: m["step"].update(state_words=m["step"]["state_words"] + 1), {}),
         (lambda m: None, {"weights": b"x" * 64}),
-        (lambda m: m.update(around={"intake": "step", "decide": "step"}), {}),
+        (lambda m: m["around"].update(intake="step", decide="step"), {}),
         (lambda m: m["around"].update(intake="decide", decide="intake"), {}),
     ],
     ids=["no arena", "less arena", "more states", "less weights", "functions are the step", "functions swapped"],
