@@ -26,7 +26,7 @@ def check_output(path: str | Path, force: bool) -> Path:
 
 
 def write_file(path: str | Path, data: bytes, force: bool, mode: int = 0o644) -> None:
-    """Writes to a temporary name beside ``path`` and renames: the old file or the new one, never a mix."""
+    """Writes to a temporary name next to ``path`` and renames: the old file or the new one, never a mix."""
     path = check_output(path, force)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
     try:

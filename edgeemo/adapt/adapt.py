@@ -47,7 +47,8 @@ class Adapted:
 def adapt(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], values: dict[str, float]) -> Adapted:
     """Shapes fixed but for the batch, which is first everywhere; constants folded, recurrences and loops unrolled, opset 20 or
     later, operators that the compiler does not have in terms of others, ONNX Runtime's quantized ones as QDQ or in float.
-    What comes out is run beside ``model``, for several streams at once and for each alone, on made-up inputs. In a child process.
+    What comes out is run next to ``model``, for several streams at once and for each alone, on made-up inputs. In a child
+    process.
 
     Raises EdgeEmoError naming the input or node that is in the way.
     """

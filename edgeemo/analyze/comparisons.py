@@ -28,7 +28,7 @@ Answers = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Score:
-    """The score of a variant beside float. ``error``: as the comparison measures it, 0 for float itself; ``sqnr_db``: of the
+    """The score of a variant next to float. ``error``: as the comparison measures it, 0 for float itself; ``sqnr_db``: of the
     answers; ``f1`` and ``drop``: macro-F1 of clips, None without labels."""
 
     error: float

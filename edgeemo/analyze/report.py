@@ -58,7 +58,7 @@ def part_rows(found: Sequence[Sensitivity], local: dict[str, Local], recipe: Rec
 
 
 def point_rows(points: Sequence[Point]) -> list[dict[str, Any]]:
-    """In words beside the point before: what is kept in float besides."""
+    """In words next to the point before: what is kept in float besides."""
     rows = [_point_row(p, points[0].recipe) for p in points]
     for row, point, before in zip(rows[1:], points[1:], points, strict=False):
         # Of the same base: the search goes on from the nearer of the recipe and the one with better thresholds.

@@ -36,7 +36,7 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Point:
-    """A recipe, what it scores, and what the parts it keeps cost beside the recipe the search began with."""
+    """A recipe, what it scores, and what the parts it keeps cost next to the recipe the search began with."""
 
     recipe: Recipe
     kept: tuple[Part, ...]

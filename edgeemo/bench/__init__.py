@@ -1,1 +1,1 @@
-"""Cost per stream, measured on this machine and modelled for a board; other runtimes beside ours; capacity in simulated time."""
+"""Cost per stream, measured on this machine and modelled for a board; other runtimes next to ours; capacity in simulated time."""

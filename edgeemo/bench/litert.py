@@ -1,4 +1,4 @@
-"""Our model as LiteRT files, by LiteRT's own converter and quantizer: the peer that `edgeemo bench-peers` runs beside us.
+"""Our model as LiteRT files, by LiteRT's own converter and quantizer: the peer that `edgeemo bench-peers` runs next to us.
 
     python -m edgeemo.bench.litert STREAMS FOLDER
 

@@ -1,4 +1,4 @@
-"""Other runtimes beside ours in one run: our own model, our own QDQ file, one thread, the same batch."""
+"""Other runtimes next to ours in one run: our own model, our own QDQ file, one thread, the same batch."""
 
 from __future__ import annotations
 

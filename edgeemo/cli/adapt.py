@@ -55,7 +55,7 @@ def adapt(
 
     Sizes are fixed but for the batch, which comes first everywhere; constants are folded, LSTM and GRU unrolled, the opset
     brought to 20 at least. ONNX Runtime's quantized operators (QLinear...) become QDQ; dynamically quantized ones float, to be
-    quantized anew. The result is run beside MODEL in ONNX Runtime, several items at once against one at a time.
+    quantized anew. The result is run next to MODEL in ONNX Runtime, several items at once against one at a time.
     """
     from edgeemo.adapt import adapt as work
     from edgeemo.onnxlib.graph import dims, inputs_of

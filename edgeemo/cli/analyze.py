@@ -35,7 +35,7 @@ def analyze(
     """Say which layers of MODEL suffer from INT8 under a recipe, and propose a better one.
 
     Writes a page with plots and a recipe for `edgeemo quantize --recipe`, for 3 dB more SQNR if nothing else is asked for. What
-    was scored is kept beside the page in evaluations.jsonl: an interrupted run goes on from there.
+    was scored is kept next to the page in evaluations.jsonl: an interrupted run goes on from there.
     """
     from edgeemo.analyze import report
 

@@ -41,7 +41,7 @@ def compile_(
 ) -> None:
     """Compile MODEL (INT8 or float ONNX) to one artifact for a board, or to a C library or program (docs/c-api.md).
 
-    It is compiled for this machine, too, and run here beside ONNX Runtime: an artifact that gives other numbers is not written.
+    It is compiled for this machine, too, and run here next to ONNX Runtime: an artifact that gives other numbers is not written.
     """
     default = f"emotion-{target}.edgeemo" if kind == "artifact" else f"{name}-{target}-{kind}"
     from edgeemo.compile.codegen.c_library import check_library, write_library

@@ -88,7 +88,7 @@ def quantize(
 def _calibrate(
     planned: Plan, calibrating: CalibrationOptions, stored: Path | None, named: bool
 ) -> tuple[Calibration, Source | None, list[str]]:
-    """Ranges from clips, or from a file; the source they are of, None where a file is taken and no clips are ``named`` beside
+    """Ranges from clips, or from a file; the source they are of, None where a file is taken and no clips are ``named`` next to
     it; warnings about clips that were calibrated on."""
     from edgeemo.quantize.calibration.cache import read_calibration
 

@@ -29,7 +29,7 @@ from edgeemo.files import check_output, write_file
 def sign(
     artifact: Path, key: Path, password_file: Path | None, sequence: int | None, out: Path | None, force: bool, as_json: bool
 ) -> None:
-    """Sign ARTIFACT: writes ARTIFACT.minisig beside it, which `minisign -Vm ARTIFACT` verifies, too."""
+    """Sign ARTIFACT: writes ARTIFACT.minisig next to it, which `minisign -Vm ARTIFACT` verifies, too."""
     from edgeemo_runtime.artifact import unchecked
     from edgeemo_runtime.members import SIGNATURE, read_members
 

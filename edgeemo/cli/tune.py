@@ -34,7 +34,7 @@ def tune(
     """Search the cheapest recipe by which MODEL reaches --max-f1-drop or --min-sqnr; `edgeemo quantize --recipe` takes it.
 
     Begins with --recipe, stops at the first that is good enough, and takes back what was not needed. Exit code 1, nothing
-    written, where --budget evaluations find none; what was scored is kept beside the output in evaluations.jsonl: an interrupted
+    written, where --budget evaluations find none; what was scored is kept next to the output in evaluations.jsonl: an interrupted
     run goes on from there.
     """
     from edgeemo.analyze import report

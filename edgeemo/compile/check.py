@@ -1,4 +1,4 @@
-"""Whether an artifact computes what its model does: both are run on this machine, beside each other, before anything is written.
+"""Whether an artifact computes what its model does: both are run on this machine, next to each other, before anything is written.
 
 The host's artifact goes by the same importer and passes as a board's. Float outputs may differ from ONNX Runtime's by CLOSE of an
 output's largest magnitude, or by what noise of the last bits in the inputs makes of it, where that is more. INT8 models may

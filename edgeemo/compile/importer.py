@@ -1,4 +1,4 @@
-"""ONNX to Relax: the graph, its stream contract, and the two parameters compiled code has beside it (slots and clock)."""
+"""ONNX to Relax: the graph, its stream contract, and the two parameters compiled code has next to it (slots and clock)."""
 
 from __future__ import annotations
 

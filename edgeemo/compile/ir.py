@@ -186,7 +186,7 @@ class KernelTable:
 
 @dataclass
 class PassContext:
-    """State that passes share beside the graph: kernels, states, and what they found out."""
+    """State that passes share next to the graph: kernels, states, and what they found out."""
 
     table: KernelTable
     layout: StateLayout

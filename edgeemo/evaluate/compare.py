@@ -26,7 +26,7 @@ class WorstClip:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model beside a reference on the same clips. ``drop`` is the reference's macro-F1 less the model's; ``interval`` holds
+    """A model next to a reference on the same clips. ``drop`` is the reference's macro-F1 less the model's; ``interval`` holds
     95 % of the drops when speakers are drawn anew."""
 
     clips: int

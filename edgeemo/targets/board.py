@@ -16,7 +16,7 @@ from edgeemo.targets.capabilities import MICROKERNELS
 if TYPE_CHECKING:
     import tvm
 
-# In a checkout the folder stands beside the package; a wheel carries it inside.
+# In a checkout the folder stands next to the package; a wheel carries it inside.
 FOLDERS = (Path(__file__).parents[2] / "targets", Path(__file__).parent / "boards")
 PREFETCHES = ("load", "prfm")  # a load to the zero register; ARM's own, which does not hold up what follows it
 ISAS = ("neon", "portable")

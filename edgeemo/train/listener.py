@@ -95,7 +95,7 @@ def _doubled(pcm: Tensor) -> Tensor:
 
 
 class Lesson(nn.Module):
-    """The model beside what only training needs: a linear map from its last tokens to the teacher's states."""
+    """The model next to what only training needs: a linear map from its last tokens to the teacher's states."""
 
     def __init__(self, model: CosyVoiceTiny, scale: Tensor) -> None:
         super().__init__()

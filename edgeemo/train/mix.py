@@ -17,7 +17,7 @@ from edgeemo.data.clips import MANIFEST, Clip, find_clips, hash_files
 from edgeemo.data.corpus import SILENCE_RMS, change_speed
 from edgeemo.model.config import LABELS
 
-VOTES = "cremad_voice_votes.csv"  # beside a manifest: how many listeners heard which emotion
+VOTES = "cremad_voice_votes.csv"  # next to a manifest: how many listeners heard which emotion
 VOTES_SHARE = 0.3  # of a target, the rest is what the actor intended
 SMOOTHING = 0.1
 ONLY_AUDIO = ("baved",)  # its one label is neutral: a language would become an emotion
@@ -75,8 +75,8 @@ class Pool:
 
     @classmethod
     def load(cls, folders: Sequence[Path], rate: int, cache: Path) -> Pool:
-        """Decoded once: ``cache`` (.npy, and a .json beside it) keeps them for the next time with the same folders and manifests.
-        Of clips of one corpus, speaker and name that of the later folder is taken."""
+        """Decoded once: ``cache`` (.npy, and a .json next to it) keeps them for the next time with the same folders and
+        manifests. Of clips of one corpus, speaker and name that of the later folder is taken."""
         table, of = cache.with_suffix(".json"), [_state_of(f) for f in folders]
         if cache.is_file() and table.is_file():
             kept = json.loads(table.read_text())

@@ -191,7 +191,7 @@ class SoftLabels:
 class Lessons:
     """A training set that carries the teacher's answers: batches as Corpus gives them, with states and soft labels.
 
-    Speech without labels may come beside it: of that the student only follows the teacher.
+    Speech without labels may come next to it: of that the student only follows the teacher.
     """
 
     def __init__(

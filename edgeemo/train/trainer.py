@@ -32,7 +32,7 @@ class Recipe:
     peak_lr: float = 2.2e-4
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
-    clip_loss: float = 0.5  # weight of the clip loss beside the per-step loss
+    clip_loss: float = 0.5  # weight of the clip loss next to the per-step loss
     average: float = 0.997  # decay of the averaged weights, which are what is selected and saved
     bands_masked: int = 6  # SpecAugment: up to so many bands, twice
     frames_masked: int = 10  # and up to so many frames, twice
@@ -58,7 +58,7 @@ def clip_log_probabilities(model: CosyVoiceNano, features: Tensor, batch: Batch)
 
 
 class Student:
-    """The model beside its teacher: linear maps from the tokens after its last blocks to the teacher's states."""
+    """The model next to its teacher: linear maps from the tokens after its last blocks to the teacher's states."""
 
     def __init__(self, model: CosyVoiceNano, layers: int, width: int) -> None:
         self.maps = torch.nn.ModuleList(torch.nn.Linear(model.config.d_model, width // layers) for _ in range(layers))

@@ -24,14 +24,14 @@ from edgeemo_runtime.trust import ANYONE, Trust
 
 LIMIT_S = 20.0  # of processor time: a busy machine is no fault of the code
 PATIENCE = 10  # times that in all, for code that waits
-GENTLE = 10  # the child's niceness beside calls
+GENTLE = 10  # the child's niceness next to calls
 SOUND = "sound"  # what the child says where nothing is wrong: code that ends it early cannot
 MAX_REASON = 2000  # bytes of what the child says
 
 
 class Probe:
     """A child that checks ``members`` and runs a step of them. For processes of one thread. ``nice``: how much it gives way to
-    others, as one beside running calls does."""
+    others, as one next to running calls does."""
 
     def __init__(self, members: Members, trust: Trust = ANYONE, limit_s: float = LIMIT_S, nice: int = 0) -> None:
         import tvm_ffi  # noqa: F401 - once, here: the child would import it for itself, and this process again

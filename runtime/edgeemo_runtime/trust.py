@@ -1,7 +1,7 @@
 """Whose artifacts may run: signatures in minisign's format, and files that nobody else may write.
 
 An artifact is a program, so this comes before everything else that is done with one. A signature (Ed25519 over BLAKE2b-512 of the
-archive, https://jedisct1.github.io/minisign/) lies beside the archive as FILE.minisig, and in an installed model's folder;
+archive, https://jedisct1.github.io/minisign/) lies next to the archive as FILE.minisig, and in an installed model's folder;
 Debian's minisign verifies it, and what that signs is verified here. Checked are the very bytes in memory that are then loaded.
 """
 

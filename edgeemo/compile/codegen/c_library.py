@@ -22,7 +22,7 @@ from edgeemo.files import check_output, write_file
 
 FORMATS = ("artifact", "shared", "static", "exe")
 LIBCS = {"gnu": "gnu.2.17", "musl": "musl"}
-# In a checkout the C sources stand beside the package; a wheel carries them inside.
+# In a checkout the C sources stand next to the package; a wheel carries them inside.
 SOURCES = (Path(__file__).parents[3] / "runtime" / "c", Path(__file__).parents[2] / "c")
 FLAGS = ("-std=c99", "-O2", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections", "-ffp-contract=off")
 RAISE, OWN_RAISE = "TVMFFIErrorSetRaisedFromCStrParts", "edgeemo_ffi_raised"

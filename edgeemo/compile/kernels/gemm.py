@@ -123,7 +123,7 @@ class _Emitter:
 
     def _column_blocks(self, batch: Expr, group: Expr, tiles: int, width: int, base: int) -> None:
         """Column tiles in blocks whose weights stay in L1 while the rows pass by: without, every column tile reads all rows of a
-        anew, and those do not fit L1 beside it (24 rows of 1024 are 24 KiB)."""
+        anew, and those do not fit L1 next to it (24 rows of 1024 are 24 KiB)."""
         tile_bytes = self.spec.taps * self.spec.tap_k * width * WEIGHT_BYTES[self.spec.kind]
         fitting = max(1, self.b.target.block_bytes // tile_bytes)
         block = max(d for d in range(1, tiles + 1) if tiles % d == 0 and d <= fitting)

@@ -53,7 +53,7 @@ class StateLayout:
 @dataclass
 class StateBindings:
     """Relax variables of states: ``params`` by state's parameter its name, ``rings`` the parameters that may stay in place,
-    ``next_of`` a state's parameter to the variable of its next value; ``slots`` and ``clock`` are parameters beside them."""
+    ``next_of`` a state's parameter to the variable of its next value; ``slots`` and ``clock`` are parameters next to them."""
 
     params: dict[Any, str]
     rings: set[Any]

@@ -1,4 +1,4 @@
-"""The blob of constants that an artifact carries beside its code."""
+"""The blob of constants that an artifact carries next to its code."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _number(graph: Graph, value: object) -> float | None:
 
 
 def _other(graph: Graph, before: Var, var: Var) -> float | None:
-    """The number that an operator of two has beside ``before``."""
+    """The number that an operator of two has next to ``before``."""
     a, b = graph.args(var)
     return graph.scalar(b if a == before else a)
 

@@ -1,1 +1,1 @@
-"""Pre- and post-processing of calls, compiled into a streaming model's artifact beside its step."""
+"""Pre- and post-processing of calls, compiled into a streaming model's artifact next to its step."""

@@ -4,7 +4,7 @@
      "tensors": {"layer_norm": {"layers": ["blocks.0.local_attention.qkv"], "largest": 5.1, "histogram_sha256": ...,
                                 "thresholds": {"kl": 4.2, "mse": 4.6, ...}}}}
 
-A threshold that is edited is used as it stands. A file of another model, or of other clips than those named beside it, is
+A threshold that is edited is used as it stands. A file of another model, or of other clips than those named next to it, is
 refused.
 """
 

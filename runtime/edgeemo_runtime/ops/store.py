@@ -43,7 +43,7 @@ class Installed:
 
 
 def install(artifact: Path, folder: Path, role: str = CURRENT, trust: Trust = ANYONE) -> str:
-    """Tries ``artifact`` in a child process, unpacks it beside the others, makes it current or the canary. Returns its name.
+    """Tries ``artifact`` in a child process, unpacks it next to the others, makes it current or the canary. Returns its name.
 
     What is written are the bytes that were checked and tried, so the file may change meanwhile. Raises EdgeEmoError, and leaves
     everything as it was, if it is not to be trusted, does not load, answers nonsense, is installed already, or was signed before
@@ -139,7 +139,7 @@ def check_folder(folder: Path, trust: Trust) -> None:
 
 def linked(folder: Path, role: str) -> str | None:
     """The name of the model that is current, previous or the canary; None if there is none. A link that leads anywhere but to a
-    folder beside it is none."""
+    folder next to it is none."""
     if role == PREVIOUS and (pending := _target(folder / PENDING)) not in (None, _target(folder / CURRENT)):
         return pending
     return _target(folder / role)

@@ -60,7 +60,7 @@ class Auth:
 
     @property
     def asked(self) -> bool:
-        """Whether a client must bring something beside a certificate."""
+        """Whether a client must bring something next to a certificate."""
         return bool(self._tokens or self._twilio or self._audiohook)
 
     @property

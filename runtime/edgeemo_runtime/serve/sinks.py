@@ -1,4 +1,4 @@
-"""Where events go beside the sockets that calls come on: MQTT and webhooks. Neither is waited for; queues are bounded."""
+"""Where events go next to the sockets that calls come on: MQTT and webhooks. Neither is waited for; queues are bounded."""
 
 from __future__ import annotations
 
