@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeemo_runtime.documents import read_toml
 from edgeemo_runtime.errors import EdgeEmoError, first_line
-from edgeemo_runtime.machine import VECTORS, vector_extensions
+from edgeemo_runtime.machine import extensions, is_checked
 
 from edgeemo.targets.capabilities import MICROKERNELS
 
@@ -50,7 +50,7 @@ class BoardTarget:
     forbidden: dict[str, str]
     kernels: KernelTarget
     macs_per_cycle: dict[str, float] = field(default_factory=dict)  # by precision, modelled; none where nobody has
-    needs: tuple[str, ...] = ()  # vector extensions beyond the least of its machine, for the runtime to check
+    needs: tuple[str, ...] = ()  # extensions beyond the least of its machine, by LLVM's names, for the runtime to check
 
     def tvm_target(self) -> tvm.target.Target:
         import tvm
@@ -73,6 +73,7 @@ def load_target(name: str) -> BoardTarget:
     values = read_toml(path)
     try:
         values |= {"features": tuple(values["features"]), "kernels": _kernels(**values["kernels"])}
+        values["needs"] = tuple(values.get("needs", ()))
         if values["machine"] == "native":
             values |= _this_machine()
         return BoardTarget(name=name, **values)
@@ -94,16 +95,16 @@ def _this_machine() -> dict[str, Any]:
 
 
 def _extensions(triple: str, cpu: str) -> dict[str, tuple[str, ...]]:
-    """Vector extensions that LLVM takes from the processor's name: those that are here, and those to switch off. Without this a
+    """Extensions that LLVM takes from the processor's name: those that are here, and those to switch off. Without this a
     Zen 4 whose hypervisor hides AVX-512 dies of an illegal instruction."""
     import tvm
     from tvm.target import codegen
 
-    here = vector_extensions()
+    here = extensions()
     if here is None:
         return {}
     named = codegen.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu}))
-    promised = {str(name) for name in named if VECTORS.fullmatch(str(name))}
+    promised = {str(name) for name in named if is_checked(str(name))}
     return {"needs": tuple(sorted(promised & here)), "features": tuple(f"-{name}" for name in sorted(promised - here))}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgeemo_runtime.errors import EdgeEmoError, first_line
-from edgeemo_runtime.machine import vector_extensions
+from edgeemo_runtime.machine import extensions, way_out
 from edgeemo_runtime.manifest import LIBRARY, WEIGHTS, parse_manifest
 from edgeemo_runtime.members import Members, read_members
 from edgeemo_runtime.trust import ANYONE, Trust
@@ -101,8 +101,5 @@ def _check_machine(path: Path, manifest: dict[str, Any]) -> None:
             f"{path}: is for {target['machine']} ({target['name']}), this machine is {platform.machine()}; "
             "compile it for this one with --target host"
         )
-    if missing := set(target.get("needs", ())) - (vector_extensions() or set()):
-        raise EdgeEmoError(
-            f"{path}: is for {target['cpu']}, this machine lacks its {', '.join(sorted(missing))}; "
-            "compile it here with --target host"
-        )
+    if missing := set(target.get("needs", ())) - (extensions() or set()):
+        raise EdgeEmoError(f"{path}: is for {target['cpu']}, this machine lacks its {', '.join(sorted(missing))}; {way_out()}")

@@ -1,4 +1,4 @@
-"""An emulated Cortex-A72 with the runtime wheel installed, from build/aarch64 (`make qemu`)."""
+"""An emulated Cortex-A72, or another core, with the runtime wheel installed, from build/aarch64 (`make qemu`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def available() -> bool:
     return shutil.which("qemu-aarch64") is not None and PYTHON.exists() and (HOME / "site").is_dir()
 
 
-def run(arguments: list[str], stdin: bytes = b"", emulator: list[str] | None = None) -> subprocess.CompletedProcess[bytes]:
+def run(
+    arguments: list[str], stdin: bytes = b"", emulator: list[str] | None = None, cpu: str = "cortex-a72"
+) -> subprocess.CompletedProcess[bytes]:
     """Runs the board's Python with ``arguments``; the environment is the board's own. ``emulator``: options of qemu's."""
     library_path = HOME / "root/usr/lib/aarch64-linux-gnu"
     guest = {"PYTHONPATH": HOME / "site", "LD_LIBRARY_PATH": library_path, "OMP_NUM_THREADS": "1"}
@@ -26,7 +28,7 @@ def run(arguments: list[str], stdin: bytes = b"", emulator: list[str] | None = N
     command = [
         "qemu-aarch64",
         "-cpu",
-        "cortex-a72",
+        cpu,
         *(emulator or []),
         "-L",
         str(HOME / "root"),

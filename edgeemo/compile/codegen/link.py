@@ -14,7 +14,8 @@ from edgeemo.targets.board import BoardTarget
 def assemble(assembly: str, objects: Path, target: BoardTarget) -> None:
     """Assembly to an object file, by the clang in ziglang. Its only input is text that LLVM has just written."""
     source = objects.with_suffix(".s")
-    source.write_text(assembly)
+    # Else the assembler takes no instruction beyond ARMv8.0: LLVM writes no directive for what its target has.
+    source.write_text(f".cpu {target.cpu}\n{assembly}" if target.machine == "aarch64" else assembly)
     command = [sys.executable, "-m", "ziglang", "cc", "-target", f"{target.machine}-linux-gnu", "-c", "-o"]
     done = subprocess.run([*command, str(objects), str(source)], capture_output=True, text=True, check=False)
     if done.returncode:
