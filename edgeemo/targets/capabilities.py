@@ -63,7 +63,9 @@ class MicroKernel:
 
 
 WINOGRAD = "qs8_neon_winograd_4x4c32"
+SDOT = "qs8_neon_sdot_4x4c16"
 MICROKERNELS = {
+    SDOT: MicroKernel("s8"),
     WINOGRAD: MicroKernel("s8", winograd_fits),
     "qs8_neon_mlal_4x4c16": MicroKernel("s8"),
     "qs8_portable_4x4c16": MicroKernel("s8"),

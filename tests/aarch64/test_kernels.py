@@ -16,7 +16,7 @@ from edgeemo.compile.codegen.assembly import mark_calls
 from edgeemo.compile.codegen.link import assemble, link_shared
 from edgeemo.compile.kernels import depthwise, gemm, pack
 from edgeemo.targets import capabilities
-from edgeemo.targets.board import load_target
+from edgeemo.targets.board import BoardTarget, load_target
 from tests.aarch64 import board
 from tests.compile.test_kernels import CASES, Case, depthwise_inputs, inputs, with_caller
 
@@ -56,16 +56,16 @@ np.save(sys.argv[3], copies[-1])
 """
 
 
-def run_on_board(function: Any, batch: int, arrays: list[np.ndarray]) -> np.ndarray:
+def run_on_board(function: Any, batch: int, arrays: list[np.ndarray], target: BoardTarget = BOARD) -> np.ndarray:
     """The last array as a kernel, built as the step is, leaves it."""
     with tempfile.TemporaryDirectory() as folder:
         objects, library = Path(folder, "k.o"), Path(folder, "k.so")
-        module = tvm.tirx.build(with_caller(function, arrays), target=BOARD.tvm_target())
-        assemble(mark_calls(module.inspect_source("asm"), []), objects, BOARD)
-        link_shared(objects, library, BOARD)
+        module = tvm.tirx.build(with_caller(function, arrays), target=target.tvm_target())
+        assemble(mark_calls(module.inspect_source("asm"), []), objects, target)
+        link_shared(objects, library, target)
         np.savez(Path(folder, "in.npz"), batch=batch, **{f"x{i}": a for i, a in enumerate(arrays)})  # type: ignore[arg-type]
         Path(folder, "run.py").write_text(SCRIPT)
-        done = board.run([os.path.join(folder, name) for name in ("run.py", "k.so", "in.npz", "out.npy")])
+        done = board.run([os.path.join(folder, name) for name in ("run.py", "k.so", "in.npz", "out.npy")], cpu=target.cpu)
         assert done.returncode == 0, done.stderr.decode()
         return np.load(Path(folder, "out.npy"))
 
@@ -145,3 +145,20 @@ def test_epilogue_is_that_of_the_definition(case: Case, batch: int, activation: 
         out[:1].shape
     )
     np.testing.assert_array_equal(got[:1], alone)
+
+
+@pytest.mark.parametrize("case", BOARD_CASES, ids=str)
+@pytest.mark.parametrize("quantize", [False, True])
+def test_int8_product_by_dot_products_is_exact(case: Case, quantize: bool) -> None:
+    """On a Cortex-A76; the full range of activations."""
+    batch, target = 5, load_target("pi5")
+    spec, a, w, expected = inputs(case, batch, np.random.default_rng(1), integer=True)
+    assert a.min() == -128
+    scale = pack.pad_columns(np.ones(case.n), case.groups)
+    spec = replace(spec, microkernel=capabilities.SDOT, quantize=quantize)
+    arrays = [a, pack.pack_s8(w), scale, np.full((batch, case.rows, case.n), np.nan, dtype=np.float32)]
+    if quantize:
+        arrays[3:] = [np.full(1, 2.0**-10, dtype=np.float32), np.zeros((batch, case.rows, case.n), dtype=np.int8)]
+        expected = np.clip(np.rint(expected / 1024), -128, 127)
+    got = run_on_board(gemm.build(spec, target.kernels), batch, arrays, target)
+    np.testing.assert_array_equal(got.reshape(expected.shape), expected)

@@ -126,6 +126,10 @@ class Builder:
                 sums = self.bind(sums + next(parts) + next(parts))
         return sums
 
+    def dot_product(self, sums: Expr, x: Expr, y: Expr) -> Expr:
+        """int32x4 plus the products of two int8x16, neighbours by fours to a lane; of targets with dot products (SDOT)."""
+        return self.bind(self.intrinsic("int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", sums, x, y))
+
     def products8(self, xs: list[Expr], ys: list[Expr], start: int) -> list[Expr]:
         """For one or two pairs of int8 vectors, the products of eight lanes from ``start``, added lane by lane: two int32x4.
         ``ys`` must lie in [-127, 127]: two products then fit int16."""

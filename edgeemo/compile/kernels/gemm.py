@@ -26,6 +26,7 @@ from edgeemo.compile.kernels.microkernels.qs8_neon_mlal_4x4c16 import (
     reduce_pairwise,
     tile_rows,
 )
+from edgeemo.compile.kernels.microkernels.qs8_neon_sdot_4x4c16 import sdot_tile
 from edgeemo.compile.kernels.microkernels.qs8_neon_winograd_4x4c32 import Qs8NeonWinograd, RowTermCache
 from edgeemo.compile.kernels.microkernels.qs8_portable_4x4c16 import portable_tile
 from edgeemo.compile.kernels.pack import column_tiles
@@ -71,7 +72,7 @@ class _Emitter:
         k_per_block = WINOGRAD_K_S8 if spec.winograd else K_S8
         room = MAX_OPS_PER_MULTIPLICATION * COLUMNS_S8 * (spec.taps * spec.tap_k // k_per_block - 1)
         words = not (spec.quantize and spec.group_n % 4)
-        self.defers = b.neon and spec.kind == "s8" and words and self.epilogue.ops_per_row <= room
+        self.defers = b.neon and spec.kind == "s8" and not spec.sdot and words and self.epilogue.ops_per_row <= room
         if self.defers:
             self.spill = self.epilogue.allocate_spill_slots()
 
@@ -234,6 +235,8 @@ class _Emitter:
         spec, b = self.spec, self.b
         if spec.kind != "s8":
             sums = float_tile(spec, b, self.a, self.w, rows, width, w_at)
+        elif spec.sdot:
+            sums = sdot_tile(spec, b, self.a, self.w, rows, w_at)
         elif neon is None:
             sums = portable_tile(spec, b, self.a, self.w, rows, w_at)
         else:
@@ -265,7 +268,7 @@ class _Emitter:
 
     def _neon_tiles(self, rows: Rows) -> Qs8NeonMlal | None:
         """Emitter of the int8 tiles of these rows on NEON; None for other kernels."""
-        if not self.b.neon or self.spec.kind != "s8":
+        if not self.b.neon or self.spec.kind != "s8" or self.spec.sdot:
             return None
         if self.row_terms is not None:
             return Qs8NeonWinograd(self.spec, self.b, self.a, self.w, rows, self.row_terms)

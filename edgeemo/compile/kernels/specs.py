@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeemo.targets.capabilities import INT8_MAX, WINOGRAD
+from edgeemo.targets.capabilities import INT8_MAX, SDOT, WINOGRAD
 
 
 class KernelSpec:
@@ -71,6 +71,11 @@ class Gemm(KernelSpec):
     def winograd(self) -> bool:
         """Whether its int8 products are computed with half the multiplications."""
         return self.microkernel == WINOGRAD
+
+    @property
+    def sdot(self) -> bool:
+        """Whether its int8 products are computed by the core's dot products."""
+        return self.microkernel == SDOT
 
     @property
     def macs(self) -> int:
