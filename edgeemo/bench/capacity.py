@@ -13,7 +13,7 @@ from edgeemo_runtime.capacity import most_streams, plan
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.model import MAX_BATCH
 
-from edgeemo.bench.modelled import MHZ
+from edgeemo.bench.modelled import clock_mhz
 
 COSTS = Path(__file__).parent / "costs"
 
@@ -41,7 +41,16 @@ def batch_seconds(target: str, costs: Path | None) -> tuple[np.ndarray, str]:
         ) from error
     sizes, cycles = zip(*sorted(rows), strict=True)
     between = np.interp(np.arange(1, MAX_BATCH + 1), sizes, cycles) + python
-    return np.concatenate([[0.0], between / (MHZ * 1e6)]), str(path)
+    return np.concatenate([[0.0], between / (clock_mhz(target) * 1e6)]), str(path)
+
+
+def calls_per_core(target: str) -> int | None:
+    """Streams of the committed model on a core of ``target``, in the batches that are quickest (modelled); None where nobody has
+    modelled it."""
+    path = COSTS / f"{target}.json"
+    if not path.is_file():
+        return None
+    return max(int(row["streams_per_core"]) for row in json.loads(path.read_text())["modelled"]["int8"])
 
 
 def capacity(target: str, streams: int, costs: Path | None) -> dict[str, Any]:

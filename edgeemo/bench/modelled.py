@@ -1,4 +1,4 @@
-"""Modelled cost on a Cortex-A72 by a72cost, where that tool is: cycles per step, and which kernel they go to."""
+"""Modelled cost on a board's core by a72cost, where that tool is: cycles per step, and which kernel they go to."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeemo_runtime.artifact import unchecked
 from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.members import read_members
 from elftools.elf.elffile import ELFFile
+
+from edgeemo.targets.board import load_target, target_names
 
 SCRIPT = Path(__file__).parent / "board_step.py"
 RUNTIME = Path(__file__).parents[2] / "runtime"
 STEPS, WARM_UP = 2, 3
-MHZ = 1500
+MHZ = 1500  # where no target says its clock
 STEP_S = 0.16
 
 
@@ -38,16 +42,18 @@ def measure(tool: Path, artifact: Path, streams: int, what: str = "step", steps:
     """``what``: step (compiled code) or engine (Engine.step with its Python). The mean of ``steps``, after ``warm_up`` of them.
     Raises EdgeEmoError if the tool does not run."""
     arguments = [str(artifact.resolve()), str(streams), str(steps), what, str(warm_up)]
-    return run(tool, SCRIPT, arguments, artifact, steps)
+    return run(tool, SCRIPT, arguments, artifact, steps, unchecked(read_members(artifact)).manifest["target"]["cpu"])
 
 
-def run(tool: Path, script: Path, arguments: list[str], artifact: Path | None = None, steps: int = STEPS) -> Cost:
-    """A script with markers around ``steps`` steps, on the emulated board. ``artifact``: whose kernels to name in the shares."""
+def run(
+    tool: Path, script: Path, arguments: list[str], artifact: Path | None = None, steps: int = STEPS, core: str = "cortex-a72"
+) -> Cost:
+    """A script with markers around ``steps`` steps, on the emulated core. ``artifact``: whose kernels to name in the shares."""
     tool = tool.resolve()
     with tempfile.TemporaryDirectory(prefix="edgeemo-bench-") as folder:
         name = Path(folder, "cost")
         command = [str(tool / "a72cost"), str(name), "-n", str(steps), "--", str(tool / "a72py"), str(script), *arguments]
-        environment = {**os.environ, "PP": str(RUNTIME)}
+        environment = {**os.environ, "PP": str(RUNTIME), "CORE": core}
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tool, env=environment)
         except OSError as error:
@@ -61,8 +67,13 @@ def run(tool: Path, script: Path, arguments: list[str], artifact: Path | None = 
         return Cost(figures["insns"], figures["core"], figures["real"], shares)
 
 
-def streams_per_core(cycles_per_stream: float) -> int:
-    return int(MHZ * 1e6 * STEP_S / cycles_per_stream)
+def clock_mhz(target: str) -> int:
+    """Of a target's boards."""
+    return (load_target(target).mhz if target in target_names() else 0) or MHZ
+
+
+def streams_per_core(cycles_per_stream: float, mhz: int = MHZ) -> int:
+    return int(mhz * 1e6 * STEP_S / cycles_per_stream)
 
 
 def _kernels(trace: Path, artifact: Path) -> dict[str, float]:

@@ -32,7 +32,7 @@ def bench_host(int8: Path, floating: Path | None, streams: list[int], advance: C
 def bench_modelled(
     tool: Path, int8: Path, floating: Path | None, streams: list[int], advance: Callable[[int], None]
 ) -> dict[str, Any]:
-    """M cycles (modelled, Cortex-A72) per batched step, the limit of 8 INT8 MAC per cycle, and shares per kernel."""
+    """M cycles (modelled, on the target's core) per batched step, the limit of 8 INT8 MAC per cycle, and shares per kernel."""
     manifest = unchecked(read_members(int8)).manifest
     limit, streamed = manifest["int8_macs_per_step"] / 8, manifest["stream"] is not None
     rows, shares, at_8 = [], {}, None
@@ -48,7 +48,7 @@ def bench_modelled(
                 "real": round(cost.real),
                 "real_per_stream": round(cost.real / n),
                 "over_limit": round(cost.real / n / limit, 3) if limit else None,
-                "streams_per_core": modelled.streams_per_core(cost.real / n),
+                "streams_per_core": modelled.streams_per_core(cost.real / n, modelled.clock_mhz(manifest["target"]["name"])),
             }
         )
         if n == SHARES_AT or len(streams) == 1:

@@ -19,7 +19,7 @@ from click.shell_completion import CompletionItem
 from edgeemo.console import BUILD, progress_bar
 from edgeemo.quantize import DEFAULT_RECIPE
 from edgeemo.quantize.thresholds import THRESHOLDS
-from edgeemo.targets.board import target_names
+from edgeemo.targets.board import target_aliases, target_names
 
 if TYPE_CHECKING:
     from edgeemo.data.clips import Clip
@@ -98,10 +98,19 @@ def report_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return options_of(options)(command)
 
 
+class TargetChoice(click.Choice):
+    """Targets and the boards' names; a board's name becomes its target's."""
+
+    def __init__(self) -> None:
+        super().__init__([*target_names(), *target_aliases()])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        name: str = super().convert(value, param, ctx)
+        return target_aliases().get(name, name)
+
+
 def target_option(what: str) -> Decorator:
-    return click.option(
-        "--target", type=click.Choice(target_names()), default="aarch64-neon", help=f"{what} (`edgeemo targets`)."
-    )
+    return click.option("--target", type=TargetChoice(), default="aarch64-neon", help=f"{what} (`edgeemo targets`).")
 
 
 def data_options(

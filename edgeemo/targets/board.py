@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,9 @@ class BoardTarget:
     forbidden: dict[str, str]
     kernels: KernelTarget
     macs_per_cycle: dict[str, float] = field(default_factory=dict)  # by precision, modelled; none where nobody has
+    names: tuple[str, ...] = ()  # boards that have it, as people call them: --target takes them, too
+    cores: int = 0  # of such a board; 0: not said
+    mhz: int = 0  # clock of a core; 0: not said
     needs: tuple[str, ...] = ()  # extensions beyond the least of its machine, by LLVM's names, for the runtime to check
 
     def tvm_target(self) -> tvm.target.Target:
@@ -65,15 +69,27 @@ def target_names() -> list[str]:
     return sorted({p.stem for folder in FOLDERS for p in folder.glob("*.toml")})
 
 
+def target_aliases() -> dict[str, str]:
+    """Names of boards, and the target of each. A file that is not sound has none; load_target says what is wrong with it."""
+    found: dict[str, str] = {}
+    for folder in FOLDERS:
+        for path in sorted(folder.glob("*.toml")):
+            with suppress(EdgeEmoError):
+                found |= {str(name): path.stem for name in read_toml(path).get("names", ())}
+    return found
+
+
 def load_target(name: str) -> BoardTarget:
-    """Raises EdgeEmoError listing the targets if there is none of that name, or naming the key a file lacks."""
+    """A target by its name or a board's. Raises EdgeEmoError listing the targets if there is none of that name, or naming the key
+    a file lacks."""
+    name = target_aliases().get(name, name)
     path = next((f / f"{name}.toml" for f in FOLDERS if (f / f"{name}.toml").is_file()), None)
     if path is None:
-        raise EdgeEmoError(f"no target {name!r}; there are: {', '.join(target_names())}")
+        raise EdgeEmoError(f"no target {name!r}; there are: {', '.join([*target_names(), *target_aliases()])}")
     values = read_toml(path)
     try:
         values |= {"features": tuple(values["features"]), "kernels": _kernels(**values["kernels"])}
-        values["needs"] = tuple(values.get("needs", ()))
+        values |= {key: tuple(values.get(key, ())) for key in ("needs", "names")}
         if values["machine"] == "native":
             values |= _this_machine()
         return BoardTarget(name=name, **values)

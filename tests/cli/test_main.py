@@ -19,7 +19,7 @@ from edgeemo.data.lines import LINES
 from edgeemo.model.names import MODEL_NAMES
 from edgeemo.quantize.recipe import recipe_names
 from edgeemo.quantize.thresholds import THRESHOLDS
-from edgeemo.targets.board import target_names
+from edgeemo.targets.board import target_aliases, target_names
 
 HEAVY = ("torch", "tvm", "tvm_ffi", "onnx", "onnxruntime", "matplotlib")
 COMPLETIONS = {
@@ -27,7 +27,7 @@ COMPLETIONS = {
     "quantize --recipe int8-m": [n for n in recipe_names() if n.startswith("int8-m")],
     "export --model ": list(MODEL_NAMES),
     "train --model cosyvoice-t": ["cosyvoice-tiny"],
-    "compile --target ": target_names(),
+    "compile --target ": [*target_names(), *target_aliases()],
     "eval --line ": list(LINES),
     "eval-calls --rules ": list(PRESETS),
     "ev": ["eval", "eval-calls"],

@@ -196,7 +196,18 @@ def test_calibration_takes_one_split_and_the_threshold_asked_for(files: dict[str
 
 def test_targets_lists_boards() -> None:
     document = json.loads(edgeemo("targets", "--json").stdout)
-    assert {t["name"] for t in document["targets"]} >= {"aarch64-neon", "host"}
+    targets = {t["name"]: t for t in document["targets"]}
+    assert targets.keys() >= {"aarch64-neon", "host", "pi5"}
+    pi4 = targets["aarch64-neon"]
+    assert "pi4" in pi4["names"] and (pi4["cores"], pi4["mhz"]) == (4, 1500)
+    assert pi4["calls_per_core_modelled"] > 60 and targets["host"]["calls_per_core_modelled"] is None
+    assert "dotprod" in targets["pi5"]["needs"]
+    assert "pi4" in edgeemo("targets").output
+
+
+def test_a_board_s_name_is_its_target(files: dict[str, Path]) -> None:
+    by_name, by_target = (edgeemo("inspect", files["int8"], "--target", t, "--json") for t in ("pi4", "aarch64-neon"))
+    assert by_name.exit_code == 0 and by_name.stdout == by_target.stdout
 
 
 @pytest.fixture

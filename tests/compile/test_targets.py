@@ -14,7 +14,7 @@ from edgeemo.targets import board as targets
     ("old", "new", "said"),
     [
         ('isa = "neon"', 'isa = "sve"', "neon or portable"),
-        ('"qs8_neon_mlal_4x4c16"', '"qs8_sve"', "names 'qs8_sve'; there are qs8_neon_winograd_4x4c32"),
+        ('"qs8_neon_mlal_4x4c16"', '"qs8_sve"', "names 'qs8_sve'; there are qs8_neon_sdot_4x4c16"),
         ('"qs8_neon_mlal_4x4c16", ', "", "none that takes any layer of s8 weights"),
         ("f16 = [8, 8]", "f16 = [8, 16]", "f16 is 8 x 16"),
         ("f32 = [4, 16]", "f32 = [3, 16]", "f32 is 3 x 16"),
@@ -33,6 +33,14 @@ def test_a_bad_target_file_is_named_with_what_is_wrong(
     with pytest.raises(EdgeEmoError, match=said) as error:
         targets.load_target("board")
     assert "board.toml" in str(error.value)
+
+
+def test_a_board_s_name_is_no_target_s_and_no_other_board_s() -> None:
+    boards = [targets.load_target(n) for n in targets.target_names()]
+    names = [name for board in boards for name in board.names]
+    assert len(names) == len(set(names)) and not set(names) & set(targets.target_names())
+    assert targets.load_target("pi4") == targets.load_target("aarch64-neon")
+    assert targets.load_target("rk3588").cpu == "cortex-a76"
 
 
 def test_an_unknown_target_lists_those_there_are() -> None:

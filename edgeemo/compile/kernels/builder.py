@@ -17,7 +17,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.targets.board import KernelTarget
-from edgeemo.targets.capabilities import INT8_MAX
+from edgeemo.targets.capabilities import INT8_MAX, SDOT
 
 FENCE_HINT = 20  # CSDB: the one hint that LLVM's AArch64 scheduler does not move code across
 LINE = 64  # bytes that a cache brings in at once
@@ -32,6 +32,7 @@ class Builder:
 
     def __init__(self, target: KernelTarget) -> None:
         self.target, self.neon = target, target.neon
+        self.dot_products = SDOT in target.microkernels
         self.result: tvm.tirx.PrimFunc | None = None
 
     # -- parameters and memory -------------------------------------------------------------------------------------------
@@ -115,6 +116,8 @@ class Builder:
 
     def dot16(self, sums: Expr, x: Expr, y: Expr) -> Expr:
         """int32x4 plus the products of two int8x16, four to a lane; exact for every int8, -128 included."""
+        if self.dot_products:
+            return self.dot_product(sums, x, y)
         for start in (0, 8):
             a, c = (self._half(v, start) for v in (x, y))
             if self.neon:
