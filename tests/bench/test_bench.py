@@ -56,6 +56,7 @@ def test_missing_tool_and_artifact_are_named(host_artifacts: dict[str, Path], tm
 
 def test_streams_per_core() -> None:
     assert streams_per_core(1.6e6) == 150
+    assert streams_per_core(1.6e6, 2400) == 240
 
 
 def test_litert_that_is_not_there_is_named_with_the_way_out(files: dict[str, Path], tmp_path: Path) -> None:

@@ -28,6 +28,12 @@ def test_costs_are_cycles_at_1500_mhz_with_python_on_top(tmp_path: Path) -> None
     assert (np.diff(seconds) > 0).all()
 
 
+def test_a_target_s_own_clock_counts(tmp_path: Path) -> None:
+    costs = report(tmp_path, [(8, 15_000_000), (16, 27_000_000)])
+    slow, quick = (batch_seconds(target, costs)[0] for target in ("aarch64-neon", "pi5"))
+    np.testing.assert_allclose(slow[1:] / quick[1:], 2400 / 1500)
+
+
 @pytest.mark.slow
 def test_the_plan_of_the_committed_costs() -> None:
     done = CliRunner().invoke(main, ["capacity", "--target", "aarch64-neon", "--streams", "80", "--json"])
