@@ -124,6 +124,16 @@ def test_what_is_no_number_or_infinite_stays_so(count: int, tmp_path: Path) -> N
         np.testing.assert_allclose(got[name], wanted[name], rtol=tolerance, atol=1e-35, err_msg=name)
 
 
+@pytest.mark.parametrize("op", ["Softplus", "Mish"])
+def test_small_results_are_right_by_themselves(op: str, tmp_path: Path) -> None:
+    """Every number to a relative error: log(1 + u) of a small u is no log of what 1 + u is rounded to."""
+    x = np.linspace(-16, 16, 64, dtype=np.float32)[None]
+    model = adapt(graph([helper.make_node(op, ["x"], ["y"])], {"x": ["n", 64]}, {"y": ["n", 64]}, opset=20), "m", {}, {}).model
+    plus = np.log1p(np.exp(x.astype(float)))
+    wanted = plus if op == "Softplus" else x * np.tanh(plus)
+    np.testing.assert_allclose(compiled(model, tmp_path)[1].run({"x": x})["y"], wanted, rtol=1e-6)
+
+
 def test_tanh_near_zero_is_right_by_itself(tmp_path: Path) -> None:
     """To a relative error: what is behind it may divide by it or multiply it by something large."""
     x = np.geomspace(1e-30, 3, 64, dtype=np.float32)[None] * np.array([[1], [-1]], np.float32)
