@@ -28,9 +28,9 @@ from edgeemo_runtime.artifact import Artifact
 from edgeemo_runtime.compiled_rules import CompiledRules
 from edgeemo_runtime.conditioning import AudioRules, Conditioner
 from edgeemo_runtime.counters import BUDGET_S, StreamCounters
-from edgeemo_runtime.decision import DecisionRules, Decisions
+from edgeemo_runtime.decision import Decided, DecisionRules, Decisions
 from edgeemo_runtime.errors import EdgeEmoError
-from edgeemo_runtime.fleet import Fleet, intensities, speech_heard
+from edgeemo_runtime.fleet import Fleet, Split, intensities, speech_heard
 from edgeemo_runtime.memory import aligned_zeros
 from edgeemo_runtime.model import MAX_BATCH, Model, misfit
 from edgeemo_runtime.results import StepResults
@@ -141,38 +141,12 @@ class Engine:
             self._pass_breaks(ready)
         split = self.fleet.split(ready)
         if len(split) == 1 and not self.audio_rules.skip_silence and self._compiled.serves(split[0][0], ready):
-            return self._step_compiled(split[0][0], ready)
-        start_s = (self._source_clock.begun_at[ready] + self.rings.taken(ready)) / self.sample_rate
-        if len(split) == 1:
-            versions = [split[0][0].version] * len(ready)
-            probabilities = self._run_all(split[0][0], ready)
-        else:
-            probabilities, versions = self._run_split(split, ready)
-        heard = speech_heard(split, ready, self._decisions.steps(ready) + 1)
-        decided = self._decisions(ready, probabilities, *heard)
-        done = self.clock()
-        waited_s = done - self._ready_since[ready]
-        for model, rows in split:
-            self.fleet.counters_of(model).note(decided.rows(rows), waited_s[rows])
-        # A step that is still waiting has been since its last sample came; that is not kept, so it counts from now.
-        waiting = self.rings.waiting_steps(ready)
-        self._ready_since[ready] = np.where(waiting > 0, done, np.inf) if np.count_nonzero(waiting) else np.inf
-        return StepResults(
-            self._ids[ready],
-            start_s,
-            start_s + self.step_s,
-            probabilities,
-            decided.smoothed,
-            decided.label,
-            intensities(split, ready, decided) if self._decisions.rules.intensity else [""] * len(ready),
-            decided.handoff,
-            waited_s,
-            versions,
-            self.labels,
-        )
+            return self._step_compiled(split, ready)
+        return self._step_numpy(split, ready)
 
-    def _step_compiled(self, model: Model, slots: np.ndarray) -> StepResults:
-        """As ``step``, in compiled code, where one model serves all and no silence is skipped."""
+    def _step_compiled(self, split: Split, slots: np.ndarray) -> StepResults:
+        """A step whose pre- and post-processing is compiled, where one model serves all and no silence is skipped."""
+        ((model, _),) = split
         decided, probabilities, numbers, times = self._compiled(model, slots)
         done = self.clock()
         waited_s = done - times[:, SINCE]
@@ -183,12 +157,38 @@ class Engine:
         if np.count_nonzero(odd):
             counters.errors += int(np.count_nonzero(odd & BAD))
             self._ready_since[slots[odd & WAITING > 0]] = done
-        said = intensities([(model, slice(None))], slots, decided) if self._decisions.rules.intensity else [""] * len(slots)
         versions = [model.version] * len(slots)
+        times_s = times[:, START], times[:, END], waited_s
+        return self._results(split, slots, numbers[:, STREAM], times_s, probabilities, decided, versions)
+
+    def _step_numpy(self, split: Split, slots: np.ndarray) -> StepResults:
+        """A step of any models, its pre- and post-processing in numpy: the reference of the compiled one."""
+        start_s = (self._source_clock.begun_at[slots] + self.rings.taken(slots)) / self.sample_rate
+        if len(split) == 1:
+            versions = [split[0][0].version] * len(slots)
+            probabilities = self._run_all(split[0][0], slots)
+        else:
+            probabilities, versions = self._run_split(split, slots)
+        heard = speech_heard(split, slots, self._decisions.steps(slots) + 1)
+        decided = self._decisions(slots, probabilities, *heard)
+        done = self.clock()
+        waited_s = done - self._ready_since[slots]
+        for model, rows in split:
+            self.fleet.counters_of(model).note(decided.rows(rows), waited_s[rows])
+        # A step that is still waiting has been since its last sample came; that is not kept, so it counts from now.
+        waiting = self.rings.waiting_steps(slots)
+        self._ready_since[slots] = np.where(waiting > 0, done, np.inf) if np.count_nonzero(waiting) else np.inf
+        times_s = start_s, start_s + self.step_s, waited_s
+        return self._results(split, slots, self._ids[slots], times_s, probabilities, decided, versions)
+
+    def _results(
+        self, split: Split, slots: np.ndarray, ids: np.ndarray, times_s: tuple[np.ndarray, np.ndarray, np.ndarray],
+        probabilities: np.ndarray, decided: Decided, versions: list[str],
+    ) -> StepResults:  # fmt: skip
+        said = intensities(split, slots, decided) if self._decisions.rules.intensity else [""] * len(slots)
+        start_s, end_s, waited_s = times_s
         shares = probabilities, decided.smoothed, decided.label
-        return StepResults(
-            numbers[:, STREAM], times[:, START], times[:, END], *shares, said, decided.handoff, waited_s, versions, self.labels
-        )
+        return StepResults(ids, start_s, end_s, *shares, said, decided.handoff, waited_s, versions, self.labels)
 
     def _run_all(self, model: Model, slots: np.ndarray) -> np.ndarray:
         """Probabilities (n, labels) of any number of streams of one model, in batches."""
@@ -197,7 +197,7 @@ class Engine:
         parts = [self._run(model, slots[i : i + MAX_BATCH]).copy() for i in range(0, len(slots), MAX_BATCH)]
         return np.concatenate(parts)
 
-    def _run_split(self, split: list[tuple[Model, slice | np.ndarray]], slots: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    def _run_split(self, split: Split, slots: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """While several models serve: probabilities, and the version that each row is from."""
         probabilities = np.empty((len(slots), len(self.labels)), dtype=np.float32)
         versions = np.empty(len(slots), dtype=object)

@@ -17,6 +17,7 @@ from edgeemo_runtime.decision import Decided
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.model import Model
 
+Split = list[tuple[Model, slice | np.ndarray]]  # models, each with its rows of a batch
 CARRY = ("replay", "finish")
 # Streams that move with each call of Engine.step, by three steps of replay: in fours they would take twice as long in all, and as
 # long as calls are split over two models every batch is two.
@@ -39,7 +40,7 @@ def in_canary(user: str, share: float) -> bool:
     return number < 100 * share
 
 
-def intensities(split: list[tuple[Model, slice | np.ndarray]], slots: np.ndarray, decided: Decided) -> list[str]:
+def intensities(split: Split, slots: np.ndarray, decided: Decided) -> list[str]:
     """How strong an emotion is, where the label said has that second level, the step is no low one and the model tells.
 
     Angry with 0.7 and evidence of -0.4: annoyed. Angry with 0.5, or sad: nothing.
@@ -57,9 +58,7 @@ def intensities(split: list[tuple[Model, slice | np.ndarray]], slots: np.ndarray
     return said
 
 
-def speech_heard(
-    split: list[tuple[Model, slice | np.ndarray]], slots: np.ndarray, each: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def speech_heard(split: Split, slots: np.ndarray, each: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How many steps of speech each call has had (n,), by its model or, where that does not count, ``each`` (n,); and how many it
     takes before there is a label (n,)."""
     speech, least = each.astype(np.float64), np.zeros(len(slots))
@@ -130,7 +129,7 @@ class Fleet:
         for model in self.models:
             model.clear(slot)
 
-    def split(self, slots: np.ndarray) -> list[tuple[Model, slice | np.ndarray]]:
+    def split(self, slots: np.ndarray) -> Split:
         """The models that serve ``slots``, each with its rows."""
         if self._only is not None:
             return [(self._only, slice(None))] if len(slots) else []

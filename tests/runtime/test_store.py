@@ -99,7 +99,7 @@ def test_killed_at_any_instant_current_works(old: Path, new: Path, tmp_path: Pat
     """install and rollback in a process of their own, killed after a random time, again and again."""
     first = store.install(old, tmp_path)
     code = (
-        "import sys; from pathlib import Path; from edgeemo_runtime import store\n"
+        "import sys; from pathlib import Path; from edgeemo_runtime.ops import store\n"
         "folder = Path(sys.argv[2])\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "try:\n    store.install(Path(sys.argv[1]), folder)\nexcept store.EdgeEmoError:\n    pass\n"

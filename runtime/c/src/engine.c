@@ -113,7 +113,7 @@ static void ee_lay_slots(edgeemo_engine *e, ee_layout *l) {
 }
 
 static void ee_lay_batch(edgeemo_engine *e, ee_layout *l) {
-  const size_t n = EE_LARGEST_BATCH, step = (size_t)e->step, labels = (size_t)e->labels;
+  const size_t n = EE_MAX_BATCH, step = (size_t)e->step, labels = (size_t)e->labels;
   e->batch_slots = ee_lay(l, n * sizeof *e->batch_slots);
   e->loud_slots = ee_lay(l, n * sizeof *e->loud_slots);
   e->audio = ee_lay(l, n * step * sizeof *e->audio);
@@ -132,7 +132,7 @@ static void ee_lay_batch(edgeemo_engine *e, ee_layout *l) {
 
 static size_t ee_arena_bytes(const edgeemo_model *model) {
   const int64_t each = model->manifest.arena_bytes;
-  return EE_LARGEST_BATCH * (size_t)(each > EE_ALIGNMENT ? each : EE_ALIGNMENT);
+  return EE_MAX_BATCH * (size_t)(each > EE_ALIGNMENT ? each : EE_ALIGNMENT);
 }
 
 /* Sizes of an engine by its options, and all of its memory from `l` on; with l->base NULL only l->used is of use. Returns where its
@@ -164,7 +164,7 @@ size_t edgeemo_engine_memory(const edgeemo_model *model, const edgeemo_engine_op
 }
 
 static void ee_pass_around(edgeemo_engine *e) {
-  const int64_t n = e->max_streams, batch = EE_LARGEST_BATCH, labels = e->labels;
+  const int64_t n = e->max_streams, batch = EE_MAX_BATCH, labels = e->labels;
   const int64_t shares[3] = {batch, 3, labels};
   ee_call *c = &e->intake;
   ee_pass1(c, e->batch_slots, EDGEEMO_INT32, batch);

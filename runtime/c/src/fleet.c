@@ -58,7 +58,7 @@ edgeemo_status edgeemo_engine_swap(edgeemo_engine *e, edgeemo_model *model, int3
     s->step.arguments[4].shape[0] = (int64_t)arena;
   }
   edgeemo_model_retain(model);
-  status = ee_warm_served(e, s, e->max_streams < EE_LARGEST_BATCH ? e->max_streams : EE_LARGEST_BATCH);
+  status = ee_warm_served(e, s, e->max_streams < EE_MAX_BATCH ? e->max_streams : EE_MAX_BATCH);
   if (status != EDGEEMO_OK) {
     ee_free_served(s);
     return status;

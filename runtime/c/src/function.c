@@ -52,8 +52,8 @@ edgeemo_status edgeemo_function_create(edgeemo_model *model, int32_t max_batch, 
   *out = NULL;
   const ee_manifest *m = &model->manifest;
   if (m->is_stream) return ee_fail(EDGEEMO_UNFIT, "%s: streams audio; use edgeemo_engine", model->name);
-  if (max_batch < 1 || max_batch > EE_LARGEST_BATCH)
-    return ee_fail(EDGEEMO_INVALID, "max_batch must be 1 to %d, not %d", EE_LARGEST_BATCH, max_batch);
+  if (max_batch < 1 || max_batch > EE_MAX_BATCH)
+    return ee_fail(EDGEEMO_INVALID, "max_batch must be 1 to %d, not %d", EE_MAX_BATCH, max_batch);
   memset(&sizes, 0, sizeof sizes);
   sizes.max_batch = max_batch;
   ee_lay_function(model, &l, &sizes, &slots, &states, &arena);

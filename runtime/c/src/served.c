@@ -26,12 +26,12 @@ static void ee_bind_served(edgeemo_engine *e, ee_served *s, edgeemo_model *model
   s->step.function = model->step;
   s->speech[EE_SPEECH_PLACE] = (double)m->speech_word;
   s->speech[EE_SPEECH_LEAST] = m->least_speech;
-  ee_pass1(&s->step, e->batch_slots, EDGEEMO_INT32, EE_LARGEST_BATCH);
-  ee_pass2(&s->step, e->audio, EDGEEMO_FLOAT32, EE_LARGEST_BATCH, e->step);
+  ee_pass1(&s->step, e->batch_slots, EDGEEMO_INT32, EE_MAX_BATCH);
+  ee_pass2(&s->step, e->audio, EDGEEMO_FLOAT32, EE_MAX_BATCH, e->step);
   ee_pass2(&s->step, s->states, EDGEEMO_FLOAT32, e->max_streams, m->state_words > 1 ? m->state_words : 1);
   ee_pass1(&s->step, (void *)(uintptr_t)model->weights, EDGEEMO_UINT8, (int64_t)model->weights_size);
   ee_pass1(&s->step, e->arena, EDGEEMO_UINT8, (int64_t)e->arena_bytes);
-  ee_pass2(&s->step, e->answers, EDGEEMO_FLOAT32, EE_LARGEST_BATCH, e->labels);
+  ee_pass2(&s->step, e->answers, EDGEEMO_FLOAT32, EE_MAX_BATCH, e->labels);
 }
 
 static void ee_free_served(ee_served *s) {

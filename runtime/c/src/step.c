@@ -60,7 +60,7 @@ static void ee_pass_breaks(edgeemo_engine *e, int32_t count) {
 }
 
 /* Which rows of the batch were silent for longer than the hangover. */
-static int32_t ee_silent_rows(edgeemo_engine *e, int32_t n, bool quiet[EE_LARGEST_BATCH]) {
+static int32_t ee_silent_rows(edgeemo_engine *e, int32_t n, bool quiet[EE_MAX_BATCH]) {
   int32_t found = 0;
   for (int32_t row = 0; row < n; row++) {
     const float *audio = e->audio + (int64_t)row * e->step;
@@ -75,7 +75,7 @@ static int32_t ee_silent_rows(edgeemo_engine *e, int32_t n, bool quiet[EE_LARGES
 }
 
 /* The network on those rows that are not silent; a silent one's answer is its average, all alike where it has none. */
-static bool ee_run_loud(edgeemo_engine *e, ee_served *s, int32_t n, const bool quiet[EE_LARGEST_BATCH]) {
+static bool ee_run_loud(edgeemo_engine *e, ee_served *s, int32_t n, const bool quiet[EE_MAX_BATCH]) {
   const size_t step = (size_t)e->step, labels = (size_t)e->labels;
   int32_t loud = 0;
   bool good = true;
@@ -151,7 +151,7 @@ static void ee_answer(edgeemo_engine *e, const ee_served *s, int32_t n, const in
 }
 
 static edgeemo_status ee_run_batch(edgeemo_engine *e, ee_served *s, int32_t n, const int32_t *rows, int32_t first, const ee_output *out) {
-  bool quiet[EE_LARGEST_BATCH] = {false};
+  bool quiet[EE_MAX_BATCH] = {false};
   ee_set_batch(e, s, n, first);
   e->intake.function = s->model->intake;
   e->decide.function = s->model->decide;
@@ -219,11 +219,11 @@ static void ee_carry_some(edgeemo_engine *e) {
 
 /* A step of e->order[0..count), in batches of one model each. */
 static edgeemo_status ee_step_all(edgeemo_engine *e, int32_t count, const ee_output *out) {
-  int32_t done = 0, rows[EE_LARGEST_BATCH];
+  int32_t done = 0, rows[EE_MAX_BATCH];
   for (ee_served *s = e->served; s != NULL && done < count; s = s->next) {
     int32_t n = 0;
     for (int32_t i = 0; i <= count; i++) {
-      if (n == EE_LARGEST_BATCH || (i == count && n > 0)) {
+      if (n == EE_MAX_BATCH || (i == count && n > 0)) {
         const edgeemo_status status = ee_run_batch(e, s, n, rows, done, out);
         if (status != EDGEEMO_OK) return status;
         done += n;
