@@ -10,6 +10,7 @@ import onnx.inliner
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.adapt.constants import fold_constants
+from edgeemo.adapt.crash import naming_the_crash
 from edgeemo.adapt.fold import fix, fold, refuse_foreign, upgrade
 from edgeemo.adapt.functions import expand_functions
 from edgeemo.adapt.qoperators import QOPERATORS, without_qoperators
@@ -52,7 +53,11 @@ def adapt(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], values:
 
     Raises EdgeEmoError naming the input or node that is in the way.
     """
-    data, worst, noise = isolated(f"{source}: adapting", _adapt, model.SerializeToString(), source, shapes, values)
+
+    def work(part: bytes, what: str) -> tuple[bytes, float, float | None]:
+        return isolated(what, _adapt, part, source, shapes, values)
+
+    data, worst, noise = naming_the_crash(model, f"{source}: adapting", work)
     return Adapted(onnx.load_from_string(data), worst, noise)
 
 
@@ -118,25 +123,30 @@ def _difference(given: onnx.ModelProto, adapted: onnx.ModelProto, feed: Feed, sh
     together = run(adapted, feed)
     for info in adapted.graph.output:  # what inference said of it may be wrong
         set_dims(info, (BATCH, *together[info.name].shape[1:]))
-    worst = 0.0
+    off: dict[str, float] = {}
     for stream, alone in enumerate(_one_by_one(given, feed, shapes, source)):
         for name, wanted in alone.items():
             # The batch is first now, wherever it was.
             rows = together[name]
             got = rows[stream] if len(rows) == STREAMS else rows
             if got.size != wanted.size or len(rows) != STREAMS:
-                raise EdgeEmoError(f"{source}: output {name} is {wanted.shape} for one stream and {got.shape} of several")
-            worst = max(worst, difference(got, wanted))
+                raise EdgeEmoError(
+                    f"{source}: output {name} is {wanted.shape} for one stream and {got.shape} of {STREAMS}; leave it out of "
+                    "the graph, or export the file with a dynamic first dimension"
+                )
+            off[name] = max(off.get(name, 0.0), difference(got, wanted))
+    worst = max(off.values(), default=0.0)
     if worst > CLOSE:  # where the last bits of the inputs decide, it is not the rewriting
         pairs = zip(_one_by_one(given, feed, shapes, source), _one_by_one(given, nearby(feed), shapes, source), strict=True)
         by_itself = max(difference(near[name], alone[name]) for alone, near in pairs for name in alone)
         if worst <= AMPLIFIED * by_itself:
             return worst
     if not worst <= CLOSE:
+        where = max(off, key=lambda name: off[name])
         some = next((i.name for i in inputs_of(adapted) if len(dims(i)) > 1), "INPUT")
         raise EdgeEmoError(
-            f"{source}: adapted, outputs differ by {worst:.2g} of their largest: its streams are not independent, or the batch "
-            f"of an input ({', '.join(i.name for i in inputs_of(adapted))}) is not where it was taken to be; "
+            f"{source}: adapted, output {where} differs by {worst:.2g} of its largest: its streams are not independent, or the "
+            f"batch of an input ({', '.join(i.name for i in inputs_of(adapted))}) is not where it was taken to be; "
             f"--shape {some}=1,batch,SIZE says where"
         )
     return worst
@@ -144,13 +154,14 @@ def _difference(given: onnx.ModelProto, adapted: onnx.ModelProto, feed: Feed, sh
 
 def _noise(given: onnx.ModelProto, plain: onnx.ModelProto, feed: Feed, shapes: dict[str, Shape], source: str) -> float:
     both = [_one_by_one(model, feed, shapes, source) for model in (given, plain)]
-    worst = 0.0
+    worst, where = 0.0, ""
     for info in given.graph.output:
         integers, floats = (np.concatenate([alone[info.name].ravel() for alone in outputs]) for outputs in both)
-        worst = max(worst, difference(integers, floats, norms=True))
+        worst, where = max((worst, where), (difference(integers, floats, norms=True), info.name))
     if not worst <= NOISE:
         raise EdgeEmoError(
-            f"{source}: without quantized operators outputs differ by {worst:.2g} of their norm: that is not rounding"
+            f"{source}: without quantized operators output {where} differs by {worst:.2g} of its norm: that is not rounding; "
+            "adapt the float model that it was made of"
         )
     return worst
 
@@ -167,7 +178,10 @@ def _one_by_one(model: onnx.ModelProto, feed: Feed, shapes: dict[str, Shape], so
             for stream in range(STREAMS)
         ]  # fmt: skip
     except Exception as error:  # ONNX Runtime raises types of its own
-        raise EdgeEmoError(f"{source}: does not run with one stream ({str(error).splitlines()[0][:200]})") from error
+        raise EdgeEmoError(
+            f"{source}: ONNX Runtime does not run it with one stream ({str(error).splitlines()[0][:200]}); "
+            f"--shape {inputs_of(model)[0].name}=batch,SIZE... gives inputs other sizes"
+        ) from error
 
 
 def run(model: onnx.ModelProto, feed: Feed) -> dict[str, np.ndarray]:

@@ -138,7 +138,10 @@ def _free_outputs(small: onnx.ModelProto, large: onnx.ModelProto, types: Types, 
             shape: Shape = a if a[:1] == (1,) else (1, *a)
             like = next((x for i in inputs_of(small) if (x := _batched(i.name, types)) is not None), None)
             if like is None:
-                raise EdgeEmoError(f"{source}: output {info.name} is a constant, and no input has a batch that says how many")
+                raise EdgeEmoError(
+                    f"{source}: output {info.name} is a constant, and no input has a batch that says how many; "
+                    "leave it out of the graph"
+                )
             part = make.reshape(_renamed(small, nodes, info.name), [int(d) for d in shape])
             over_items(make, part, info.type.tensor_type.elem_type, len(shape), 0, *like, output=info.name)
             set_dims(info, (BATCH, *shape[1:]))
@@ -186,7 +189,7 @@ def _batch_dims(info: onnx.ValueInfoProto, other: onnx.ValueInfoProto, source: s
     shape = tuple(BATCH if x != y else x for x, y in zip(a, b, strict=True)) if len(a) == len(b) else ()
     if shape.count(BATCH) != 1 or not all(isinstance(d, int) or d == BATCH for d in shape):
         raise EdgeEmoError(
-            f"{source}: {info.name}: {a} for {SMALL} streams and {b} for {LARGE}: no one batch; is the first dimension of every "
-            "input the batch? --shape INPUT=1,batch,SIZE says where it is"
+            f"{source}: output {info.name}: {a} for {SMALL} streams and {b} for {LARGE}: no one batch; is the first dimension of "
+            "every input the batch? --shape INPUT=1,batch,SIZE says where it is; leave out an output that items share"
         )
     return shape

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,8 @@ def fix(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], values: d
         if kind not in KINDS:
             said = TensorProto.DataType.Name(kind) if kind else "no tensor"
             raise EdgeEmoError(
-                f"{source}: input {name} is {said}; the runtime takes tensors of numbers of 8 to 64 bits, and bool"
+                f"{source}: input {name} is {said}; the runtime takes tensors of numbers of 8 to 64 bits, and bool; "
+                f"--set {name}=VALUE makes it a constant where it is a number"
             )
         shape = shapes.get(name) or dims(value_info)
         if not shape:
@@ -90,7 +92,12 @@ def fold(model: onnx.ModelProto, source: str, shapes: dict[str, Shape]) -> onnx.
     """The graph with ``shapes``, folded. Raises EdgeEmoError naming the node that holds the batch in a way nothing can undo."""
     small, large = (_folded(model, source, shapes, n) for n in (SMALL, LARGE))
     if [(n.op_type, len(n.input)) for n in small.graph.node] != [(n.op_type, len(n.input)) for n in large.graph.node]:
-        raise EdgeEmoError(f"{source}: folds to other nodes for {SMALL} streams than for {LARGE}: it is no graph of a batch")
+        pairs = zip_longest(small.graph.node, large.graph.node)
+        first = next(b or a for a, b in pairs if not (a and b) or (a.op_type, len(a.input)) != (b.op_type, len(b.input)))
+        raise EdgeEmoError(
+            f"{source}: node {label(first)} ({first.op_type}): is not there, or another, with {SMALL} streams for {LARGE}; "
+            "export it with a dynamic first dimension"
+        )
     free_the_batch(small, large, source)
     del small.graph.value_info[:]
     return _batch_first(small)
@@ -99,7 +106,9 @@ def fold(model: onnx.ModelProto, source: str, shapes: dict[str, Shape]) -> onnx.
 def refuse_foreign(model: onnx.ModelProto, source: str, known: Collection[str]) -> None:
     """Raises EdgeEmoError naming an operator that is neither ONNX's own nor ``known``."""
     if node := next((n for n in model.graph.node if n.domain not in ("", "ai.onnx") and n.op_type not in known), None):
-        raise EdgeEmoError(f"{source}: node {node.name or node.output[0]}: {node.domain}:{node.op_type} is no operator of ONNX")
+        raise EdgeEmoError(
+            f"{source}: node {label(node)}: {node.domain}:{node.op_type} is no operator of ONNX; export the model without it"
+        )
 
 
 def upgrade(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
@@ -111,7 +120,8 @@ def upgrade(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
         return version_converter.convert_version(model, OPSET)
     except Exception as error:  # the converter raises RuntimeError and its own types
         raise EdgeEmoError(
-            f"{source}: opset {version} cannot be brought to {OPSET} ({str(error).splitlines()[0][:200]})"
+            f"{source}: opset {version} cannot be brought to {OPSET} ({str(error).splitlines()[0][:200]}); "
+            f"export it with opset {OPSET}"
         ) from error
 
 
@@ -185,7 +195,10 @@ def _optimized(sized: onnx.ModelProto, source: str, batch: int) -> onnx.ModelPro
             )
         except Exception as error:  # ONNX Runtime raises types of its own
             said = str(error).replace("\n", " ")[:300]
-            raise EdgeEmoError(f"{source}: ONNX Runtime does not run it with {batch} streams ({said})") from error
+            raise EdgeEmoError(
+                f"{source}: ONNX Runtime does not run it with {batch} streams ({said}); export it with a dynamic first "
+                "dimension, or --shape INPUT=1,batch,SIZE says where the batch is"
+            ) from error
         folded = onnx.load(options.optimized_model_filepath)
     version = next(o.version for o in folded.opset_import if o.domain in ("", "ai.onnx"))
     del folded.opset_import[:]  # of ONNX Runtime's own domains, which no node is of

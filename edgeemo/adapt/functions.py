@@ -57,7 +57,8 @@ def _definition(node: onnx.NodeProto, opset: int, types: dict[str, onnx.TypeProt
         data = schema.get_function_with_opset_version(max(versions)) if versions else b""
     if not data:
         raise EdgeEmoError(
-            f"{source}: node {label(node)} ({node.op_type}): the compiler does not have it, nor does ONNX define it by others so"
+            f"{source}: node {label(node)} ({node.op_type}): the compiler does not have it, and ONNX defines it by no others; "
+            "leave it out of the graph, or export the model without it"
         )
     function.ParseFromString(data)
     del function.opset_import[:]

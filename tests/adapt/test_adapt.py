@@ -108,3 +108,27 @@ def test_mistakes_name_the_input_or_node() -> None:
     refused(foreign, "node odd: com.microsoft:FusedMatMul is no operator of ONNX")
     long = recurrence("LSTM", "forward", steps=300)
     refused(long, "LSTM over 300 steps; at most 256")
+
+
+def test_a_node_that_crashes_native_code_is_named() -> None:
+    """Split into one part with two outputs aborts onnx."""
+    nodes = [
+        helper.make_node("Abs", ["x"], ["t"], name="before"),
+        helper.make_node("Split", ["t"], ["a", "b"], axis=1, num_outputs=1, name="odd"),
+        helper.make_node("Add", ["a", "b"], ["y"], name="after"),
+    ]
+    model = graph(nodes, {"x": ["n", 4]}, {"y": ["n", 4]}, opset=18)
+    with pytest.raises(EdgeEmoError, match=r"^m\.onnx: adapting: node odd \(Split\): .*export it in another way$"):
+        adapt(model, "m.onnx", {}, {})
+
+
+@pytest.mark.parametrize("nodes, words", [
+    ([helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)], "output y"),
+    ([helper.make_node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1), helper.make_node("Sub", ["x", "m"], ["y"])],
+     "output y"),
+    ([helper.make_node("FusedMatMul", ["x", "x"], ["y"], domain="com.microsoft", name="odd")], "node odd"),
+    ([helper.make_node("MatMul", ["x", "x"], ["y"], name="odd")], r"Node \(odd\)"),
+])  # fmt: skip
+def test_a_refusal_names_what_is_in_the_way_and_the_way_out(nodes: list[onnx.NodeProto], words: str) -> None:
+    with pytest.raises(EdgeEmoError, match=rf"^m\.onnx: .*{words}.*(--shape|export|leave)[^\n]*$"):
+        adapt(graph(nodes, {"x": ["n", 4]}, {"y": []}), "m.onnx", {}, {})

@@ -34,6 +34,15 @@ def test_resize_by_scales(mode: str, way: str, scales: list[float]) -> None:
     assert "Resize" not in rewritten(node, [2, 5, 7], {"s": np.array(scales, np.float32)})
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_resize_to_the_same_size_is_a_copy_whatever_the_scale(mode: str) -> None:
+    """ONNX Runtime's is: 1.3 times 2 places is 2 places."""
+    nodes = [N("Resize", ["x", "", "s"], ["t"], mode=mode), N("Abs", ["t"], ["y"])]  # inside, its batch has a name of its own
+    found = adapt(graph(nodes, {"x": ["n", 4, 2]}, {"y": ["n", 4, 2]}, {"s": np.array([1, 1, 1.3], np.float32)}, 20), "m", {}, {})
+    assert found.difference == 0
+    assert {n.op_type for n in found.model.graph.node} <= {"Identity", "Abs"}
+
+
 @pytest.mark.parametrize("how", ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
 def test_resize_to_sizes_of_some_axes(how: str) -> None:
     node = N("Resize", ["x", "", "", "s"], ["y"], axes=[3, 2], nearest_mode=how, coordinate_transformation_mode="asymmetric")

@@ -104,3 +104,38 @@ def test_the_extreme_of_infinities_is_infinite(kind: str, tmp_path: Path) -> Non
     wanted, got = run(model, {"x": x}), function.run({"x": x})
     for name in ("y", "z"):
         np.testing.assert_array_equal(got[name], wanted[name])
+
+
+SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, -1.0, 2.0, 87.9, 88.5, 89.0, -87.5, -100.0, -110.0, 3e38, 1e-3, -1e-6]
+FUNCTIONS = ["Exp", "Log", "Tanh", "Sigmoid", "Erf", "Relu", "Sqrt", "Softplus", "Mish", "Elu", "Abs", "Atan"]
+
+
+@pytest.mark.parametrize("count", [16, 15])  # in whole vectors, and one by one
+def test_what_is_no_number_or_infinite_stays_so(count: int, tmp_path: Path) -> None:
+    """As in ONNX Runtime, maxima and minima with constants on either side included."""
+    nodes = [helper.make_node(op, ["x"], [op]) for op in FUNCTIONS]
+    nodes += [helper.make_node(op, pair, [f"{op}{pair[0]}"]) for op in ("Max", "Min") for pair in (["x", "c"], ["c", "x"])]
+    outputs: dict[str, list[int | str]] = {n.output[0]: ["n", count] for n in nodes}
+    model = adapt(graph(nodes, {"x": ["n", count]}, outputs, {"c": np.float32(0.5)}, 20), "m", {}, {}).model
+    x = np.resize(np.array(SPECIAL, np.float32), (2, count))
+    wanted, got = run(model, {"x": x}), compiled(model, tmp_path)[1].run({"x": x})
+    for name in outputs:
+        tolerance = 1e-4 if name == "Erf" else 1e-5
+        np.testing.assert_allclose(got[name], wanted[name], rtol=tolerance, atol=1e-35, err_msg=name)
+
+
+@pytest.mark.parametrize("op", ["Softplus", "Mish"])
+def test_small_results_are_right_by_themselves(op: str, tmp_path: Path) -> None:
+    """Every number to a relative error: log(1 + u) of a small u is no log of what 1 + u is rounded to."""
+    x = np.linspace(-16, 16, 64, dtype=np.float32)[None]
+    model = adapt(graph([helper.make_node(op, ["x"], ["y"])], {"x": ["n", 64]}, {"y": ["n", 64]}, opset=20), "m", {}, {}).model
+    plus = np.log1p(np.exp(x.astype(float)))
+    wanted = plus if op == "Softplus" else x * np.tanh(plus)
+    np.testing.assert_allclose(compiled(model, tmp_path)[1].run({"x": x})["y"], wanted, rtol=1e-6)
+
+
+def test_tanh_near_zero_is_right_by_itself(tmp_path: Path) -> None:
+    """To a relative error: what is behind it may divide by it or multiply it by something large."""
+    x = np.geomspace(1e-30, 3, 64, dtype=np.float32)[None] * np.array([[1], [-1]], np.float32)
+    model = graph([helper.make_node("Tanh", ["x"], ["y"])], {"x": ["n", 64]}, {"y": ["n", 64]}, opset=20)
+    np.testing.assert_allclose(compiled(model, tmp_path)[1].run({"x": x})["y"], np.tanh(x.astype(float)), rtol=5e-7)

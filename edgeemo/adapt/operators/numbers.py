@@ -9,6 +9,7 @@ from edgeemo.adapt.operators.context import Context
 from edgeemo.onnxlib.graph import Maker, attributes
 
 LARGEST_POWER = 16
+ATANH_TERMS = 7  # up to 1/3: error (1/9)^7 / 15
 
 
 def power(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
@@ -110,16 +111,20 @@ def mish(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
 
 
 def softplus(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
-    """log(1 + u) of u = e^x by u log(w) / (w - 1) with w = 1 + u as it is rounded (Kahan): right for small u, too."""
+    """max(x, 0) + log(1 + u), u = e^-|x|, with log(1 + u) = 2 atanh(u / (u + 2)) as a series, which is right for small u, too.
+    Kahan's u log(w) / (w - 1) of w = 1 + u would be, but a compiler makes u of (1 + u) - 1."""
     dtype, x = context.dtype(node.input[0]), node.input[0]
-    most, one = make.constant(np.asarray(20, dtype), dtype), make.constant(np.asarray(1, dtype), dtype)  # beyond 20 it is x
-    u = make.op("Exp", make.op("Min", x, most))
-    w = make.op("Add", u, one)
-    off = make.op("Sub", w, one)
-    nothing = make.op("Equal", off, make.constant(np.zeros((), dtype)))
-    whole = make.op("Mul", u, make.op("Div", make.op("Log", w), make.op("Where", nothing, one, off)))
-    small = make.op("Where", nothing, u, whole)
-    make.op("Where", make.op("Greater", x, most), x, small, output=node.output[0])
+
+    def number(value: float) -> str:
+        return make.constant(np.asarray(value, dtype), dtype)
+
+    u = make.op("Exp", make.op("Neg", make.op("Abs", x)))
+    s = make.op("Div", u, make.op("Add", u, number(2)))
+    square = make.op("Mul", s, s)
+    series = number(2 / (2 * ATANH_TERMS - 1))
+    for n in range(ATANH_TERMS - 2, -1, -1):
+        series = make.op("Add", make.op("Mul", series, square), number(2 / (2 * n + 1)))
+    make.op("Add", make.op("Max", x, number(0)), make.op("Mul", s, series), output=node.output[0])
     return True
 
 

@@ -36,6 +36,9 @@ def resize(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     result = context.shape(node.output[0])
     if len(result) != rank or not rank:
         return False
+    if all(made == size for made, size in zip(result, shape, strict=True) if isinstance(made, int) and isinstance(size, int)):
+        make.op("Identity", node.input[0], output=node.output[0])  # as ONNX Runtime: whatever a scale such as 1.3 of 2 says
+        return True
     roi, scales, sizes = (context.constant(node, at) for at in (1, 2, 3))
     if (scales is None or not scales.size) and sizes is None:
         return False

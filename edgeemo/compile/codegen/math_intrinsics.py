@@ -110,11 +110,17 @@ def whole_log(x: Expr) -> Expr:
     return _select(x > _like(3.4e38, x), infinite, found)
 
 
-def whole_exp(x: Expr) -> Expr:
-    """exp of any number: infinite where float32 ends, in two steps just below that."""
-    half = exp(x * _f(0.5))
-    found = _select(x > _like(EXP_MAX, x), half * half, exp(x))
-    return _select(x < _like(-104.0, x), _like(0.0, x), found)
+def exp_to_infinity(x: Expr) -> Expr:
+    """exp of any number: infinite where float32 ends, and zero, by a power of two in two factors."""
+    x = _clamp(x, -104.0, 89.0)
+    n = tirx.call_llvm_pure_intrin(_type("float32", x), "llvm.roundeven.f32", x * _f(LOG2E))
+    r = x - n * _f(LN2_HIGH) - n * _f(LN2_LOW)
+    whole = tirx.Cast(_type("int32", x), n)
+    half = whole >> tirx.IntImm("int32", 1)
+    found = _polynomial(EXP_COEFFICIENTS, r)
+    for part in (half, whole - half):
+        found = found * tirx.reinterpret(_type("float32", x), (part + tirx.IntImm("int32", 127)) << tirx.IntImm("int32", 23))
+    return found
 
 
 HALF_PI = (1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8)  # of pi / 2, each with bits to spare for a product
@@ -200,7 +206,7 @@ def atanh(x: Expr) -> Expr:
 def power(x: Expr, y: Expr) -> Expr:
     """e^(y log |x|), with x's sign where y is odd; of x below zero and y no whole number not a number."""
     size, zero, one = _absolute(x), _like(0.0, x), _like(1.0, x)
-    raised = whole_exp(y * whole_log(size))
+    raised = exp_to_infinity(y * whole_log(size))
     raised = _select(tirx.EQ(size, zero), _select(y > zero, zero, _like(math.inf, x)), raised)
     half = y * _f(0.5)
     odd = tirx.NE(_round(half), half)

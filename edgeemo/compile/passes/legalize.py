@@ -5,27 +5,27 @@ Afterwards ``main`` holds kernel calls, stock PrimFuncs and reshapes (which cost
 
 from __future__ import annotations
 
-from math import copysign, inf, prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
 import tvm
 from edgeemo_runtime.errors import EdgeEmoError
 from tvm import relax, s_tir, te, tirx, topi
-from tvm_ffi.structural import structural_map
 
 from edgeemo.compile.codegen import math_intrinsics as lower_math
+from edgeemo.compile.codegen import special_values
 from edgeemo.compile.ir import MAIN, Graph, static_shape
 
 LANES = 4
 UNROLLED = 16  # places at most
-LARGEST = float(np.finfo(np.float32).max)
 SMALLEST_DIVISOR = 1e-30  # the reciprocal of less may be infinite
 RESHAPES = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten")
 
 
 def run(mod: tvm.IRModule, infinities: bool = True) -> tvm.IRModule:
-    """``infinities``: whether values may be infinite; those of a streaming model are not, and its code stays what was measured.
+    """``infinities``: whether values may be infinite or NaN; those of a streaming model are not, and its code stays what was
+    measured.
 
     Raises EdgeEmoError naming an operator that TVM cannot lower."""
     lower_math.register()
@@ -43,7 +43,7 @@ def run(mod: tvm.IRModule, infinities: bool = True) -> tvm.IRModule:
     for gv, func in list(mod.functions.items()):
         if isinstance(func, tirx.PrimFunc):
             scheduled = _schedule(func)
-            mod.update_func(gv, _from_infinity(scheduled) if infinities else scheduled)
+            mod.update_func(gv, special_values.keep(scheduled) if infinities else scheduled)
     return mod
 
 
@@ -130,21 +130,6 @@ def _schedule(func: tirx.PrimFunc) -> tirx.PrimFunc:
         except s_tir.schedule.ScheduleError:
             _vectorize(schedule, block)  # a reduction, or an output
     return schedule.mod["main"]
-
-
-def _from_infinity(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """TVM begins a largest value with the smallest finite number: of a row that is all minus infinite, as a mask of everything
-    makes it, that is the wrong result."""
-    if not any(sign in str(func.body) for sign in ("T.max(", "T.min(")):
-        return func
-
-    def begin(store: Any) -> Any:
-        value = store.value
-        if not isinstance(value, tirx.FloatImm) or abs(value.value) != LARGEST:
-            return store
-        return tirx.BufferStore(store.buffer, tirx.FloatImm(str(value.ty.dtype), copysign(inf, value.value)), store.indices)
-
-    return tirx.PrimFunc(func.params, structural_map(func.body, (tirx.BufferStore, begin)), func.ret_type, func.attrs)
 
 
 def _vectorize(schedule: s_tir.Schedule, block: Any) -> None:
