@@ -16,6 +16,7 @@ import numpy as np
 from edgeemo_runtime import g711
 from edgeemo_runtime.errors import EdgeEmoError, first_line, printable
 from edgeemo_runtime.pipe_file import PipeFile
+from edgeemo_runtime.rates import MAX_RATE, MIN_RATE
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".aiff", ".au")
 # Files without a header, and how they are encoded; a rate where the name says it (Asterisk's do), else --rate.
@@ -28,7 +29,6 @@ RAW_SUFFIXES: dict[str, tuple[str, int | None]] = {
 }  # fmt: skip
 ENCODINGS = {"s16": 2, "mulaw": 1, "alaw": 1}  # bytes a sample
 CHANNELS = ("mix", "left", "right", "both")
-MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 MAX_CHANNELS = 32
 PROMISING = ("WAV", "WAVEX", "RF64", "AU")  # formats whose header says how much there is, before it is known
 BLOCK_S = 0.16  # of a file or stream read at once

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeemo_runtime.errors import EdgeEmoError, printable
+from edgeemo_runtime.rates import MAX_RATE, MIN_RATE
 
 SCHEMA = 1
 MANIFEST, LIBRARY, WEIGHTS = "manifest.json", "step.so", "weights.bin"
@@ -23,7 +24,6 @@ FUNCTION = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
 WORD = re.compile(r"[\w.+-]{1,64}", re.ASCII)
 MAX_STATE_WORDS = 1 << 26  # float32 words of one stream
 MAX_ARENA_BYTES = 1 << 31  # of one stream
-MAX_RATE = 768_000  # Hz
 MAX_RING_S = 600  # seconds of audio that a ring may hold, and a step may take
 DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
 
@@ -114,7 +114,7 @@ _LISTENING = record({"state": text(), "least": number(0, 1e6)})
 _INTENSITY = record({"state": text(), "label": text(), "names": array(text(), 2, 2)})
 _STREAM = record(
     {
-        "sample_rate": integer(1000, MAX_RATE),
+        "sample_rate": integer(MIN_RATE, MAX_RATE),
         "samples_per_step": integer(1, MAX_RING_S * MAX_RATE),
         "ring_samples": integer(0, MAX_RING_S * MAX_RATE),
         "labels": array(text(), 256, 1),

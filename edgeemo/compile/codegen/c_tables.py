@@ -24,6 +24,7 @@ from edgeemo_runtime import (
     members,
     memory,
     model,
+    rates,
     schedule,
     source_clock,
 )
@@ -35,7 +36,7 @@ NUMBERS: dict[str, int | float] = {
     "SCHEMA": manifest.SCHEMA,
     "MAX_STATE_WORDS": manifest.MAX_STATE_WORDS,
     "MAX_ARENA_BYTES": manifest.MAX_ARENA_BYTES,
-    "MAX_RATE": manifest.MAX_RATE,
+    "MAX_RATE": rates.MAX_RATE,
     "MAX_RING_S": manifest.MAX_RING_S,
     "MANIFEST_LIMIT": members.LIMITS[manifest.MANIFEST],
     "LIBRARY_LIMIT": members.LIMITS[manifest.LIBRARY],

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeemo_runtime import process
-from edgeemo_runtime.audio import CHANNELS, ENCODINGS, MAX_RATE, MIN_RATE
+from edgeemo_runtime.audio import CHANNELS, ENCODINGS
 from edgeemo_runtime.decision import PRESETS
 from edgeemo_runtime.errors import EdgeEmoError, first_line, printable
 from edgeemo_runtime.ops import commands, run_calls
+from edgeemo_runtime.rates import MAX_RATE, MIN_RATE
 
 COMMANDS = ("run", *commands.COMMANDS)
 _EPILOG = "`edgeemo-run ARTIFACT AUDIO...` is short for `edgeemo-run run ...`; every command takes --help and --debug."

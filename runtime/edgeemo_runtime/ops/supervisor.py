@@ -53,7 +53,7 @@ class Supervisor:
         self._looked = self._wrote = self._told = float("-inf")
         self._asked = self._ended = False
         self._unwritten = ""  # why the status could not be written last
-        self._began, self._steps = engine.clock(), 0
+        self._began = engine.clock()
         self._audio = engine.counters.document()
         m = config.metrics
         self._server = MetricsServer(engine, m.host, m.port, read_token(m.token_file)) if m.port else None

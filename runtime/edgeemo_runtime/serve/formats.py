@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeemo_runtime import g711
-from edgeemo_runtime.audio import MAX_RATE, MIN_RATE
 from edgeemo_runtime.errors import EdgeEmoError, printable
+from edgeemo_runtime.rates import MAX_RATE, MIN_RATE
 
 # Bytes of a sample. s16be is what RTP's L16 is (RFC 3551, 4.5.11), f32 what sherpa-onnx clients send.
 WIDTHS = {"mulaw": 1, "alaw": 1, "s16": 2, "s16be": 2, "f32": 4}
