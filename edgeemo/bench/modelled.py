@@ -68,7 +68,7 @@ def run(
 
 
 def clock_mhz(target: str) -> int:
-    """Of a target's boards."""
+    """Clock of a target's boards."""
     return (load_target(target).mhz if target in target_names() else 0) or MHZ
 
 

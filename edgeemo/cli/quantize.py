@@ -95,8 +95,8 @@ def _calibrate(
     if stored is None:
         source, _, said = calibrating.source(planned)
         return calibrating.observe(planned, source), source, said
-    beside = calibrating.source(planned)[0] if named or calibrating.feeds is not None else None
-    return read_calibration(stored, planned, beside), beside, []
+    named_source = calibrating.source(planned)[0] if named or calibrating.feeds is not None else None
+    return read_calibration(stored, planned, named_source), named_source, []
 
 
 def _keep(files: FileOptions, planned: Plan, calibration: Calibration, jobs: int, force: bool) -> None:

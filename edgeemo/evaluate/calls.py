@@ -158,7 +158,7 @@ def first_speech(audio: np.ndarray, rate: int) -> float:
 
 
 def _first_right(truth: list[np.ndarray], heard: list[_Heard], began: list[float], step_s: float) -> dict[str, Any]:
-    """Of calls, the share that ever has the right label, and the median time from the first speech until the end of the first
+    """Share of the calls that ever has the right label, and the median time from the first speech until the end of the first
     step that says it: of those, and of all (None where half of them never have it)."""
     times = []
     for t, h, start in zip(truth, heard, began, strict=True):

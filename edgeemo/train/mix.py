@@ -62,7 +62,7 @@ def target_of(clip: Clip, votes: np.ndarray | None) -> list[float] | None:
 
 
 def _state_of(folder: Path) -> list[str]:
-    """What tells whether a folder is the one that it was: its path, and its manifest's hash where it has one."""
+    """Identity of a folder, to tell whether it is the one that it was: its path, and its manifest's hash where it has one."""
     manifest = folder / MANIFEST
     return [str(folder.resolve()), hash_files([manifest]) if manifest.is_file() else ""]
 

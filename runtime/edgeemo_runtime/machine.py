@@ -59,7 +59,8 @@ def extensions() -> frozenset[str] | None:
 
 
 def auxiliary_value(key: int) -> int:
-    """What the kernel told this process at its start under a key of the auxiliary vector; 0 where nothing (getauxval(3))."""
+    """Value that the kernel gave this process at its start under a key of the auxiliary vector; 0 where nothing
+    (getauxval(3))."""
     import ctypes
 
     try:

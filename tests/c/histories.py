@@ -34,7 +34,7 @@ class Now:
 
 @dataclass
 class Settings:
-    """Of both engines."""
+    """Both engines' answers and counters."""
 
     max_streams: int = 5
     rules: DecisionRules = field(default_factory=DecisionRules)

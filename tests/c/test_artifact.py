@@ -216,20 +216,20 @@ def test_libraries_that_are_none(library: Library, host_artifacts: dict[str, Pat
 def test_signatures(library: Library, host_artifacts: dict[str, Path], tmp_path: Path) -> None:
     key, other = new_key(), new_key()
     data = host_artifacts["int8"].read_bytes()
-    path, beside = in_file(tmp_path, data), tmp_path / "a.edgeemo.minisig"
+    path, signature = in_file(tmp_path, data), tmp_path / "a.edgeemo.minisig"
     us, them = (public_text(k).splitlines()[1] for k in (key, other))
     assert "is not signed" in refusal(library, path, (us,))
     text = signature_text(key, data, "timestamp:5\tsequence:7")
-    beside.write_text(text)
+    signature.write_text(text)
     assert refusal(library, path, (them, us)) == ""
     assert "is signed with key" in refusal(library, path, (them,))
     with pytest.raises(LibraryError, match="INVALID: key 0 is no minisign public key"):
         library.load(path, ("RWQ", us))
-    beside.write_text(text.replace("sequence:7", "sequence:8"))
+    signature.write_text(text.replace("sequence:7", "sequence:8"))
     assert "the comment in its signature was changed" in refusal(library, path, (us,))
-    beside.write_text(text[:40])
+    signature.write_text(text[:40])
     assert "is no minisign signature" in refusal(library, path, (us,))
-    beside.write_text(signature_text(key, data + b"x", "sequence:7"))
+    signature.write_text(signature_text(key, data + b"x", "sequence:7"))
     assert "its signature is not of these bytes" in refusal(library, path, (us,))
 
 

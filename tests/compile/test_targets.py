@@ -63,7 +63,7 @@ def test_the_host_target_has_no_extension_that_the_hypervisor_hides(tmp_path: Pa
 
 @pytest.mark.parametrize("name", [n for n in targets.target_names() if n != "host"])
 def test_a_target_names_every_extension_that_its_core_lets_the_compiler_use(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a board of ARMv8.0 lacks: AES, SHA and CRC are there as intrinsics only."""
+    """Features that a board of ARMv8.0 lacks: AES, SHA and CRC are there as intrinsics only."""
     board = targets.load_target(name)
     monkeypatch.setattr(machine.platform, "machine", lambda: board.machine)
     used = {str(f) for f in codegen.llvm_get_cpu_features(board.tvm_target())} - {f[1:] for f in board.features if f[0] == "-"}

@@ -99,7 +99,7 @@ def _pool() -> Pool:
 
 
 class _Session:
-    """What a dialect sees of a connection, with calls that are real."""
+    """A connection as a dialect sees it, with calls that are real."""
 
     def __init__(self, service: _Service, query: dict[str, str]) -> None:
         self.query, self.headers, self._service = query, {}, service

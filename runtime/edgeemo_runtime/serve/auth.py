@@ -39,7 +39,7 @@ _SIGNATURE = re.compile(r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):", re.ASCII)
 
 
 class Auth:
-    """What the settings ask of a client. Raises EdgeEmoError if a file of secrets cannot be read."""
+    """Checks that the settings ask of a client. Raises EdgeEmoError if a file of secrets cannot be read."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

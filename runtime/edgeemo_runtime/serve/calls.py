@@ -92,7 +92,7 @@ class Call:
             self.write(leg, part)
 
     def jump(self, leg: str, count: int) -> None:
-        """What is written next is sample ``count`` of the leg."""
+        """Notes that what is written next is sample ``count`` of the leg."""
         channel = self.legs[leg].channel
         if channel is not None and not channel.writer.mark(count):
             self.counts["jumps_not_noted"] += 1

@@ -1,4 +1,4 @@
-"""What listeners see of the service that they belong to (service.py)."""
+"""The service as listeners see it that they belong to (service.py)."""
 
 from __future__ import annotations
 

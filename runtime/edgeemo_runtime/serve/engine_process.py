@@ -46,7 +46,7 @@ async def launch(command: list[str], memory: int) -> Launched:
 
 
 class Owner(Protocol):
-    """What a process needs of the pool that it is of."""
+    """Interface of the pool as its processes use it."""
 
     labels: tuple[str, ...]
     rate: int

@@ -1,4 +1,4 @@
-"""What is told of a call: JSON events, version 1. docs/live-calls.md has each. Additions keep the version."""
+"""Events of a call: JSON, version 1. docs/live-calls.md has each. Additions keep the version."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Segment:
 
 @dataclass
 class Record:
-    """What a channel's answers amount to so far."""
+    """Summary of a channel's answers so far."""
 
     labels: tuple[str, ...]
     segment: Segment | None = None
@@ -124,7 +124,7 @@ class Record:
         return before, begun, reason
 
     def _end_segment(self) -> Segment | None:
-        """Where a call is listened to anew, as after a long pause."""
+        """Ends the segment of a call that is listened to anew, as after a long pause."""
         ended, self.segment = self.segment, None
         return ended
 

@@ -1,4 +1,4 @@
-"""What is counted, as Prometheus metrics and as JSON: the front's own, and each engine's with its number."""
+"""Counters as Prometheus metrics and as JSON: the front's own, and each engine's with its number."""
 
 from __future__ import annotations
 

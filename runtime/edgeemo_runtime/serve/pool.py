@@ -79,7 +79,7 @@ class Pool:
             self._preparing = self._spawn(self._prepare())
 
     def _task_of(self, engine: EngineProcess) -> dict[str, Any]:
-        """What an engine is to do. One that ran before is not measured, and its model not tried, again: calls wait for it."""
+        """Task of an engine process. One that ran before is not measured, and its model not tried, again: calls wait for it."""
         again = engine.capacity > 0
         fixed = engine.capacity if again or self.settings.serve.capacity == "plan" else self.config.engine.max_streams
         return {**self._task, "again": again, "capacity": fixed, "cpu": self._cpu(engine)}
@@ -262,7 +262,7 @@ class Pool:
         channel.closed(reason, lost)
 
     async def families(self) -> list[tuple[int, list[dict[str, Any]]]]:
-        """What each engine counts, as Prometheus families; none of an engine that does not tell in time."""
+        """Counters of each engine, as Prometheus families; none of an engine that does not tell in time."""
         found = []
         for engine in self.engines:
             with contextlib.suppress(TimeoutError):

@@ -25,7 +25,7 @@ class Reorder:
     _strange: int | None = None  # the number that another source would go on with
 
     def push(self, number: int, packet: object, now: float) -> list[object]:
-        """What can be passed on now, in order."""
+        """Packets that can be passed on now, in order."""
         self.received += 1
         if self._next is None:
             self._next = number
@@ -62,7 +62,7 @@ class Reorder:
         return sorted(self._waiting, key=lambda n: (n - start) % WRAP)
 
     def overdue(self, now: float) -> list[object]:
-        """What is next, and what has waited long enough for what is missing."""
+        """Packets that are next, and those that have waited long enough for what is missing."""
         passed = []
         while self._waiting:
             assert self._next is not None

@@ -29,7 +29,7 @@ MARKS = 256  # jumps of a source's count that are remembered
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything lies in the region, by the number of slots."""
+    """Layout of the shared region, by the number of slots."""
 
     slots: int
 
@@ -135,7 +135,8 @@ class SlotWriter:
         self._all.written[self.slot] = end
 
     def mark(self, count: int) -> bool:
-        """What is written next is sample ``count`` of the source. False where too many marks wait, and nothing is noted."""
+        """Notes that what is written next is sample ``count`` of the source. False where too many marks wait, and nothing is
+        noted."""
         marked = self._all.marked[self.slot]
         oldest = 2 * (self.slot * MARKS + marked % MARKS)
         if marked >= MARKS and self._all.marks[oldest] > self._all.read[self.slot]:
@@ -198,7 +199,7 @@ class SlotReader:
             self._mark += 1
 
     def _next_mark(self) -> int | None:
-        """Where the next mark lies."""
+        """Offset of the next mark."""
         if self._mark < int(self._all.marked[self.slot]):
             return int(self._all.marks[self.slot, self._mark % MARKS, 0])
         return None

@@ -135,7 +135,7 @@ class RtpPort(asyncio.DatagramProtocol):
         self._transport = cast(asyncio.DatagramTransport, transport)  # which asyncio's own does not inherit
 
     def error_received(self, error: Exception) -> None:
-        """What the network says of packets that we do not send."""
+        """Receives what the network says of packets that we do not send."""
 
     def datagram_received(self, data: bytes, address: tuple) -> None:
         packet = parse_packet(data)

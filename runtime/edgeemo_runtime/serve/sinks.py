@@ -1,4 +1,4 @@
-"""Where events go next to the sockets that calls come on: MQTT and webhooks. Neither is waited for; queues are bounded."""
+"""Sinks of events besides the sockets that calls come on: MQTT and webhooks. Neither is waited for; queues are bounded."""
 
 from __future__ import annotations
 
@@ -122,14 +122,14 @@ class MqttSink:
                 raise
 
     async def close(self) -> None:
-        """What waits is published as far as a second goes."""
+        """Publishes what waits, as far as a second goes."""
         ends = time.monotonic() + 1.0
         while self.connected and len(self._queue) and time.monotonic() < ends:
             await asyncio.sleep(0.02)
 
 
 def sign(secret: bytes, stamp: int, body: bytes) -> str:
-    """What X-EdgeEmo-Signature holds: the time, and HMAC-SHA256 over time, a dot and the body, in hex."""
+    """Value of X-EdgeEmo-Signature: the time, and HMAC-SHA256 over time, a dot and the body, in hex."""
     return f"t={stamp},v1={hmac.new(secret, f'{stamp}.'.encode() + body, 'sha256').hexdigest()}"
 
 
@@ -187,7 +187,7 @@ class WebhookSink:
         log("webhook_given_up", call=event.call, type=event.type, tries=self._tries, reason=reason)
 
     async def close(self) -> None:
-        """What waits is delivered as far as a second goes."""
+        """Delivers what waits, as far as a second goes."""
         ends = time.monotonic() + 1.0
         with contextlib.suppress(asyncio.CancelledError):
             while (self._busy or any(len(q) for q in self._queues)) and time.monotonic() < ends:

@@ -25,7 +25,7 @@ LONGEST_REASON = 120  # bytes of a closing frame's reason
 
 
 class WebSocketSession:
-    """What a dialect sees of its connection (dialects/base.py), and what runs it."""
+    """A connection as its dialect sees it (dialects/base.py), and what runs it."""
 
     def __init__(self, service: Service, request: web.Request) -> None:
         self._service, self._request = service, request

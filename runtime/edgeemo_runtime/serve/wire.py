@@ -1,4 +1,4 @@
-"""What the front and an engine process say to each other over their socket pair: JSON by the call, arrays by the batch."""
+"""Messages between the front and an engine process over their socket pair: JSON by the call, arrays by the batch."""
 
 from __future__ import annotations
 

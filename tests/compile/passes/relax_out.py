@@ -14,7 +14,7 @@ from edgeemo.targets.board import load_target
 
 
 def operators(mod: Any) -> list[str]:
-    """Of main, in order: an operator's name without "relax.", or a kernel's."""
+    """Operators of main, in order: an operator's name without "relax.", or a kernel's."""
     names = []
     for block in mod[MAIN].body.blocks:
         for binding in block.bindings:

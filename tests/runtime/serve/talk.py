@@ -25,7 +25,7 @@ Steps = list[tuple[float, list[float]]]  # (end_s, probabilities) by step
 
 
 def alone(artifact: Path, samples: np.ndarray, rate: int = 8000) -> Steps:
-    """What Engine answers to the same audio: float32 samples of one channel."""
+    """Engine's answers to the same audio: float32 samples of one channel."""
     engine = Engine(artifact, 1, PRESETS["raw"])
     if rate != engine.sample_rate:
         resample = stream_resampler(rate, engine.sample_rate)

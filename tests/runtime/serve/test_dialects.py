@@ -1,4 +1,4 @@
-"""What telephone systems say, word for word, and what of it becomes a call; garbage in every dialect."""
+"""Messages of telephone systems, word for word, and what of it becomes a call; garbage in every dialect."""
 
 from __future__ import annotations
 

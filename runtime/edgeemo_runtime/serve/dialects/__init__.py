@@ -1,4 +1,4 @@
-"""What telephone systems and programs say over a WebSocket: one dialect a module, told apart by the first message.
+"""Dialects of telephone systems and programs over a WebSocket: one dialect a module, told apart by the first message.
 
 A new one: a module with a subclass of Dialect, its name in TABLE, and what it begins with in ``by_text`` or ``by_upgrade``.
 """

@@ -1,4 +1,4 @@
-"""What every dialect shares."""
+"""Base of every dialect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MessageError(Exception):
 
 
 class Session(Protocol):
-    """What a dialect needs of its connection (websocket.py)."""
+    """Interface of a connection as its dialect uses it (websocket.py)."""
 
     query: dict[str, str]
     headers: Any

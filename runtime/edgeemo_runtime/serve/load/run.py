@@ -28,8 +28,8 @@ EPSILON_S = 1e-6
 
 @dataclass(frozen=True)
 class Network:
-    """What happens to packets: a share lost, a share that changes places with the next, and delays up to ``jitter_ms``. Over
-    connections that keep order, only delays."""
+    """Faults of the network: a share of the packets lost, a share that changes places with the next, and delays up to
+    ``jitter_ms``. Over connections that keep order, only delays."""
 
     loss: float = 0.0
     reorder: float = 0.0
