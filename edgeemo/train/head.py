@@ -15,6 +15,7 @@ from edgeemo.model.config import LABELS
 from edgeemo.model.cosyvoice_tiny import SUMMARY_STATES, CosyVoiceTiny
 from edgeemo.model.encoder import SummaryHead
 from edgeemo.train.mix import Mix, Pool, Row
+from edgeemo.train.precision import bfloat16_products
 from edgeemo.train.sureness import Steps
 
 LEAST_STEPS = 3  # of a clip before its summary is one to learn from
@@ -54,7 +55,7 @@ def summaries(model: CosyVoiceTiny, pcm: Tensor) -> tuple[Tensor, Tensor]:
     S)."""
     steps, state = pcm.shape[1] // model.config.step_samples, model.initial_state(len(pcm))
     features, energy, spoken, _ = model.features(pcm, state, steps)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with bfloat16_products():
         layers, _ = model.tokens(features, state, steps)
     return model.summary([x.float() for x in layers], energy, [state[n] for n in SUMMARY_STATES], steps)[0], spoken
 

@@ -31,6 +31,7 @@ from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.whisper import WhisperEncoder, load_whisper
 from edgeemo.train.head import HeadRecipe, Moments, Summaries, fit_head, gather, tune_head
 from edgeemo.train.mix import Mix, Pool, Row, Rows
+from edgeemo.train.precision import bfloat16_products
 from edgeemo.train.start import begin_with_whisper
 from edgeemo.train.sureness import Steps, errors, fit_sureness, sessions
 
@@ -57,7 +58,7 @@ class ListenerRecipe:
     deep_loss: float = 0.5  # weight of the distance from Whisper's last layer
     average: float = 0.99
     every: int = 100  # updates from one line of the log, and one state to go on from, to the next
-    half: bool = True  # matrix products in bfloat16
+    half: bool = True  # matrix products in bfloat16, where the processor has it
     sessions: int = HeadRecipe.sessions  # for the classifier
     seed: int = 1
 
@@ -79,7 +80,7 @@ class Teacher:
         """(B, tokens, len(FOLLOWED) * width), each channel in units of its deviation over the first rows that were asked for."""
         mel = self.mel(rows.pcm)
         positions = self.encoder.positions[rows.began[:, None] + torch.arange(mel.shape[2] // 2)]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        with bfloat16_products(half):
             heard = self.encoder.encode(mel, positions)
         x = torch.cat([heard[i - 1].float() - positions for i in FOLLOWED], dim=2)
         x = x.reshape(len(x), -1, 2, x.shape[2]).mean(dim=2)
@@ -113,7 +114,7 @@ class Lesson(nn.Module):
         angle = rows.began[:, None] * m.positions.turn
         state["position"] = torch.cat([torch.sin(angle), torch.cos(angle)], dim=1).float() - m.positions.begin
         features = m.features(line, state, steps)[0]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        with bfloat16_products(half):
             layers, _ = m.tokens(features, state, steps)
         apart = (self.map(layers[-1].float()) - states).abs().mean(dim=(0, 1))
         return apart.reshape(len(FOLLOWED), -1).mean(dim=1)

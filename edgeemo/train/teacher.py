@@ -23,6 +23,7 @@ from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.model.config import LABELS
 from edgeemo.model.whisper import FRAME_SAMPLES, RATE, WhisperEncoder, load_whisper
 from edgeemo.model.whisper_cls import WhisperTinyCls
+from edgeemo.train.precision import bfloat16_products
 
 FOLDS = 5
 EXTRA_SPEEDS = (0.85, 1.15)  # of speech without labels, each piece heard once
@@ -116,7 +117,7 @@ def teach(
         padded[: len(heard)] = heard
         real = math.ceil(len(heard) / rate / FRAME_S)
         # States are kept in 16 bits anyway.
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.inference_mode(), bfloat16_products():
             told = [[s.float() for s in teacher(padded)] for teacher in teachers]
         pooling = token_pooling(steps, tokens_per_step, step_samples / rate)
         followed = [told[0][0][:, :0], *(told[0][i - 1] for i in layers)]  # none: a student of the soft labels alone

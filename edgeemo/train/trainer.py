@@ -20,6 +20,7 @@ from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.model.cosyvoice_nano import CosyVoiceNano
 from edgeemo.model.streaming import StreamingModel
 from edgeemo.train.loop import class_weights, fit, load_sets, smoothed_nll, spec_augment
+from edgeemo.train.precision import bfloat16_products
 from edgeemo.train.teacher import Lessons, Listen
 
 
@@ -37,7 +38,7 @@ class Recipe:
     bands_masked: int = 6  # SpecAugment: up to so many bands, twice
     frames_masked: int = 10  # and up to so many frames, twice
     line: float = 0.3  # share of clips through each part of the telephone line
-    half: bool = True  # matrix products in bfloat16
+    half: bool = True  # matrix products in bfloat16, where the processor has it
     seed: int = 1
     # With a teacher (train/teacher.py), as measured in docs/training-log.md:
     teacher_layers: tuple[int, ...] = (2, 4)  # followed by the student's last blocks
@@ -157,7 +158,7 @@ def train(
             features, _, _, _ = model.features(channel(batch.pcm), model.initial_state(len(batch.pcm)), steps)
             # Features are standardised: zero is the mean.
             masked = spec_augment(features, recipe.bands_masked, recipe.frames_masked, torch.zeros(()), rng)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.half):
+            with bfloat16_products(recipe.half):
                 mean, log_p, real = clip_log_probabilities(model, masked, batch)
             labelled = torch.ones(len(mean)) if batch.labelled is None else batch.labelled
             known = real * labelled[:, None]

@@ -23,6 +23,7 @@ from edgeemo.model.streaming import StreamingModel
 from edgeemo.model.whisper_cls import WhisperConfig, WhisperTinyCls
 from edgeemo.model.windowed import WindowedModel
 from edgeemo.train.loop import class_weights, fit, load_sets, smoothed_nll, spec_augment
+from edgeemo.train.precision import bfloat16_products
 from edgeemo.train.teacher import Lessons, Listen
 
 Windows = Callable[[Sequence[np.ndarray]], tuple[Tensor, Tensor]]  # clips to scaled log-mel and steps heard
@@ -49,7 +50,7 @@ class WindowRecipe:
     bands_masked: float = 0.0  # SpecAugment: up to this share of the bands, twice
     frames_masked: int = 0  # and up to so many frames, twice
     line: float = 0.3
-    half: bool = True  # matrix products in bfloat16
+    half: bool = True  # matrix products in bfloat16, where the processor has it
     source_loss: float = 3.0  # weight of the second task, telling which corpus a clip is from
     seed: int = 1
     # With teachers:
@@ -89,7 +90,7 @@ def evaluate(model: WindowedModel, corpus: Corpus, half: bool) -> float:
     """Macro-F1 of the mean probability over every DEV_STRIDE-th step of a clip, and its last."""
     model.eval()
     answer = np.empty(len(corpus.clips), dtype=np.int64)
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+    with torch.inference_mode(), bfloat16_products(half):
         for batch, index in corpus.batches(32):
             steps = batch.pcm.shape[1] // corpus.step_samples
             seen, heard, _ = model.windows(batch.pcm, model.initial_state(len(index)), steps)
@@ -133,7 +134,7 @@ def _fit_classifier(
     model.eval()
     with progress_bar("windows through Whisper", len(clips)) as advance:
         for group in np.split(clips, range(recipe.batch, len(clips), recipe.batch)):
-            with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.half):
+            with torch.inference_mode(), bfloat16_products(recipe.half):
                 heard.append(model.pooled_layers(*windows([corpus.audio[i] for i in group])).float())
             advance(len(group))
     pooled = torch.cat(heard).clone()  # out of inference mode
@@ -237,7 +238,7 @@ def train_windowed(
             mel, heard = windows([audio for _, audio, _ in group])
             bands = int(recipe.bands_masked * mel.shape[2])
             mel = spec_augment(mel, bands, recipe.frames_masked, mel.mean(dim=(1, 2), keepdim=True), rng)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.half):
+            with bfloat16_products(recipe.half):
                 summary = model.summary(mel, heard)
             yield loss_of(summary.float(), np.array([i for i, _, _ in group]), [soft for _, _, soft in group if soft is not None])
 

@@ -37,6 +37,7 @@ FIRST_COLUMNS = {
 def load_functions(artifact: Artifact) -> tuple[Any, Any] | None:
     """The artifact's two functions, in calling order; None where it has none or knows other columns: numpy then does it."""
     names = artifact.manifest.get("around")
-    if names is None or names.get("columns", FIRST_COLUMNS) != COLUMNS:
+    if names is None:
         return None
-    return artifact.load_function(names["intake"]), artifact.load_function(names["decide"])
+    functions = artifact.load_function(names["intake"]), artifact.load_function(names["decide"])
+    return functions if names.get("columns", FIRST_COLUMNS) == COLUMNS else None

@@ -181,6 +181,11 @@ def check_manifest(manifest: Any) -> None:
     for name, state in manifest["states"].items():
         offset = state["offset_words"]
         _expect(offset < max(1, words), f"states.{name}.offset_words", f"within the step's {words} state words", offset)
+    if (functions := manifest.get("around")) is not None:
+        taken = [manifest["step"]["function"]]
+        for key in ("intake", "decide"):
+            _expect(functions[key] not in taken, f"around.{key}", "a function of its own", functions[key])
+            taken.append(functions[key])
     if manifest["stream"] is not None:
         _check_stream(manifest)
 

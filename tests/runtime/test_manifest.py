@@ -89,6 +89,10 @@ def test_of_older_artifacts_keys_may_be_missing() -> None:
         (("files",), [], "files must be an object"),
         (("files", "step.so"), "zz", "files.step.so must be"),
         (("around", "decide"), 5, "around.decide must be"),
+        (("around", "intake"), "step", "around.intake must be a function of its own"),
+        (("around", "decide"), "step", "around.decide must be a function of its own"),
+        (("around", "decide"), "intake", "around.decide must be a function of its own"),
+        (("around",), {"intake": "step", "decide": "step"}, "around.intake must be a function of its own"),
     ],
 )
 def test_each_key_has_a_type_and_a_range(at: tuple[Any, ...], value: Any, words: str) -> None:

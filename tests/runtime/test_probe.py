@@ -65,15 +65,31 @@ def test_foreign_code(host_artifacts: dict[str, Path], tmp_path: Path, what: str
         (lambda m: m["step"].update(arena_bytes_per_stream=m["step"]["arena_bytes_per_stream"] - 64), {}),
         (lambda m: m["step"].update(state_words=m["step"]["state_words"] + 1), {}),
         (lambda m: None, {"weights": b"x" * 64}),
-        (lambda m: m["around"].update(intake="step", decide="step"), {}),
         (lambda m: m["around"].update(intake="decide", decide="intake"), {}),
     ],
-    ids=["no arena", "less arena", "more states", "less weights", "functions are the step", "functions swapped"],
+    ids=["no arena", "less arena", "more states", "less weights", "functions swapped"],
 )
 def test_sizes_are_the_code_s(host_artifacts: dict[str, Path], tmp_path: Path, change: Any, parts: dict[str, bytes]) -> None:
     """The manifest lies and its hashes are right: the compiled step refuses it before it writes anything."""
     with pytest.raises(EdgeEmoError, match="its code does not fit its manifest"):
         probed(members(host_artifacts["int8"], tmp_path, change, **parts))
+
+
+@pytest.mark.parametrize("columns", [True, False])
+def test_functions_that_are_the_step_are_refused(host_artifacts: dict[str, Path], tmp_path: Path, columns: bool) -> None:
+    """Whether or not they are of columns that this runtime would call them with."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["around"] = {**(manifest["around"] if columns else {}), "intake": "step", "decide": "step"}
+
+    with pytest.raises(EdgeEmoError, match=r"around\.intake must be a function of its own"):
+        probed(members(host_artifacts["int8"], tmp_path, change))
+
+
+def test_functions_that_are_not_there_are_refused(host_artifacts: dict[str, Path], tmp_path: Path) -> None:
+    """Of other columns, too: numpy serves those, and what the manifest names has to be in the library all the same."""
+    with pytest.raises(EdgeEmoError, match="has no function other"):
+        probed(members(host_artifacts["int8"], tmp_path, lambda m: m.update(around={"intake": "other", "decide": "decide"})))
 
 
 def test_a_child_that_ends_slowly_holds_nobody_up(host_artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

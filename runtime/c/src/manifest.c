@@ -202,6 +202,9 @@ static void ee_around(ee_checker *c, uint32_t at, ee_manifest *m) {
   }
   const char *intake = ee_text(c, ee_need(c, at, "intake"), "around.intake", 64, ee_is_function);
   const char *decide = ee_text(c, ee_need(c, at, "decide"), "around.decide", 64, ee_is_function);
+  if (intake != NULL && m->function != NULL && strcmp(intake, m->function) == 0) ee_wrong(c, "around.intake", "a function of its own");
+  if (decide != NULL && ((m->function != NULL && strcmp(decide, m->function) == 0) || (intake != NULL && strcmp(decide, intake) == 0)))
+    ee_wrong(c, "around.decide", "a function of its own");
   const uint32_t columns = ee_may(c, at, "columns");
   bool same = true;
 #define EE_SAME(kind) same = ee_column_names(c, columns, #kind, ee_columns_##kind) && same

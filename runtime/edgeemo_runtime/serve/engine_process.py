@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import socket
 import time
@@ -119,9 +120,10 @@ class EngineProcess:
         return await asyncio.shield(self._asking)
 
     def kill(self) -> None:
+        """Not by ``send_signal``: that waits for a child that has just ended, whom asyncio then does not find any more."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGKILL)
+                os.kill(self._process.pid, signal.SIGKILL)
 
     async def end(self) -> None:
         self.say({"do": "quit"})
