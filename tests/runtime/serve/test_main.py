@@ -10,9 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -91,30 +92,60 @@ def test_the_files_to_deploy_are_read_by_those_they_are_for() -> None:
         assert not wrong, (code, text)
 
 
+def _command(tmp_path: Path, artifact: Path, http: socket.socket) -> tuple[list[str], dict]:
+    """What systemd runs, and how: with a listening socket for HTTP."""
+    config = tmp_path / "serve.toml"
+    config.write_text('[serve]\nengines = 1\ncapacity = "max_streams"\n[engine]\nmax_streams = 2\n')
+
+    def pass_socket() -> None:
+        os.dup2(http.fileno(), systemd.FIRST)
+        os.set_inheritable(systemd.FIRST, True)
+
+    shell = ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh"]
+    environment = {**os.environ, "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}
+    passed = {"pass_fds": (systemd.FIRST,), "preexec_fn": pass_socket, "env": environment}
+    return [*shell, *SERVE, str(artifact), "--config", str(config), *NOWHERE, "--allow-writable"], passed
+
+
 @contextmanager
 def managed(artifact: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket, str]]:
     """The process as systemd starts it: with a listening socket for HTTP, and told where to say that it is ready."""
     with socket.create_server(("127.0.0.1", 0)) as http, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(60)
-        environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}
-        config = tmp_path / "serve.toml"
-        config.write_text('[serve]\nengines = 1\ncapacity = "max_streams"\n[engine]\nmax_streams = 2\n')
-
-        def pass_socket() -> None:
-            os.dup2(http.fileno(), systemd.FIRST)
-            os.set_inheritable(systemd.FIRST, True)
-
-        shell = ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh"]
-        command = [*shell, *SERVE, str(artifact), "--config", str(config), *NOWHERE, "--allow-writable"]
-        passed = {"pass_fds": (systemd.FIRST,), "preexec_fn": pass_socket, "env": environment}
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **passed)  # type: ignore[call-overload]
+        command, passed = _command(tmp_path, artifact, http)
+        passed["env"]["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **passed)
         try:
             yield process, manager, f"http://127.0.0.1:{http.getsockname()[1]}"
         finally:
             if process.poll() is None:
                 process.kill()
             process.wait(20)
+
+
+@contextmanager
+def restarted(artifact: Path, tmp_path: Path) -> Iterator[tuple[Callable[[], int], str]]:
+    """A supervisor that starts the service again whenever it ends: a function for its pid, and its address."""
+    ended = threading.Event()
+    running: list[subprocess.Popen[bytes]] = []
+
+    def supervise(command: list[str], passed: dict) -> None:
+        while not ended.is_set():
+            running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **passed))
+            running[-1].wait()
+
+    with socket.create_server(("127.0.0.1", 0)) as http:
+        supervisor = threading.Thread(target=supervise, args=_command(tmp_path, artifact, http), daemon=True)
+        supervisor.start()
+        address = f"http://127.0.0.1:{http.getsockname()[1]}"
+        try:
+            wait_for(lambda: get(address + "/v1/status")["state"] == "ready")
+            yield lambda: running[-1].pid, address
+        finally:
+            ended.set()
+            running[-1].kill()
+            supervisor.join(20)
 
 
 def get(address: str) -> dict:
@@ -178,3 +209,34 @@ def test_a_load_test_reports(artifact: Path, tmp_path: Path) -> None:
         report = json.loads(text)
         assert code == 0 and report["lost_answers"] == 0 and report["packets"] == 300 and report["latency_ms"]["p50"] > 0
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_connections_that_come_and_go_leave_nothing(artifact: Path, tmp_path: Path) -> None:
+    """Some say nothing, some are gone without a word: no call, no file and no channel of theirs is left."""
+    with managed(artifact, tmp_path) as (_, manager, http):
+        assert b"READY=1" in manager.recv(200)
+        command = [*LOAD, "websocket", "--churn", "24", "--calls", "2", "--http", http, "--address", http.replace("http", "ws")]
+        code, text = said(*command, "--json")
+        report = json.loads(text)
+        # One that is gone without a word keeps its channel until its audio was heard: the next may find none free.
+        assert code == 0 and report["served"] >= 12 and not report["failed"] and not report["calls_left"], report
+        assert report["served"] + report["refused"] == 24
+        assert report["open_files"][-1] <= report["open_files"][0] + 1  # the connection that asks for the status
+        assert get(http + "/v1/status")["channels"] == 0
+
+
+@pytest.mark.slow
+def test_calls_go_on_after_the_front_was_killed(artifact: Path, tmp_path: Path) -> None:
+    """A supervisor starts it anew on the socket it keeps; clients that connect again are heard again."""
+    with restarted(artifact, tmp_path) as (front, http):
+        command = [*LOAD, "websocket", "--calls", "2", "--seconds", "12", "--http", http, "--address", http.replace("http", "ws")]
+        load = subprocess.Popen([*command, "--reconnect", "--json"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        wait_for(lambda: get(http + "/v1/status")["calls"] == 2)
+        time.sleep(1.0)
+        os.kill(front(), signal.SIGKILL)
+        text, _ = load.communicate(timeout=120)
+        report = json.loads(text)
+        assert load.returncode == 0 and report["reconnects"] == 2 and report["ended_by_server"] == 0
+        away = report["longest_away_s"]
+        assert report["answers"] > 0 and report["lost_answers"] <= 2 * (away / 0.16 + 3)

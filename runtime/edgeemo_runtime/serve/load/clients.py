@@ -44,17 +44,20 @@ class Client:
     def __init__(self, address: str, number: int, http: str, headers: dict[str, str]) -> None:
         self.address, self.number, self.http, self.headers = address, number, http, headers
         self.call = str(uuid.uuid4())
-        self.ended = False  # by the server
+        self.opened = self.ended = False  # the latter by the server
         self.told: Any = None  # called with each event
 
     async def open(self) -> None: ...
     async def send(self, number: int, data: bytes) -> None: ...
     async def close(self) -> None: ...
+    async def drop(self) -> None:
+        """Ends the connection without a word, as a client that crashes; there may be none."""
 
 
 class WebSocketClient(Client):
     query = ""
     _session: aiohttp.ClientSession | None = None
+    _reader: asyncio.Task | None = None
 
     async def open(self) -> None:
         self._session = aiohttp.ClientSession()
@@ -64,8 +67,9 @@ class WebSocketClient(Client):
             )
             self._reader = asyncio.ensure_future(self._read())
             await self.greet()
+            self.opened = True
         except (aiohttp.ClientError, OSError) as error:
-            await self._session.close()
+            await self.drop()
             raise EdgeEmoError(f"{self.address}: no WebSocket can be had ({first_line(error)})") from error
 
     async def greet(self) -> None: ...
@@ -88,10 +92,19 @@ class WebSocketClient(Client):
             return
         with contextlib.suppress(ConnectionError, aiohttp.ClientError, TimeoutError, RuntimeError):
             await self.end()
-            await asyncio.wait_for(asyncio.shield(self._reader), 10.0)
-        self._reader.cancel()
+            if self._reader is not None:
+                await asyncio.wait_for(asyncio.shield(self._reader), 10.0)
         await self._socket.close()
-        await self._session.close()
+        await self.drop()
+
+    async def drop(self) -> None:
+        self.opened = False
+        reader, session = self._reader, self._session
+        self._reader = self._session = None
+        if reader is not None:
+            reader.cancel()
+        if session is not None:
+            await session.close()
 
 
 class Binary(WebSocketClient):
@@ -132,6 +145,7 @@ class TwilioJson(WebSocketClient):
 class AudioSocket(Client):
     name = "audiosocket"
     own_results = False
+    _watch: asyncio.Task | None = None
 
     async def open(self) -> None:
         host, _, port = self.address.rpartition(":")
@@ -141,6 +155,7 @@ class AudioSocket(Client):
             raise EdgeEmoError(f"{self.address}: no AudioSocket can be had ({first_line(error)})") from error
         self._writer.write(b"\x01\x00\x10" + uuid.UUID(self.call).bytes)
         self._watch = asyncio.ensure_future(self._until_end())
+        self.opened = True
 
     async def _until_end(self) -> None:
         with contextlib.suppress(OSError):
@@ -156,7 +171,13 @@ class AudioSocket(Client):
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
-        self._watch.cancel()
+        await self.drop()
+
+    async def drop(self) -> None:
+        self.opened = False
+        if self._watch is not None:
+            self._watch.cancel()
+            self._writer.transport.abort()
 
 
 class Rtp(Client):
@@ -164,6 +185,7 @@ class Rtp(Client):
     encoding = "mulaw"
     ordered = False
     own_results = False
+    _socket: socket.socket | None = None
 
     async def open(self) -> None:
         """Announces the call over HTTP, as a telephone system's application does, and so learns its port."""
@@ -177,7 +199,7 @@ class Rtp(Client):
                     said = await answer.json()
             except aiohttp.ClientError as error:
                 raise EdgeEmoError(f"{self.http}: cannot be asked for an RTP port ({first_line(error)})") from error
-        self._port = said["port"]
+        self._port, self.opened = said["port"], True
         self._socket = socket.socket(socket.AF_INET6 if ":" in said["host"] else socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._socket.connect((said["host"], said["port"]))
@@ -187,10 +209,18 @@ class Rtp(Client):
     async def send(self, number: int, data: bytes) -> None:
         stamp = (self._stamp + number * SAMPLES) & 0xFFFFFFFF
         head = struct.pack("!BBHII", 0x80, 0 if number else 0x80, (self._first + number) & 0xFFFF, stamp, self._ssrc)
+        assert self._socket is not None
         with contextlib.suppress(OSError):
             self._socket.send(head + data)
 
+    async def drop(self) -> None:
+        """RTP has no connection: packets just end, and the port is free again after ``idle_s``."""
+        if self._socket is not None:
+            self._socket.close()
+
     async def close(self) -> None:
+        if self._socket is None:
+            return
         self._socket.close()
         async with aiohttp.ClientSession(headers=self.headers) as session:
             with contextlib.suppress(aiohttp.ClientError):

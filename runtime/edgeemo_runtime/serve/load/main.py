@@ -29,6 +29,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--loss", type=float, default=0.0, help="share of the packets that is lost (RTP)")
     parser.add_argument("--reorder", type=float, default=0.0, help="share that changes places with the next (RTP)")
     parser.add_argument("--jitter-ms", type=float, default=0.0, help="delay of each packet, at random up to this")
+    parser.add_argument("--reconnect", action="store_true", help="open calls again whose connection ends")
+    parser.add_argument(
+        "--churn",
+        type=int,
+        default=0,
+        metavar="N",
+        help="instead: N connections that open and close at random, --calls at a time",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="one JSON document")
     return parser
@@ -43,33 +51,55 @@ def show(report: dict[str, Any]) -> None:
     print(
         f"of a core: front {100 * cpu['front']:.0f} %, engines {engines}; packets left up to {report['sender_worst_ms']} ms late"
     )
+    if report["reconnects"]:
+        print(f"connections opened again {report['reconnects']}, away for up to {report['longest_away_s']} s")
+    _show_memory(report, "before, early, at the end")
+
+
+def show_churn(report: dict[str, Any]) -> None:
+    outcome = ", ".join(f"{report[k]} {k}" for k in ("served", "refused", "failed"))
+    print(f"{report['connections']} connections over {report['protocol']} in {report['seconds']} s: {outcome}")
+    print(f"calls left at the end {report['calls_left']}, the front's open files {report['open_files']}")
+    _show_memory(report, "before, halfway, after")
+
+
+def _show_memory(report: dict[str, Any], when: str) -> None:
     front, engine = report["resident_mb"]["front"], report["resident_mb"]["engines"]
-    print(f"MB resident before, early, at the end: front {front}, engines {engine}")
+    print(f"MB resident {when}: front {front}, engines {engine}")
+
+
+async def _report(asked: argparse.Namespace) -> dict[str, Any]:
+    """Raises EdgeEmoError for options that make no sense, and as run_load and run_churn do."""
+    from edgeemo_runtime.serve.load.churn import run_churn
+    from edgeemo_runtime.serve.load.run import Network, run_load
+    from edgeemo_runtime.serve.settings import read_secret
+
+    if asked.calls < 1 or asked.seconds < 1 or asked.churn < 0 or not 0 <= asked.loss < 1 or not 0 <= asked.reorder <= 1:
+        raise EdgeEmoError("--calls and --seconds are at least 1, --churn 0, --loss lies in [0, 1), --reorder in [0, 1]")
+    token = read_secret(str(asked.token)) if asked.token else ""
+    address = asked.address or ADDRESSES[asked.protocol]
+    if asked.churn:
+        return await run_churn(
+            asked.protocol, address, asked.http, asked.churn, asked.calls, asked.audio, asked.seed, token
+        )  # fmt: skip
+    if asked.reconnect and asked.protocol == "rtp":
+        raise EdgeEmoError("--reconnect is for connections; RTP has none, and its ports are announced anew after a restart")
+    network = Network(asked.loss, asked.reorder, max(0.0, asked.jitter_ms))
+    return await run_load(
+        asked.protocol, address, asked.http, asked.calls, asked.seconds, asked.audio, network, asked.seed, token, asked.reconnect
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Exit code 1 if there is no service, or it does not take a call."""
     arguments = _parser().parse_args(argv)
     try:
-        from edgeemo_runtime.serve.load.run import Network, run_load
-        from edgeemo_runtime.serve.settings import read_secret
-    except ImportError as error:
-        print(f"edgeemo-load: needs {error.name}: pip install 'edgeemo-runtime[serve]'", file=sys.stderr)
-        sys.exit(1)
-    try:
-        if arguments.calls < 1 or arguments.seconds < 1 or not 0 <= arguments.loss < 1 or not 0 <= arguments.reorder <= 1:
-            raise EdgeEmoError("--calls and --seconds are at least 1, --loss lies in [0, 1), --reorder in [0, 1]")
-        network = Network(arguments.loss, arguments.reorder, max(0.0, arguments.jitter_ms))
-        token = read_secret(str(arguments.token)) if arguments.token else ""
-        address = arguments.address or ADDRESSES[arguments.protocol]
-        report = asyncio.run(
-            run_load(
-                arguments.protocol, address, arguments.http, arguments.calls, arguments.seconds, arguments.audio, network,
-                arguments.seed, token,
-            )
-        )  # fmt: skip
+        report = asyncio.run(_report(arguments))
     except EdgeEmoError as error:
         print(f"edgeemo-load: {printable(str(error))}", file=sys.stderr)
+        sys.exit(1)
+    except ImportError as error:
+        print(f"edgeemo-load: needs {error.name}: pip install 'edgeemo-runtime[serve]'", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -79,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.json:
         print(json.dumps(report))
     else:
-        show(report)
+        show_churn(report) if arguments.churn else show(report)
 
 
 if __name__ == "__main__":

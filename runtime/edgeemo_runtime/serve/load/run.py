@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import json
@@ -24,6 +25,7 @@ SETTLE_S = 1.0  # after the last packet, before calls are ended
 TAIL_S = 5.0  # that the last answers may take
 ANSWER_S = 10.0  # that the service may take to say how it is
 EPSILON_S = 1e-6
+AGAIN_S = 0.1  # from one try to connect to the next
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,51 @@ class LoadCall:
     sent: dict[int, float] = field(default_factory=dict)  # by packet, when
     answers: list[tuple[float, float]] = field(default_factory=list)  # end_s, when it was heard of
     summary: dict[str, Any] | None = None
+    began_at_s: float | None = 0.0  # of its audio, where its connection begins; None: at the next packet
+    begun: bool = False
+    away_s: list[float] = field(default_factory=list)  # each time that it had no connection
 
     def told(self, event: dict[str, Any]) -> None:
         if event.get("type") == "step":
-            self.answers.append((event["end_s"], time.monotonic()))
+            self.answers.append((event["end_s"] + (self.began_at_s or 0.0), time.monotonic()))
+        elif event.get("type") == "begin":
+            self.begun = True
         elif event.get("type") == "end":
             self.summary = event
+
+    async def send(self, number: int) -> None:
+        """A packet, where there is a connection."""
+        if self.client.ended or not self.client.opened:
+            return
+        if self.began_at_s is None:
+            self.began_at_s = number * PACKET_S
+        self.sent[number] = time.monotonic()
+        await self.client.send(number, self.packets[number])
+
+    async def stay_connected(self) -> None:
+        """Connects again whenever its connection has ended, as often as it takes."""
+        while True:
+            await asyncio.sleep(AGAIN_S)
+            if not self.client.ended or self.summary:
+                continue
+            gone = time.monotonic()
+            while not await self._taken():
+                await asyncio.sleep(AGAIN_S)
+            self.away_s.append(time.monotonic() - gone)
+
+    async def _taken(self) -> bool:
+        """Whether the service took it when it connected: one that is not ready yet ends the connection at once."""
+        await self.client.drop()
+        self.began_at_s, self.begun, self.client.ended = None, False, False
+        try:
+            await self.client.open()
+        except EdgeEmoError:
+            self.client.ended = True
+            return False
+        until = time.monotonic() + TAIL_S
+        while not (self.begun or self.client.ended) and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        return not self.client.ended
 
     def latencies(self) -> list[float]:
         """Seconds from the packet with a hop's last sample to its answer. A packet that was lost is taken for sent when the next
@@ -118,8 +159,7 @@ async def _paced(calls: list[LoadCall], network: Network, rng: np.random.Generat
         due, index, step = heapq.heappop(heap)
         call, number = calls[index], plans[index][step][1]
         worst = max(worst, now - due)
-        call.sent[number] = now
-        await call.client.send(number, call.packets[number])
+        await call.send(number)
         if step + 1 < len(plans[index]):
             heapq.heappush(heap, (call.begins + plans[index][step + 1][0], index, step + 1))
         await asyncio.sleep(0)
@@ -141,6 +181,14 @@ async def _follow(http: str, headers: dict[str, str], by_call: dict[str, LoadCal
                     call.told(event)
 
 
+async def _follow_on(http: str, headers: dict[str, str], by_call: dict[str, LoadCall], ready: asyncio.Event) -> None:
+    """As _follow, again whenever the service is gone."""
+    while True:
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            await _follow(http, headers, by_call, ready)
+        await asyncio.sleep(AGAIN_S)
+
+
 async def status(http: str, headers: dict[str, str]) -> dict[str, Any]:
     """Raises EdgeEmoError if there is no service."""
     patience = aiohttp.ClientTimeout(total=ANSWER_S)
@@ -157,9 +205,21 @@ async def status(http: str, headers: dict[str, str]) -> dict[str, Any]:
 
 
 async def run_load(
-    protocol: str, address: str, http: str, calls: int, seconds: float, paths: list[Path], network: Network, seed: int, token: str
+    protocol: str,
+    address: str,
+    http: str,
+    calls: int,
+    seconds: float,
+    paths: list[Path],
+    network: Network,
+    seed: int,
+    token: str,
+    reconnect: bool = False,
 ) -> dict[str, Any]:
-    """Raises EdgeEmoError where there is no service, or a call cannot be opened."""
+    """``reconnect``: calls whose connection ends are opened again, with the same id, and go on where they are.
+
+    Raises EdgeEmoError where there is no service, or a call cannot be opened.
+    """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     kind = CLIENTS[protocol]
     rng = np.random.default_rng(seed)
@@ -174,7 +234,8 @@ async def run_load(
     try:
         if not kind.own_results:
             ready = asyncio.Event()
-            follower = asyncio.ensure_future(_follow(http, headers, by_call, ready))
+            follow = _follow_on if reconnect else _follow
+            follower = asyncio.ensure_future(follow(http, headers, by_call, ready))
             await asyncio.wait([asyncio.ensure_future(ready.wait()), follower], return_when=asyncio.FIRST_COMPLETED)
         opened = await asyncio.gather(*(c.client.open() for c in made), return_exceptions=True)
         if wrong := [o for o in opened if isinstance(o, BaseException)]:
@@ -184,7 +245,9 @@ async def run_load(
             call.begins = begins + float(phase)
         middle = asyncio.ensure_future(_status_after(http, headers, min(15.0, seconds / 2)))
         began = time.monotonic()
+        keepers = [asyncio.ensure_future(c.stay_connected()) for c in made if reconnect]
         worst = await _paced(made, network, rng)
+        await _stop(*keepers)
         await asyncio.sleep(SETTLE_S)
         after, took = await status(http, headers), time.monotonic() - began
         early = await middle
@@ -200,10 +263,11 @@ async def run_load(
     return _report(protocol, made, seconds, before, early, after, took, worst, network)
 
 
-async def _stop(task: asyncio.Task | None) -> None:
-    if task is not None:
+async def _stop(*tasks: asyncio.Task | None) -> None:
+    running = [task for task in tasks if task is not None]
+    for task in running:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    await asyncio.gather(*running, return_exceptions=True)
 
 
 async def _status_after(http: str, headers: dict[str, str], seconds: float) -> dict[str, Any]:
@@ -247,4 +311,6 @@ def _report(
             "engines": [[e.get("resident_mb", 0) for e in s["engines"]] for s in (before, middle, after)],
         },
         "restarts": after["restarts"] - before["restarts"],
+        "reconnects": sum(len(c.away_s) for c in calls),
+        "longest_away_s": round(max((s for c in calls for s in c.away_s), default=0.0), 2),
     }
