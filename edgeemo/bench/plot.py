@@ -1,8 +1,10 @@
-"""Plots as PNG: cost per stream against batch size; which classes a model mistakes for which, and how sure it is of them."""
+"""Plots as PNG: cost per stream against batch size; which classes a model mistakes for which, and how sure it is of them; which
+models nothing else beats in both F1 and calls."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,38 @@ def plot_answers(probabilities: np.ndarray, truth: np.ndarray, labels: tuple[str
     right.plot([0, 1], [0, 1], color="grey", linewidth=1)
     right.plot([sure[bins == b].mean() for b in used], [(answer == truth)[bins == b].mean() for b in used], marker="o")
     right.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1), title="reliability")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Places of those points (both coordinates: more is better) that no other has at least as much of both as, by the first."""
+    order = sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1]))
+    front, best = list[int](), float("-inf")
+    for i in order:
+        if points[i][1] > best:
+            best = points[i][1]
+            front.append(i)
+    return front[::-1]
+
+
+def plot_front(names: Sequence[str], calls: Sequence[float], f1: Sequence[float], title: str, path: Path) -> None:
+    """macro-F1 against calls that one core takes, logarithmic; a line through the models that no other beats in both."""
+    points = list(zip(calls, f1, strict=True))
+    front = pareto_front(points)
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    axes.step([points[i][0] for i in front], [points[i][1] for i in front], where="pre", color="tab:blue", linewidth=1)
+    for i, (name, (count, score)) in enumerate(zip(names, points, strict=True)):
+        axes.plot([count], [score], marker="o", color="tab:blue" if i in front else "grey")
+        axes.annotate(name, (count, score), textcoords="offset points", xytext=(6, 6), fontsize=9)
+    axes.set_xscale("log")
+    axes.set_xlim(min(calls) / 2, max(calls) * 4)
+    ticks = [n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500) if min(calls) / 2 <= n <= max(calls) * 4]
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="calls on one core", ylabel="macro-F1, INT8", title=title)
+    axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeemo.bench import table
-from edgeemo.bench.plot import plot_answers
+from edgeemo.bench.plot import pareto_front, plot_answers, plot_front
 from edgeemo.data.clips import find_clips
 from edgeemo.model.config import LABELS
 from tests.conftest import CALIBRATION
@@ -50,3 +50,12 @@ def test_plots_confusion_and_reliability(tmp_path: Path) -> None:
     p = rng.dirichlet(np.ones(len(LABELS)), 60)
     plot_answers(p, rng.integers(len(LABELS), size=60), LABELS, "a model", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_front_is_what_no_other_beats(tmp_path: Path) -> None:
+    points = [(35.0, 0.48), (1.2, 0.72), (193.0, 0.58), (93.0, 0.63), (93.0, 0.6)]
+    assert pareto_front(points) == [1, 3, 2]
+    assert pareto_front([(1.0, 1.0), (1.0, 1.0)]) == [0]
+    calls, f1 = zip(*points, strict=True)
+    plot_front("abcde", calls, f1, "models", tmp_path / "front.png")
+    assert (tmp_path / "front.png").read_bytes()[:4] == b"\x89PNG"
