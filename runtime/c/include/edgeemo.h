@@ -12,8 +12,10 @@
  * A model is read-only and may be shared by engines of several threads. An engine serves many streams (calls) and belongs to one
  * thread. Nothing is allocated after edgeemo_engine_create but by edgeemo_engine_swap; no thread is started; nothing is printed.
  *
- * Every struct begins with its size: EDGEEMO_INIT(it) clears it and sets that. Fields are only ever added at the end, and a
- * field that is 0 means the default. Enumerators keep their numbers. Handles are opaque.
+ * Every struct begins with its size: EDGEEMO_INIT(it) clears it and sets that. Fields are only ever added at the end, and an
+ * option that is 0 means the default (rules are filled by edgeemo_rules_defaults and edgeemo_audio_rules_defaults instead).
+ * Enumerators keep their numbers. Handles are opaque; one that was destroyed or released must not be used. The callbacks for time
+ * and log lines must not call the library.
  */
 #ifndef EDGEEMO_H
 #define EDGEEMO_H
@@ -135,7 +137,8 @@ typedef struct edgeemo_tensor {
   int64_t shape[EDGEEMO_MAX_DIMS];
 } edgeemo_tensor;
 
-/* Loads an artifact (a .edgeemo file). Its signature, where one is asked for, lies beside it as PATH.minisig. All of it is read
+/* Loads an artifact: a .edgeemo file, or the folder that `edgeemo-run install` unpacked one to. Its signature, where one is asked
+ * for, is PATH.minisig next to a file and artifact.minisig in a folder. All of it is read
  * into this process's memory and checked before any of its code runs; the file may then change or go. `options` may be NULL. */
 EDGEEMO_API edgeemo_status edgeemo_model_load(const char *path, const edgeemo_load_options *options, edgeemo_model **out);
 
@@ -264,6 +267,14 @@ EDGEEMO_API edgeemo_status edgeemo_engine_attach(edgeemo_engine *engine);
  * nothing if it fails: the model must have the same rate, step, ring and labels. */
 EDGEEMO_API edgeemo_status edgeemo_engine_swap(edgeemo_engine *engine, edgeemo_model *model, int32_t replay);
 
+/* A canary: new streams of a `share` of the users (between 0 and 1), by the last two digits of edgeemo_stream_open_for's `user`,
+ * get `model`; the others get the one that serves now. Memory and refusals are those of edgeemo_engine_swap. */
+EDGEEMO_API edgeemo_status edgeemo_engine_start_canary(edgeemo_engine *engine, edgeemo_model *model, double share);
+
+/* Ends the canary: it gets all new streams (`promote` 1) or none (0). Running ones move over as edgeemo_engine_swap says for
+ * `replay`. A swap ends a canary, too. */
+EDGEEMO_API edgeemo_status edgeemo_engine_end_canary(edgeemo_engine *engine, int32_t promote, int32_t replay);
+
 typedef struct edgeemo_stats {
   uint32_t struct_size;
   int32_t open_streams;
@@ -290,10 +301,33 @@ typedef struct edgeemo_stats {
 /* What was counted since the engine was made. */
 EDGEEMO_API edgeemo_status edgeemo_engine_get_stats(const edgeemo_engine *engine, edgeemo_stats *out);
 
+typedef enum edgeemo_role {
+  EDGEEMO_LEAVING = 0, /* serves the calls that it has */
+  EDGEEMO_LIVE = 1,    /* gets new streams */
+  EDGEEMO_CANARY = 2   /* gets those of a share of the users */
+} edgeemo_role;
+
+/* The part of edgeemo_stats that is a model's own, counted since it serves: what tells whether a canary does worse. */
+typedef struct edgeemo_model_stats {
+  uint32_t struct_size;
+  int32_t role; /* edgeemo_role */
+  int32_t open_streams;
+  int32_t reserved;
+  const char *model; /* its version; until it serves no more */
+  uint64_t steps, listening, decisions, changes, jumps, low, errors, late;
+  uint64_t handoffs[4]; /* by edgeemo_result.handoff; [0] is not used */
+} edgeemo_model_stats;
+
+/* The same of model `index` of those that serve, from 0 to edgeemo_stats.models - 1, the oldest first. */
+EDGEEMO_API edgeemo_status edgeemo_engine_get_model_stats(const edgeemo_engine *engine, int32_t index, edgeemo_model_stats *out);
+
 /* ---- Streams and audio --------------------------------------------------------------------------------------------------- */
 
 /* A new stream. EDGEEMO_OVERLOAD where max_streams are open. */
 EDGEEMO_API edgeemo_status edgeemo_stream_open(edgeemo_engine *engine, edgeemo_stream *out);
+
+/* The same with whose call it is, for a canary: an id, UTF-8; NULL is "". */
+EDGEEMO_API edgeemo_status edgeemo_stream_open_for(edgeemo_engine *engine, const char *user, edgeemo_stream *out);
 
 /* Ends a stream; all that was known of it is cleared before another gets its place. */
 EDGEEMO_API edgeemo_status edgeemo_stream_close(edgeemo_engine *engine, edgeemo_stream stream);
@@ -321,7 +355,7 @@ EDGEEMO_API edgeemo_status edgeemo_push_ulaw(edgeemo_engine *engine, edgeemo_str
 EDGEEMO_API edgeemo_status edgeemo_push_alaw(edgeemo_engine *engine, edgeemo_stream stream, const uint8_t *samples, size_t count,
                                              int64_t at);
 
-/* The same of any format. `came`: when the last sample came, in seconds of the engine's clock; latencies count from it. NaN: now. */
+/* The same of any format, at any address. `came`: when the last sample came, in seconds of the engine's clock; latencies count from it. NaN: now. */
 EDGEEMO_API edgeemo_status edgeemo_push(edgeemo_engine *engine, edgeemo_stream stream, edgeemo_format format, const void *samples,
                                         size_t count, int64_t at, double came);
 
