@@ -242,7 +242,11 @@ def run(pair: Pair, seed: int, events: int, swaps: bool) -> None:
     """``events`` random ones, drawn by ``seed``."""
     rng = random.Random(seed)
     kinds = (
-        ["push"] * 30 + ["step"] * 18 + ["look"] * 4 + ["finish", "open", "open", "close_call"] + ["swap", "canary", "canary"] * swaps
+        ["push"] * 30
+        + ["step"] * 18
+        + ["look"] * 4
+        + ["finish", "open", "open", "close_call"]
+        + ["swap", "canary", "canary"] * swaps
     )
     for _ in range(events):
         kind = rng.choice(kinds)

@@ -1,4 +1,4 @@
-"""libedgeemo by ctypes: an engine with the Python one's interface. Imports nothing but the runtime and numpy, so that the emulated
+"""libedgeemo by ctypes: an engine with the Python one's interface. Needs nothing but the runtime and numpy, so that the emulated
 board has it as well."""
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def struct(name: str, fields: str) -> type[Sized]:
 
 
 LoadOptions = struct("LoadOptions", "u allow_writable; p keys; z key_count")
+LinkedModel = struct("LinkedModel", "u manifest_size; p manifest, weights; Q weights_size; p step, intake, decide")
 Info = struct(
     "Info",
     "i is_stream, sample_rate, samples_per_step, ring_samples, label_count, input_count, output_count; s version, target; "
@@ -73,8 +74,8 @@ Stats = struct(
 )
 ModelStats = struct(
     "ModelStats",
-    "i role, open_streams, reserved; s model; Q steps, listening, decisions, changes, jumps, low, errors, late, handoff0, handoff1, "
-    "handoff2, handoff3",
+    "i role, open_streams, reserved; s model; Q steps, listening, decisions, changes, jumps, low, errors, late, "
+    "handoff0, handoff1, handoff2, handoff3",
 )
 Result = struct(
     "Result",

@@ -15,12 +15,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # this file is run alone, on a board that has nothing but the runtime
 
-from edgeemo_runtime import PRESETS  # noqa: E402
-from edgeemo_runtime import Engine as PythonEngine  # noqa: E402
-from edgeemo_runtime.conditioning import AudioRules  # noqa: E402
+from edgeemo_runtime import PRESETS
+from edgeemo_runtime import Engine as PythonEngine
+from edgeemo_runtime.conditioning import AudioRules
 
-from tests.c.histories import SETTINGS, Pair, run  # noqa: E402
-from tests.c.library import Engine, Library  # noqa: E402
+from tests.c.histories import SETTINGS, Pair, run
+from tests.c.library import Engine, Library
 
 
 def histories(library: Library, sounds: list[np.ndarray], name: str, seeds: int, events: int, artifacts: list[Path]) -> None:

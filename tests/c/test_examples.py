@@ -1,4 +1,4 @@
-"""runtime/c/examples, built without a warning and run: from files, from ALSA's file plugin in place of a sound card, from GStreamer."""
+"""runtime/c/examples, built without a warning and run: files, ALSA's file plugin in place of a sound card, GStreamer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answers(examples: Path, host_artifacts: dict[str, Path], call: Path) -> list[str]:
     """What one_call says of the call."""
     with call.open("rb") as audio:
-        done = subprocess.run([examples / "one_call", host_artifacts["int8"]], stdin=audio, capture_output=True, check=True, text=True)
+        done = subprocess.run(
+            [examples / "one_call", host_artifacts["int8"]], stdin=audio, capture_output=True, check=True, text=True
+        )
     return done.stdout.splitlines()
 
 
