@@ -33,7 +33,7 @@ def structs() -> dict[str, list[str]]:
 
 
 def enumerators() -> dict[str, str]:
-    return dict(re.findall(r"^\s+(EDGEEMO_\w+) = (\d+)", HEADER.read_text(), flags=re.MULTILINE))
+    return dict(re.findall(r"\b(EDGEEMO_\w+) = (\d+)", HEADER.read_text()))
 
 
 def layout(folder: Path) -> list[str]:
