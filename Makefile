@@ -1,5 +1,5 @@
 # make run   environment, install, export -> quantize -> compile -> classify sample clips
-# make bench cost per stream against batch size, INT8 against float, share per kernel
+# make bench cost per stream against batch size, INT8 against float, share per kernel; the C runtime beside Python's
 # make soak  1000 model swaps under 80 calls
 # make fuzz  a million damaged files, packets and settings: each is read, or refused in a line
 # make storm 80 calls among broken models, dripping clients, signals and a full disk
@@ -109,6 +109,16 @@ bench: run build/emotion-float-host.edgeemo build/emotion-float-aarch64-neon.edg
 	$(if $(A72COST),$(A72COST)/setup >/dev/null)
 	$(BIN)/edgeemo bench --float build/emotion-float-host.edgeemo --plot build/bench.png --out build/bench.json --force \
 	  $(if $(A72COST),--a72cost $(A72COST) --board-float build/emotion-float-aarch64-neon.edgeemo)
+	$(BIN)/python -m edgeemo.bench.c_runtime tiny:build/emotion-host.edgeemo:build/emotion-aarch64-neon.edgeemo \
+	  nano:build/nano-host.edgeemo:build/nano-aarch64-neon.edgeemo --out build/bench-c.json $(if $(A72COST),--a72cost $(A72COST))
+
+bench: build/nano-host.edgeemo build/nano-aarch64-neon.edgeemo
+build/nano-int8.onnx: install
+	$(BIN)/edgeemo export --model cosyvoice-nano --out build/nano.onnx --force >/dev/null
+	$(BIN)/edgeemo quantize build/nano.onnx --calib calibration/ --out $@ --force >/dev/null
+
+build/nano-%.edgeemo: build/nano-int8.onnx
+	$(BIN)/edgeemo compile $< --target $* --out $@ --force >/dev/null
 
 build/emotion-float-%.edgeemo: run
 	$(BIN)/edgeemo compile build/emotion.onnx --target $* --out $@ --force >/dev/null
@@ -124,7 +134,8 @@ bench-calibration: run
 	$(BIN)/python -m edgeemo.bench.calibration
 
 # Other people's programs that tests talk to; needs root.
-COUNTERPARTS := minisign mosquitto haproxy ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good
+COUNTERPARTS := minisign mosquitto haproxy ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
+  pkg-config libasound2-dev libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev  # examples of the C library
 counterparts: install
 	for p in $(COUNTERPARTS); do dpkg -s $$p >/dev/null 2>&1 || wanted="$$wanted $$p"; done; test -z "$$wanted" || \
 	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends $$wanted >/dev/null; }

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from edgeemo.compile.compiler import compile_onnx
+from edgeemo.compile.compiler import Compiled, compile_onnx
 from edgeemo.data.clips import find_clips
 from edgeemo.export.onnx_step import export_step
 from edgeemo.model.call import CallModel
@@ -77,10 +77,16 @@ def host_artifacts(files: dict[str, Path]) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def board_artifact(files: dict[str, Path]) -> Path:
+def board_compiled(files: dict[str, Path]) -> Compiled:
+    """The INT8 model compiled for aarch64-neon."""
+    return compile_onnx(files["int8"], load_target("aarch64-neon"))
+
+
+@pytest.fixture(scope="session")
+def board_artifact(files: dict[str, Path], board_compiled: Compiled) -> Path:
     """The INT8 artifact for aarch64-neon."""
     path = files["int8"].with_suffix(".aarch64.edgeemo")
-    path.write_bytes(compile_onnx(files["int8"], load_target("aarch64-neon")).archive)
+    path.write_bytes(board_compiled.archive)
     return path
 
 

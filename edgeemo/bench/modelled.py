@@ -46,13 +46,15 @@ def measure(tool: Path, artifact: Path, streams: int, what: str = "step", steps:
 
 
 def run(
-    tool: Path, script: Path, arguments: list[str], artifact: Path | None = None, steps: int = STEPS, core: str = "cortex-a72"
-) -> Cost:
-    """A script with markers around ``steps`` steps, on the emulated core. ``artifact``: whose kernels to name in the shares."""
+    tool: Path, script: Path, arguments: list[str], artifact: Path | None = None, steps: int = STEPS, core: str = "cortex-a72",
+    runner: str = "a72py",
+) -> Cost:  # fmt: skip
+    """A script with markers around ``steps`` steps, on the emulated core; an AArch64 program where ``runner`` is "a72run".
+    ``artifact``: whose kernels to name in the shares."""
     tool = tool.resolve()
     with tempfile.TemporaryDirectory(prefix="edgeemo-bench-") as folder:
         name = Path(folder, "cost")
-        command = [str(tool / "a72cost"), str(name), "-n", str(steps), "--", str(tool / "a72py"), str(script), *arguments]
+        command = [str(tool / "a72cost"), str(name), "-n", str(steps), "--", str(tool / runner), str(script), *arguments]
         environment = {**os.environ, "PP": str(RUNTIME), "CORE": core}
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tool, env=environment)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.c.library import Library, build
+from tests.c.building import build
+from tests.c.library import Library
 from tests.conftest import speech
 
 

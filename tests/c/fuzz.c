@@ -80,8 +80,9 @@ static double now;
 static uint64_t failures;
 
 static double read_clock(void *user) {
+  static const double odd[] = {-3.3, (double)NAN, (double)INFINITY, -1e18};
   (void)user;
-  return now;
+  return draw(500) == 0 ? odd[draw(4)] : now;
 }
 
 static void note(edgeemo_status status) {
@@ -121,10 +122,10 @@ static void push(edgeemo_stream stream) {
   static float samples[20000];
   static const int64_t times[] = {EDGEEMO_NO_CLOCK, 0, -1, INT64_MAX, INT64_MIN + 1, (int64_t)1 << 32, UINT32_MAX, 1280, (int64_t)1 << 62};
   static int64_t next;
-  const size_t count = draw(8) == 0 ? (size_t)draw(20000) : (size_t)draw(2000);
+  const size_t count = draw(8) == 0 ? (size_t)draw(20000) : (size_t)draw(4000);
   const int64_t at = draw(4) == 0 ? times[draw(sizeof times / sizeof *times)] : next + (int64_t)draw(3) * ((int64_t)draw(3000) - 1000);
   for (int i = 0; i < 40; i++) samples[draw(20000)] = draw(50) == 0 ? (draw(2) == 0 ? (float)NAN : 5.0f) : (float)draw(1000) / 1000.0f - 0.5f;
-  note(edgeemo_push(engine, stream, (edgeemo_format)(draw(40) == 0 ? draw(9) : draw(4)), samples, count, at, draw(5) == 0 ? now : (double)NAN));
+  note(edgeemo_push(engine, stream, (edgeemo_format)(draw(40) == 0 ? draw(9) : draw(4)), (const char *)samples + (draw(9) == 0), count / 2, at, draw(5) == 0 ? now : (double)NAN));
   if (at > INT64_MIN / 2 && at < INT64_MAX / 2) next = at + (int64_t)count;
 }
 
@@ -139,6 +140,7 @@ static void step(void) {
 
 static int calls(const char *path, uint64_t count) {
   static float recent[10000];
+  static const char *const users[] = {NULL, "", "7", "caller-1704", "caller-1705", "x", "\xc5\xbc"};
   size_t some;
   if (edgeemo_model_load(path, NULL, &model) != EDGEEMO_OK) return fprintf(stderr, "%s\n", edgeemo_last_error()), 2;
   make_engine();
@@ -149,13 +151,22 @@ static int calls(const char *path, uint64_t count) {
     if (what < 2) make_engine();
     else if (what < 550) push(*stream);
     else if (what < 620) step();
-    else if (what < 740) note(edgeemo_stream_open(engine, stream));
+    else if (what < 700) note(edgeemo_stream_open(engine, stream));
+    else if (what < 740) note(edgeemo_stream_open_for(engine, users[draw(sizeof users / sizeof *users)], stream));
     else if (what < 760) note(edgeemo_stream_close(engine, *stream));
     else if (what < 800) note(edgeemo_stream_finish(engine, *stream));
     else if (what < 850) note(edgeemo_stream_room(engine, *stream, &some));
     else if (what < 900) note(edgeemo_stream_waiting(engine, *stream, draw(9) == 0 ? NULL : &some));
     else if (what < 940) note(edgeemo_stream_recent(engine, *stream, recent, draw(10000), &some));
     else if (what < 945) note(edgeemo_engine_swap(engine, draw(9) == 0 ? NULL : model, (int32_t)draw(2)));
+    else if (what < 950) note(edgeemo_engine_start_canary(engine, draw(9) == 0 ? NULL : model, (double)draw(12) / 10 - 0.1));
+    else if (what < 955) note(edgeemo_engine_end_canary(engine, (int32_t)draw(2), (int32_t)draw(2)));
+    else if (what < 965) {
+      edgeemo_model_stats stats;
+      EDGEEMO_INIT(stats);
+      if (draw(9) == 0) stats.struct_size = (uint32_t)draw(sizeof stats);
+      note(edgeemo_engine_get_model_stats(engine, (int32_t)draw(6) - 1, &stats));
+    }
     else if (what < 980) (void)edgeemo_ready(engine, NULL);
     else {
       edgeemo_stats stats;

@@ -14,7 +14,7 @@ from edgeemo_runtime import Engine as PythonEngine
 from edgeemo_runtime import OverloadError
 from edgeemo_runtime.conditioning import AudioRules
 from edgeemo_runtime.counters import StreamCounters
-from edgeemo_runtime.decision import REASONS, DecisionRules
+from edgeemo_runtime.decision import PRESETS, REASONS, DecisionRules
 from edgeemo_runtime.g711 import decode
 from edgeemo_runtime.stream import Stream
 
@@ -44,6 +44,20 @@ class Settings:
     spread_phases: bool = False
 
 
+SETTINGS = {
+    "defaults": Settings(),
+    "one stream": Settings(max_streams=1, backlog_hops=1),
+    "newest audio": Settings(overload="drop-oldest"),
+    "newest audio, one hop": Settings(overload="drop-oldest", backlog_hops=1),
+    "gaps reset": Settings(audio=AudioRules(gaps="reset"), rules=PRESETS["in-car"]),
+    "offsets": Settings(audio=AudioRules(largest_offset=1e-4), rules=PRESETS["raw"]),
+    "phases": Settings(max_streams=16, spread_phases=True, rules=DecisionRules(alpha=0.9, window_steps=3, disagreement=0.3)),
+    "no intensity": Settings(
+        rules=DecisionRules(intensity=False, least_confidence=0.2, settle_decisions=1, handoff_decisions=1, decision_s=0.0)
+    ),
+}
+
+
 @dataclass
 class Call:
     c: int
@@ -64,7 +78,7 @@ class Pair:
         self.python = PythonEngine(artifacts[0], clock=self.now, **values)
         self.c = Engine(library, self.models[0], clock=self.now, **values)
         self.calls: list[Call] = []
-        self.answers = self.refused = self.swaps = 0
+        self.answers = self.refused = self.swaps = self.canaries = 0
 
     def close(self) -> None:
         self.c.destroy()
@@ -73,10 +87,12 @@ class Pair:
 
     # -- what may happen -------------------------------------------------------------------------------------------------
     def open(self, rng: random.Random) -> None:
-        def both() -> tuple[int, Stream]:
-            return self.c.open(), self.python.open()
+        user = rng.choice(("", "7", "caller-1704", "caller-1705", "caller-1788", "x", f"user-{rng.randrange(1000)}-a", "ż٣"))
 
-        made = self.either(both, self.python.open)
+        def both() -> tuple[int, Stream]:
+            return self.c.open(user), self.python.open(user)
+
+        made = self.either(both, lambda: self.python.open(user))
         if made is not None:
             assert made[0] >> 16 == made[1].id
             start = rng.choice((0, 1 << 31, (1 << 32) - 4000, rng.randrange(1 << 32), -5000, (1 << 61) + 7))
@@ -160,6 +176,18 @@ class Pair:
         self.python.swap(self.artifacts[which], carry)
         self.swaps += 1
 
+    def canary(self, rng: random.Random) -> None:
+        """One begins, or the one that runs ends."""
+        if self.python.fleet.canary is None:
+            which, share = rng.randrange(len(self.models)), rng.choice((0.03, 0.5, 0.9))
+            self.c.start_canary(self.models[which], share)
+            self.python.start_canary(self.artifacts[which], share)
+            self.canaries += 1
+        else:
+            promote, carry = rng.random() < 0.5, rng.choice(("replay", "finish"))
+            self.c.end_canary(promote, carry)
+            self.python.end_canary(promote, carry)
+
     def counts(self) -> None:
         stats, counters = self.c.stats(), self.python.fleet.counters.values()
         for name in StreamCounters.NAMES:
@@ -170,6 +198,8 @@ class Pair:
             assert getattr(stats, f"handoff{reason}") == sum(c.handoffs[reason] for c in counters)
         assert stats.open_streams == self.python.open_streams
         assert (stats.models, stats.moving) == (len(self.python.fleet.models), self.python.fleet.moving)
+        versions = [self.c.model_stats(i).model.decode() for i in range(stats.models)]
+        assert sorted(versions) == sorted(m.version for m in self.python.fleet.models)
 
     # -- helpers ---------------------------------------------------------------------------------------------------------
     def either(self, c: Callable[[], Any], python: Callable[[], Any]) -> Any:
@@ -212,7 +242,11 @@ def run(pair: Pair, seed: int, events: int, swaps: bool) -> None:
     """``events`` random ones, drawn by ``seed``."""
     rng = random.Random(seed)
     kinds = (
-        ["push"] * 30 + ["step"] * 18 + ["look"] * 4 + ["finish", "open", "open", "close_call"] + ["swap"] * (2 if swaps else 0)
+        ["push"] * 30
+        + ["step"] * 18
+        + ["look"] * 4
+        + ["finish", "open", "open", "close_call"]
+        + ["swap", "canary", "canary"] * swaps
     )
     for _ in range(events):
         kind = rng.choice(kinds)

@@ -1,10 +1,9 @@
-"""libedgeemo by ctypes, built from runtime/c as the tests need it: an engine with the Python one's interface."""
+"""libedgeemo by ctypes: an engine with the Python one's interface. Needs nothing but the runtime and numpy, so that the emulated
+board has it as well."""
 
 from __future__ import annotations
 
 import ctypes
-import os
-import subprocess
 from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,6 @@ import numpy as np
 from edgeemo_runtime.conditioning import AudioRules
 from edgeemo_runtime.decision import DecisionRules
 
-from tests.conftest import ROOT
-
-SOURCE = ROOT / "runtime" / "c"
 NO_CLOCK = -(1 << 63)
 STATUS = (
     "OK",
@@ -53,6 +49,7 @@ def struct(name: str, fields: str) -> type[Sized]:
 
 
 LoadOptions = struct("LoadOptions", "u allow_writable; p keys; z key_count")
+LinkedModel = struct("LinkedModel", "u manifest_size; p manifest, weights; Q weights_size; p step, intake, decide")
 Info = struct(
     "Info",
     "i is_stream, sample_rate, samples_per_step, ring_samples, label_count, input_count, output_count; s version, target; "
@@ -75,6 +72,11 @@ Stats = struct(
     "refused, dropped_hops, gaps, filled_samples, skipped_samples, resets, restarts, duplicate_samples, late_samples, "
     "dropped_samples, skipped_steps",
 )
+ModelStats = struct(
+    "ModelStats",
+    "i role, open_streams, reserved; s model; Q steps, listening, decisions, changes, jumps, low, errors, late, "
+    "handoff0, handoff1, handoff2, handoff3",
+)
 Result = struct(
     "Result",
     "i label, intensity, handoff, low, changed, jumped, decision, label_count, reserved; "
@@ -87,13 +89,6 @@ Tensor = type(
     {"_fields_": [("struct_size", c_uint32), ("dtype", c_int32), ("name", c_char_p), ("size", c_int64), ("dims", c_int32),
                   ("reserved", c_int32), ("shape", c_int64 * 16)]},
 )  # fmt: skip
-
-
-def build(folder: Path, *flags: str, compiler: str = "cc") -> Path:
-    """libedgeemo.so from this tree."""
-    command = ["make", "-s", "-C", str(SOURCE), f"OUT={folder}", f"CC={compiler}", f"CFLAGS={' '.join(flags) or '-O2'}"]
-    subprocess.run([*command, f"{folder}/libedgeemo.so"], check=True, env={**os.environ, "MAKEFLAGS": ""})
-    return folder / "libedgeemo.so"
 
 
 class LibraryError(Exception):
@@ -114,6 +109,7 @@ class Library:
         for name in ("stream_room", "stream_waiting"):
             getattr(self.c, f"edgeemo_{name}").argtypes = [c_void_p, c_int64, POINTER(c_size_t)]
         self.c.edgeemo_stream_recent.argtypes = [c_void_p, c_int64, c_void_p, c_size_t, POINTER(c_size_t)]
+        self.c.edgeemo_engine_start_canary.argtypes = [c_void_p, c_void_p, c_double]
         self.c.edgeemo_step.argtypes = [c_void_p, c_void_p, c_size_t, POINTER(c_size_t)]
         self.c.edgeemo_model_load_memory.argtypes = [c_char_p, c_size_t, c_char_p, c_size_t, c_void_p, POINTER(c_void_p)]
 
@@ -182,9 +178,9 @@ class Engine:
         for result in self._results:
             result.struct_size = ctypes.sizeof(Result)
 
-    def open(self) -> int:
+    def open(self, user: str = "") -> int:
         stream = c_int64()
-        self.library.call("stream_open", self.c, byref(stream))
+        self.library.call("stream_open_for", self.c, user.encode(), byref(stream))
         return stream.value
 
     def close(self, stream: int) -> None:
@@ -228,6 +224,17 @@ class Engine:
 
     def swap(self, model: c_void_p, carry: str = "replay") -> None:
         self.library.call("engine_swap", self.c, model, int(carry == "replay"))
+
+    def start_canary(self, model: c_void_p, share: float) -> None:
+        self.library.call("engine_start_canary", self.c, model, share)
+
+    def end_canary(self, promote: bool, carry: str = "replay") -> None:
+        self.library.call("engine_end_canary", self.c, int(promote), int(carry == "replay"))
+
+    def model_stats(self, index: int) -> Any:
+        stats = ModelStats()
+        self.library.call("engine_get_model_stats", self.c, index, byref(stats))
+        return stats
 
     def stats(self) -> Any:
         stats = Stats()

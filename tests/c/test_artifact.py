@@ -14,6 +14,7 @@ from edgeemo_runtime.artifact import load_artifact
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.manifest import parse_manifest
 from edgeemo_runtime.members import pack, read_members
+from edgeemo_runtime.ops import store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,7 +68,7 @@ def test_what_is_no_artifact(library: Library, tmp_path: Path, data: bytes) -> N
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("no/such", "NO_FILE"), ("/dev/zero", "DAMAGED"), ("/dev/null", "DAMAGED"), ("/", "DAMAGED")]
+    ("path", "status"), [("no/such", "NO_FILE"), ("/dev/zero", "DAMAGED"), ("/dev/null", "DAMAGED"), ("/", "NO_FILE")]
 )
 def test_odd_paths(library: Library, path: str, status: str) -> None:
     assert refusal(library, Path(path)).startswith(status)
@@ -209,6 +210,47 @@ def test_libraries_that_are_none(library: Library, host_artifacts: dict[str, Pat
         said = refusal(library, in_file(tmp_path, pack(json.dumps(manifest).encode(), code, members.weights.data)))
         refused += said.startswith("BAD_CODE")
     assert refused > 40
+
+
+# -- folders that `edgeemo-run install` made ----------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_an_installed_folder_is_the_archive_it_was(library: Library, host_artifacts: dict[str, Path], tmp_path: Path) -> None:
+    """Its version and its signature as well, which is of the archive's bytes."""
+    key = new_key()
+    us = public_text(key).splitlines()[1]
+    folder = tmp_path / store.install(host_artifacts["int8"], tmp_path)
+    assert refusal(library, folder) == ""
+    model = library.load(folder)
+    assert library.info(model).version.decode() == load_artifact(host_artifacts["int8"]).version
+    library.release(model)
+    assert "is not signed" in refusal(library, folder, (us,))
+    (folder / "artifact.minisig").write_text(signature_text(key, host_artifacts["int8"].read_bytes(), "sequence:7"))
+    assert refusal(library, folder, (us,)) == ""
+    (folder / "artifact.minisig").write_text(signature_text(key, host_artifacts["int8"].read_bytes() + b"x", "sequence:7"))
+    assert "its signature is not of these bytes" in refusal(library, folder, (us,))
+
+
+@pytest.mark.slow
+def test_folders_that_are_refused(library: Library, host_artifacts: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / store.install(host_artifacts["int8"], tmp_path)
+    weights = folder / "weights.bin"
+    for place in (folder, weights):
+        mode = place.stat().st_mode
+        place.chmod(mode | 0o022)
+        assert "others may write it" in refusal(library, folder)
+        place.chmod(mode)
+    folder.chmod(0o755)
+    data = weights.read_bytes()
+    weights.unlink()
+    assert refusal(library, folder).startswith("NO_FILE") and "weights.bin" in refusal(library, folder)
+    weights.symlink_to("manifest.json")
+    assert refusal(library, folder).startswith("NO_FILE")
+    weights.unlink()
+    weights.mkdir()
+    assert refusal(library, folder).startswith("DAMAGED")
+    weights.rmdir()
+    weights.write_bytes(data[:-1])
+    assert "weights.bin is not what was packed" in refusal(library, folder)
 
 
 # -- trust -------------------------------------------------------------------------------------------------------------------

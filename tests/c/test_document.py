@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.c.library import SOURCE
+from tests.c.building import SOURCE
 from tests.conftest import ROOT
 
 

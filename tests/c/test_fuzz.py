@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from edgeemo_runtime.members import pack, read_members
 
-from tests.c.library import SOURCE
+from tests.c.building import SOURCE
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow

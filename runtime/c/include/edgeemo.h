@@ -12,8 +12,10 @@
  * A model is read-only and may be shared by engines of several threads. An engine serves many streams (calls) and belongs to one
  * thread. Nothing is allocated after edgeemo_engine_create but by edgeemo_engine_swap; no thread is started; nothing is printed.
  *
- * Every struct begins with its size: EDGEEMO_INIT(it) clears it and sets that. Fields are only ever added at the end, and a
- * field that is 0 means the default. Enumerators keep their numbers. Handles are opaque.
+ * Every struct begins with its size: EDGEEMO_INIT(it) clears it and sets that. Fields are only ever added at the end, and an
+ * option that is 0 means the default (rules are filled by edgeemo_rules_defaults and edgeemo_audio_rules_defaults instead).
+ * Enumerators keep their numbers. Handles are opaque; one that was destroyed or released must not be used. The callbacks for time
+ * and log lines must not call the library.
  */
 #ifndef EDGEEMO_H
 #define EDGEEMO_H
@@ -25,12 +27,10 @@
 extern "C" {
 #endif
 
-#ifndef EDGEEMO_API
-#if defined(__GNUC__)
+#if defined(__GNUC__) && !defined(EDGEEMO_API)
 #define EDGEEMO_API __attribute__((visibility("default")))
-#else
+#elif !defined(EDGEEMO_API)
 #define EDGEEMO_API
-#endif
 #endif
 
 /* The version of this header. Programs built with a header of one ABI version run with every library of the same. */
@@ -86,8 +86,7 @@ typedef struct edgeemo_model edgeemo_model;
 typedef struct edgeemo_load_options {
   uint32_t struct_size;
   uint32_t allow_writable; /* 1: take files that others than root and this user may write */
-  const char *const *keys; /* minisign public keys: the line of a .pub file that begins with RW. Where there are any, the
-                              artifact must be signed by one of them */
+  const char *const *keys; /* minisign public keys (the line of a .pub file that begins with RW); where there are any, one must have signed it */
   size_t key_count;
 } edgeemo_load_options;
 
@@ -98,8 +97,7 @@ typedef struct edgeemo_model_info {
   int32_t samples_per_step; /* samples (160 ms of the committed models) */
   int32_t ring_samples;     /* the audio that a call takes along to another model */
   int32_t label_count;
-  int32_t input_count; /* tensors of the compiled step */
-  int32_t output_count;
+  int32_t input_count, output_count; /* tensors of the compiled step */
   const char *version; /* of all its bytes: date and hash. These strings live as long as the model */
   const char *target;  /* the target file it was compiled for */
   int64_t weight_bytes;
@@ -108,18 +106,9 @@ typedef struct edgeemo_model_info {
 } edgeemo_model_info;
 
 typedef enum edgeemo_dtype {
-  EDGEEMO_FLOAT16 = 0,
-  EDGEEMO_FLOAT32 = 1,
-  EDGEEMO_FLOAT64 = 2,
-  EDGEEMO_INT8 = 3,
-  EDGEEMO_INT16 = 4,
-  EDGEEMO_INT32 = 5,
-  EDGEEMO_INT64 = 6,
-  EDGEEMO_UINT8 = 7,
-  EDGEEMO_UINT16 = 8,
-  EDGEEMO_UINT32 = 9,
-  EDGEEMO_UINT64 = 10,
-  EDGEEMO_BOOL = 11
+  EDGEEMO_FLOAT16 = 0, EDGEEMO_FLOAT32 = 1, EDGEEMO_FLOAT64 = 2, EDGEEMO_INT8 = 3,
+  EDGEEMO_INT16 = 4, EDGEEMO_INT32 = 5, EDGEEMO_INT64 = 6, EDGEEMO_UINT8 = 7,
+  EDGEEMO_UINT16 = 8, EDGEEMO_UINT32 = 9, EDGEEMO_UINT64 = 10, EDGEEMO_BOOL = 11
 } edgeemo_dtype;
 
 #define EDGEEMO_MAX_DIMS 16
@@ -135,7 +124,8 @@ typedef struct edgeemo_tensor {
   int64_t shape[EDGEEMO_MAX_DIMS];
 } edgeemo_tensor;
 
-/* Loads an artifact (a .edgeemo file). Its signature, where one is asked for, lies beside it as PATH.minisig. All of it is read
+/* Loads an artifact: a .edgeemo file, or the folder that `edgeemo-run install` unpacked one to. Its signature, where one is asked
+ * for, is PATH.minisig next to a file and artifact.minisig in a folder. All of it is read
  * into this process's memory and checked before any of its code runs; the file may then change or go. `options` may be NULL. */
 EDGEEMO_API edgeemo_status edgeemo_model_load(const char *path, const edgeemo_load_options *options, edgeemo_model **out);
 
@@ -145,8 +135,7 @@ EDGEEMO_API edgeemo_status edgeemo_model_load_memory(const void *data, size_t si
 
 /* What `edgeemo compile --format static` makes of a model: its code and weights are part of the program. */
 typedef struct edgeemo_linked_model {
-  uint32_t struct_size;
-  uint32_t manifest_size;
+  uint32_t struct_size, manifest_size;
   const char *manifest;
   const void *weights;
   uint64_t weights_size;
@@ -175,8 +164,7 @@ EDGEEMO_API const char *edgeemo_model_label(const edgeemo_model *model, int32_t 
 EDGEEMO_API const char *edgeemo_model_intensity(const edgeemo_model *model, int32_t intensity);
 
 /* An input (`output` 0) or output (1) of the compiled step. */
-EDGEEMO_API edgeemo_status edgeemo_model_get_tensor(const edgeemo_model *model, int32_t output, int32_t index,
-                                                    edgeemo_tensor *out);
+EDGEEMO_API edgeemo_status edgeemo_model_get_tensor(const edgeemo_model *model, int32_t output, int32_t index, edgeemo_tensor *out);
 
 /* ---- Rules --------------------------------------------------------------------------------------------------------------- */
 
@@ -188,8 +176,7 @@ typedef struct edgeemo_rules {
   int32_t settle;      /* 0 or 1: another label is said after settle_decisions in a row */
   int32_t handoff;     /* 0 or 1: tell when a call should go to a person */
   int32_t intensity;   /* 0 or 1: tell the second level of a confident label, where the model has one */
-  int32_t window_steps;
-  int32_t settle_decisions;
+  int32_t window_steps, settle_decisions;
   int32_t handoff_decisions; /* so many low or jumping ones in a row */
   int32_t reserved;
   double alpha;        /* weight of the newest step in the moving average; 1 is no smoothing */
@@ -242,8 +229,7 @@ typedef struct edgeemo_engine_options {
 } edgeemo_engine_options;
 
 /* An engine of `model`; all memory is taken, and one step of silence run, here. `options` may be NULL. */
-EDGEEMO_API edgeemo_status edgeemo_engine_create(edgeemo_model *model, const edgeemo_engine_options *options,
-                                                 edgeemo_engine **out);
+EDGEEMO_API edgeemo_status edgeemo_engine_create(edgeemo_model *model, const edgeemo_engine_options *options, edgeemo_engine **out);
 
 /* The bytes that edgeemo_engine_create_in needs; 0 for options or a model that no engine is made of. Up to 2 MB of them are
  * guards between arrays that nothing is written to. */
@@ -264,6 +250,14 @@ EDGEEMO_API edgeemo_status edgeemo_engine_attach(edgeemo_engine *engine);
  * nothing if it fails: the model must have the same rate, step, ring and labels. */
 EDGEEMO_API edgeemo_status edgeemo_engine_swap(edgeemo_engine *engine, edgeemo_model *model, int32_t replay);
 
+/* A canary: new streams of a `share` of the users (between 0 and 1), by the last two digits of edgeemo_stream_open_for's `user`,
+ * get `model`; the others get the one that serves now. Memory and refusals are those of edgeemo_engine_swap. */
+EDGEEMO_API edgeemo_status edgeemo_engine_start_canary(edgeemo_engine *engine, edgeemo_model *model, double share);
+
+/* Ends the canary: it gets all new streams (`promote` 1) or none (0). Running ones move over as edgeemo_engine_swap says for
+ * `replay`. A swap ends a canary, too. */
+EDGEEMO_API edgeemo_status edgeemo_engine_end_canary(edgeemo_engine *engine, int32_t promote, int32_t replay);
+
 typedef struct edgeemo_stats {
   uint32_t struct_size;
   int32_t open_streams;
@@ -272,8 +266,7 @@ typedef struct edgeemo_stats {
   uint64_t steps;
   uint64_t listening; /* steps before there was a label */
   uint64_t decisions;
-  uint64_t changes;      /* another label was said than the step before */
-  uint64_t jumps;        /* the same, soon after the last change */
+  uint64_t changes, jumps; /* another label was said than the step before; soon after the last change */
   uint64_t low;          /* decisions below the least confidence */
   uint64_t errors;       /* answers that were no probabilities, taken for "all alike" */
   uint64_t late;         /* beyond budget_s */
@@ -282,18 +275,37 @@ typedef struct edgeemo_stats {
   uint64_t dropped_hops;                                 /* beyond the backlog */
   uint64_t gaps, filled_samples, skipped_samples;        /* missing audio: made silence, or left out */
   uint64_t resets, restarts;                             /* calls begun anew: after a long gap; by a source that counts anew */
-  uint64_t duplicate_samples, late_samples;
-  uint64_t dropped_samples; /* of a source that began anew twice within a step */
+  uint64_t duplicate_samples, late_samples, dropped_samples; /* the last of a source that began anew twice within a step */
   uint64_t skipped_steps;   /* silent ones */
 } edgeemo_stats;
 
 /* What was counted since the engine was made. */
 EDGEEMO_API edgeemo_status edgeemo_engine_get_stats(const edgeemo_engine *engine, edgeemo_stats *out);
 
+/* What a model is to an engine: it serves the calls that it has, gets new streams, or gets those of a share of the users. */
+typedef enum edgeemo_role { EDGEEMO_LEAVING = 0, EDGEEMO_LIVE = 1, EDGEEMO_CANARY = 2 } edgeemo_role;
+
+/* The part of edgeemo_stats that is a model's own, counted since it serves: what tells whether a canary does worse. */
+typedef struct edgeemo_model_stats {
+  uint32_t struct_size;
+  int32_t role; /* edgeemo_role */
+  int32_t open_streams;
+  int32_t reserved;
+  const char *model; /* its version; until it serves no more */
+  uint64_t steps, listening, decisions, changes, jumps, low, errors, late;
+  uint64_t handoffs[4]; /* by edgeemo_result.handoff; [0] is not used */
+} edgeemo_model_stats;
+
+/* The same of model `index` of those that serve, from 0 to edgeemo_stats.models - 1, the oldest first. */
+EDGEEMO_API edgeemo_status edgeemo_engine_get_model_stats(const edgeemo_engine *engine, int32_t index, edgeemo_model_stats *out);
+
 /* ---- Streams and audio --------------------------------------------------------------------------------------------------- */
 
 /* A new stream. EDGEEMO_OVERLOAD where max_streams are open. */
 EDGEEMO_API edgeemo_status edgeemo_stream_open(edgeemo_engine *engine, edgeemo_stream *out);
+
+/* The same with whose call it is, for a canary: an id, UTF-8; NULL is "". */
+EDGEEMO_API edgeemo_status edgeemo_stream_open_for(edgeemo_engine *engine, const char *user, edgeemo_stream *out);
 
 /* Ends a stream; all that was known of it is cleared before another gets its place. */
 EDGEEMO_API edgeemo_status edgeemo_stream_close(edgeemo_engine *engine, edgeemo_stream stream);
@@ -312,16 +324,12 @@ typedef enum edgeemo_format {
  * is: 32 bits that may begin anywhere, wrap, and begin anew; or a longer count. What was sent twice is left out, what comes late
  * is put in its place while that waits, what is missing is filled or begins the call anew (edgeemo_audio_rules). EDGEEMO_OVERLOAD
  * where more would wait than backlog_hops, unless drop_oldest. */
-EDGEEMO_API edgeemo_status edgeemo_push_s16(edgeemo_engine *engine, edgeemo_stream stream, const int16_t *samples, size_t count,
-                                            int64_t at);
-EDGEEMO_API edgeemo_status edgeemo_push_f32(edgeemo_engine *engine, edgeemo_stream stream, const float *samples, size_t count,
-                                            int64_t at);
-EDGEEMO_API edgeemo_status edgeemo_push_ulaw(edgeemo_engine *engine, edgeemo_stream stream, const uint8_t *samples, size_t count,
-                                             int64_t at);
-EDGEEMO_API edgeemo_status edgeemo_push_alaw(edgeemo_engine *engine, edgeemo_stream stream, const uint8_t *samples, size_t count,
-                                             int64_t at);
+EDGEEMO_API edgeemo_status edgeemo_push_s16(edgeemo_engine *engine, edgeemo_stream stream, const int16_t *samples, size_t count, int64_t at);
+EDGEEMO_API edgeemo_status edgeemo_push_f32(edgeemo_engine *engine, edgeemo_stream stream, const float *samples, size_t count, int64_t at);
+EDGEEMO_API edgeemo_status edgeemo_push_ulaw(edgeemo_engine *engine, edgeemo_stream stream, const uint8_t *samples, size_t count, int64_t at);
+EDGEEMO_API edgeemo_status edgeemo_push_alaw(edgeemo_engine *engine, edgeemo_stream stream, const uint8_t *samples, size_t count, int64_t at);
 
-/* The same of any format. `came`: when the last sample came, in seconds of the engine's clock; latencies count from it. NaN: now. */
+/* The same of any format, at any address. `came`: when the last sample came, in seconds of the engine's clock; latencies count from it. NaN: now. */
 EDGEEMO_API edgeemo_status edgeemo_push(edgeemo_engine *engine, edgeemo_stream stream, edgeemo_format format, const void *samples,
                                         size_t count, int64_t at, double came);
 
@@ -335,8 +343,7 @@ EDGEEMO_API edgeemo_status edgeemo_stream_room(const edgeemo_engine *engine, edg
 EDGEEMO_API edgeemo_status edgeemo_stream_waiting(const edgeemo_engine *engine, edgeemo_stream stream, size_t *out);
 
 /* The last samples that the network has heard, at most ring_samples: the newest `capacity` of them. */
-EDGEEMO_API edgeemo_status edgeemo_stream_recent(const edgeemo_engine *engine, edgeemo_stream stream, float *out, size_t capacity,
-                                                 size_t *count);
+EDGEEMO_API edgeemo_status edgeemo_stream_recent(const edgeemo_engine *engine, edgeemo_stream stream, float *out, size_t capacity, size_t *count);
 
 /* ---- Steps --------------------------------------------------------------------------------------------------------------- */
 
@@ -353,8 +360,7 @@ typedef struct edgeemo_result {
   int32_t label_count;
   int32_t reserved;
   edgeemo_stream stream;
-  double start_s; /* of the step's audio, in seconds of the source's count; end_s as well */
-  double end_s;
+  double start_s, end_s;      /* of the step's audio, in seconds of the source's count */
   double waited_s;            /* from the last sample of the step to its answer */
   const float *probabilities; /* [label_count] of this step. These arrays are the engine's, until its next edgeemo_step */
   const float *smoothed;      /* [label_count] the moving average */
@@ -384,8 +390,7 @@ EDGEEMO_API edgeemo_status edgeemo_function_create(edgeemo_model *model, int32_t
 
 /* Runs `batch` items. inputs[i] and outputs[i] are arrays of batch items in the order and of the dtypes and shapes that
  * edgeemo_model_get_tensor tells, C order, at any address. */
-EDGEEMO_API edgeemo_status edgeemo_function_run(edgeemo_function *function, int32_t batch, const void *const *inputs,
-                                                void *const *outputs);
+EDGEEMO_API edgeemo_status edgeemo_function_run(edgeemo_function *function, int32_t batch, const void *const *inputs, void *const *outputs);
 
 EDGEEMO_API void edgeemo_function_destroy(edgeemo_function *function);
 

@@ -126,6 +126,13 @@ class Engine {
     check(edgeemo_engine_swap(get(), model.get(), replay ? 1 : 0));
     model_ = std::move(model);
   }
+  void start_canary(const Model &model, double share) { check(edgeemo_engine_start_canary(get(), model.get(), share)); }
+  void end_canary(bool promote, bool replay = true) { check(edgeemo_engine_end_canary(get(), promote ? 1 : 0, replay ? 1 : 0)); }
+  edgeemo_model_stats model_stats(std::int32_t index) const {
+    auto stats = made<edgeemo_model_stats>();
+    check(edgeemo_engine_get_model_stats(get(), index, &stats));
+    return stats;
+  }
   void attach() { check(edgeemo_engine_attach(get())); }
   edgeemo_stats stats() const {
     auto stats = made<edgeemo_stats>();
@@ -145,7 +152,7 @@ class Engine {
 // One call; ends with its scope, which must lie within the engine's.
 class Stream {
  public:
-  explicit Stream(Engine &engine) : engine_(engine.get()) { check(edgeemo_stream_open(engine_, &id_)); }
+  explicit Stream(Engine &engine, const char *user = nullptr) : engine_(engine.get()) { check(edgeemo_stream_open_for(engine_, user, &id_)); }
   Stream(Stream &&other) noexcept : engine_(other.engine_), id_(std::exchange(other.id_, EDGEEMO_NO_STREAM)) {}
   Stream(const Stream &) = delete;
   Stream &operator=(const Stream &) = delete;

@@ -80,6 +80,11 @@ static bool ee_read_all(int handle, unsigned char *out, size_t size) {
   return true;
 }
 
+/* Whether others than root and this user may write it. */
+static bool ee_is_exposed(const struct stat *found) {
+  return (found->st_mode & 022) != 0 || (found->st_uid != 0 && found->st_uid != geteuid());
+}
+
 /* A regular file, whole, in memory of our own. `*exposed`: others than root and this user may write it. An empty one has one byte
  * of memory. */
 static edgeemo_status ee_read_file(const char *path, int64_t limit, ee_bytes *out, bool *exposed) {
@@ -94,7 +99,7 @@ static edgeemo_status ee_read_file(const char *path, int64_t limit, ee_bytes *ou
   } else {
     out->size = (size_t)found.st_size;
     out->data = ee_map(out->size + 2 * EE_MARGIN);
-    *exposed = (found.st_mode & 022) != 0 || (found.st_uid != 0 && found.st_uid != geteuid());
+    *exposed = ee_is_exposed(&found);
     if (out->data == NULL) {
       status = ee_fail(EDGEEMO_NO_MEMORY, "%s: does not fit this machine's memory", path);
     } else if (!ee_read_all(handle, out->data + EE_MARGIN, out->size)) {

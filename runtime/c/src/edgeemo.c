@@ -5,6 +5,7 @@
 
 /* What is used before it is defined below. */
 static void ee_retire(edgeemo_engine *e);
+static bool ee_in_canary(const char *user, double share);
 static void ee_forget(edgeemo_engine *e, int32_t slot);
 static void ee_forget_own(edgeemo_engine *e, int32_t slot);
 
@@ -13,6 +14,7 @@ static void ee_forget_own(edgeemo_engine *e, int32_t slot);
 #include "json.c"
 #include "sha2.c"
 #include "archive.c"
+#include "folder.c"
 #include "manifest.c"
 #include "machine.c"
 #include "trust.c"

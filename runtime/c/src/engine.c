@@ -42,9 +42,9 @@ static edgeemo_status ee_check_rules(const edgeemo_rules *r, const edgeemo_audio
                 {r->disagreement > 0 && r->disagreement <= 1, "disagreement must lie in (0, 1]"},
                 {r->least_confidence >= 0 && r->least_confidence <= 1, "least_confidence must lie in [0, 1]"},
                 {r->settle_decisions >= 1, "settle_decisions must be at least 1"},
-                {r->handoff_decisions >= 1, "handoff_decisions must be at least 1"},
                 {r->jump_s >= 0, "jump_s must not be negative"},
                 {r->decision_s == 0 || (r->decision_s >= 0.01 && r->decision_s <= 3600), "decision_s must be 0 or lie in 0.01..3600"},
+                {r->handoff_decisions >= 1, "handoff_decisions must be at least 1"},
                 {a->longest_fill_s >= 0 && a->longest_fill_s <= 3600, "longest_fill_s must lie in 0..3600"},
                 {a->largest_offset > 0 && a->largest_offset <= 1, "largest_offset must lie in (0, 1]"},
                 {a->silence_dbfs <= 0, "silence_dbfs must be at most 0"},
@@ -75,7 +75,8 @@ static edgeemo_status ee_check_options(const edgeemo_model *model, const edgeemo
   if (status != EDGEEMO_OK) return status;
   if (o->engine.max_streams == 0) o->engine.max_streams = 64;
   if (o->engine.backlog_hops == 0) o->engine.backlog_hops = EE_BACKLOG_HOPS;
-  if (!(o->engine.budget_s > 0)) o->engine.budget_s = EE_BUDGET_S;
+  if (!(o->engine.budget_s >= 0)) return ee_fail(EDGEEMO_INVALID, "budget_s must be seconds, 0 for %g, not %g", EE_BUDGET_S, o->engine.budget_s);
+  if (o->engine.budget_s <= 0) o->engine.budget_s = EE_BUDGET_S;
   if (o->engine.clock == NULL) o->engine.clock = ee_monotonic;
   if (o->engine.max_streams < 1 || o->engine.max_streams > EE_MAX_STREAMS || o->engine.backlog_hops < 1 ||
       o->engine.backlog_hops > EE_MAX_BACKLOG_HOPS)
@@ -305,6 +306,7 @@ void edgeemo_engine_destroy(edgeemo_engine *e) {
     ee_free_served(e->served);
     e->served = next;
   }
+  e->thread = NULL; /* where the memory is the caller's, a call that comes too late is an error */
   ee_unmap(e->mapped, e->mapped_size);
 }
 

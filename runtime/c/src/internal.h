@@ -195,6 +195,7 @@ typedef struct ee_served {
   float *states;
   double *speech; /* which word of a state row counts steps of speech, and how many a label takes */
   ee_call step;
+  edgeemo_model_stats counts; /* since it serves */
   void *mapped; /* its own memory, where it is not the engine's */
   size_t mapped_size;
 } ee_served;
@@ -216,8 +217,10 @@ struct edgeemo_engine {
   int64_t step, ring_samples, capacity; /* samples */
   int64_t next_id;
   ee_served *live, *served; /* for new streams; all, the oldest first */
+  ee_served *canary;        /* for new streams of some users; NULL: none */
+  double canary_share;
   int32_t moving_count, open;
-  edgeemo_stats stats;
+  edgeemo_stats stats; /* what models counted is in it once they serve no more */
   ee_slot *slots;
   int32_t *free_slots, *order;
   ee_break *breaks; /* [max_streams][backlog + BREAKS] */

@@ -106,9 +106,11 @@ edgeemo_status edgeemo_model_load(const char *path, const edgeemo_load_options *
   if (status != EDGEEMO_OK) return status;
   edgeemo_model *model = ee_new_model(path);
   if (model == NULL) return EDGEEMO_NO_MEMORY;
-  status = ee_read_file(path, (int64_t)EE_MANIFEST_LIMIT + EE_LIBRARY_LIMIT + EE_WEIGHTS_LIMIT, &model->archive, &exposed);
+  const bool folder = ee_is_folder(path);
+  status = folder ? ee_read_folder(path, &model->archive, &exposed)
+                  : ee_read_file(path, (int64_t)EE_MANIFEST_LIMIT + EE_LIBRARY_LIMIT + EE_WEIGHTS_LIMIT, &model->archive, &exposed);
   if (status == EDGEEMO_OK && options.key_count > 0) {
-    const int length = snprintf(beside, sizeof beside, "%s.minisig", path);
+    const int length = snprintf(beside, sizeof beside, folder ? "%s/artifact.minisig" : "%s.minisig", path);
     if (length > 0 && (size_t)length < sizeof beside) status = ee_read_file(beside, EE_SIGNATURE_LIMIT, &signature, &signature_exposed);
     if (status == EDGEEMO_NO_FILE) status = EDGEEMO_OK; /* not signed: said by whoever asks for it */
   }
@@ -149,6 +151,8 @@ edgeemo_status edgeemo_model_linked(const edgeemo_linked_model *given, edgeemo_m
   *out = NULL;
   edgeemo_status status = ee_take(&linked, sizeof linked, given, sizeof linked, "linked");
   if (status != EDGEEMO_OK) return status;
+  if (linked.manifest == NULL || (linked.weights == NULL && linked.weights_size > 0))
+    return ee_fail(EDGEEMO_INVALID, "edgeemo_model_linked: manifest or weights is NULL");
   edgeemo_model *model = ee_new_model("linked model");
   if (model == NULL) return EDGEEMO_NO_MEMORY;
   status = ee_read_manifest(model, linked.manifest, linked.manifest_size);

@@ -1,13 +1,26 @@
 /* Samples of any format on their way into a ring, converted as they are copied, so that a packet of any length needs no room. */
 #include "internal.h"
 
+/* Numbers at any address: a packet's payload begins where it begins. */
+static int16_t ee_int16_at(const void *data, size_t i) {
+  int16_t x;
+  memcpy(&x, (const char *)data + i * sizeof x, sizeof x);
+  return x;
+}
+
+static float ee_float_at(const void *data, size_t i) {
+  float x;
+  memcpy(&x, (const char *)data + i * sizeof x, sizeof x);
+  return x;
+}
+
 static float ee_piece_sample(const ee_piece *piece, size_t i) {
   switch (piece->format) {
-    case EDGEEMO_S16: return (float)((const int16_t *)piece->data)[i] / 32768.0f;
+    case EDGEEMO_S16: return (float)ee_int16_at(piece->data, i) / 32768.0f;
     case EDGEEMO_ULAW: return (float)ee_ulaw[((const uint8_t *)piece->data)[i]] / 32768.0f;
     case EDGEEMO_ALAW: return (float)ee_alaw[((const uint8_t *)piece->data)[i]] / 32768.0f;
     case EDGEEMO_F32: {
-      const float x = ((const float *)piece->data)[i];
+      const float x = ee_float_at(piece->data, i);
       return x < -1.0f ? -1.0f : x > 1.0f ? 1.0f : x;
     }
     default: return 0.0f;
@@ -52,8 +65,10 @@ static ee_samples ee_samples_of(int32_t format, const void *data, size_t count) 
 }
 
 /* Whether every float is finite; else which is not. */
-static bool ee_all_finite(const float *samples, size_t count, size_t *which) {
-  for (size_t i = 0; i < count; i++)
-    if (!(samples[i] - samples[i] == 0.0f)) return *which = i, false;
+static bool ee_all_finite(const void *samples, size_t count, size_t *which) {
+  for (size_t i = 0; i < count; i++) {
+    const float x = ee_float_at(samples, i);
+    if (!(x - x == 0.0f)) return *which = i, false;
+  }
   return true;
 }

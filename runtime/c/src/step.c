@@ -39,6 +39,7 @@ static int32_t ee_ready(edgeemo_engine *e) {
 int32_t edgeemo_ready(const edgeemo_engine *e, double *since) {
   int32_t count = 0;
   double first = (double)INFINITY;
+  if (since != NULL) *since = first;
   if (ee_check_thread(e) != EDGEEMO_OK) return 0;
   for (int32_t slot = 0; slot < e->max_streams; slot++) {
     if (e->written[slot] - e->taken[slot] < e->step) continue;
@@ -107,8 +108,18 @@ typedef struct ee_output {
   size_t stride;
 } ee_output;
 
+static void ee_count_answer(edgeemo_model_stats *counts, const edgeemo_result *r, bool bad) {
+  counts->changes += r->changed != 0;
+  counts->jumps += r->jumped != 0;
+  counts->low += r->low != 0 && r->decision != 0;
+  counts->listening += r->label < 0;
+  counts->decisions += r->decision != 0;
+  counts->handoffs[r->handoff & 3] += r->handoff != 0;
+  counts->errors += bad;
+}
+
 /* A batch's rows as results; `rows` says which result each is. */
-static void ee_answer(edgeemo_engine *e, const ee_served *s, int32_t n, const int32_t *rows, int32_t first, const ee_output *out) {
+static void ee_answer(edgeemo_engine *e, ee_served *s, int32_t n, const int32_t *rows, int32_t first, const ee_output *out) {
   const ee_manifest *m = &s->model->manifest;
   for (int32_t i = 0; i < n; i++) {
     const int64_t *numbers = e->numbers + i * EE_NUMBERS_COUNT;
@@ -136,16 +147,9 @@ static void ee_answer(edgeemo_engine *e, const ee_served *s, int32_t n, const in
     r.model = s->model->version;
     if (e->intensity && m->intensity_label >= 0 && label == m->intensity_label && r.low == 0)
       r.intensity = s->states[(int64_t)slot * m->state_words + m->intensity_word] > 0 ? 2 : 1;
-    e->stats.changes += flags[EE_FLAGS_CHANGED];
-    e->stats.jumps += flags[EE_FLAGS_JUMPED];
-    e->stats.low += flags[EE_FLAGS_LOW] != 0 && flags[EE_FLAGS_DECISION] != 0;
-    e->stats.listening += label < 0;
-    e->stats.decisions += flags[EE_FLAGS_DECISION];
-    e->stats.handoffs[r.handoff & 3] += r.handoff != 0;
-    if ((numbers[EE_NUMBERS_ODD] & EE_BAD) != 0) {
-      e->stats.errors++;
+    ee_count_answer(&s->counts, &r, (numbers[EE_NUMBERS_ODD] & EE_BAD) != 0);
+    if ((numbers[EE_NUMBERS_ODD] & EE_BAD) != 0)
       ee_say("stream %lld: model %s answered with what is no probability", (long long)r.stream, r.model);
-    }
     memcpy(out->results + (size_t)rows[i] * out->stride, &r, out->stride < sizeof r ? out->stride : sizeof r);
   }
 }
@@ -173,10 +177,10 @@ static void ee_settle_times(edgeemo_engine *e, int32_t count, const ee_output *o
     memcpy(&waited, place, sizeof waited);
     waited = done - waited;
     memcpy(place, &waited, sizeof waited);
-    e->stats.late += waited > e->budget_s;
+    e->slots[slot].served->counts.late += waited > e->budget_s;
+    e->slots[slot].served->counts.steps++;
     if (e->written[slot] - e->taken[slot] >= e->step) e->ready_since[slot] = done;
   }
-  e->stats.steps += (uint64_t)count;
 }
 
 /* The audio in the rings of `count` slots through the live model, oldest step first: what their states are built from. */

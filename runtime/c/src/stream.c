@@ -56,7 +56,8 @@ static void ee_lead_in(edgeemo_engine *e, int32_t slot) {
   int32_t counts[EE_PHASES] = {0}, lead = 0;
   for (int32_t i = 0; i < e->max_streams; i++)
     if (e->slots[i].phase >= 0) counts[e->slots[i].phase]++;
-  const double phase = fmod(e->clock(e->clock_user), e->step_s) / e->step_s;
+  double phase = fmod(e->clock(e->clock_user), e->step_s) / e->step_s;
+  if (!(phase >= 0)) phase = phase < 0 ? phase + 1 : 0; /* a clock may be below zero, or broken */
   const int32_t part = (int32_t)(phase * EE_PHASES);
   for (int32_t i = 1; i < EE_PHASES; i++)
     if (counts[(part - i + EE_PHASES) % EE_PHASES] < counts[(part - lead + EE_PHASES) % EE_PHASES]) lead = i;
@@ -66,7 +67,9 @@ static void ee_lead_in(edgeemo_engine *e, int32_t slot) {
   e->begun_at[slot] = e->slots[slot].origin = -samples;
 }
 
-edgeemo_status edgeemo_stream_open(edgeemo_engine *e, edgeemo_stream *out) {
+edgeemo_status edgeemo_stream_open(edgeemo_engine *e, edgeemo_stream *out) { return edgeemo_stream_open_for(e, NULL, out); }
+
+edgeemo_status edgeemo_stream_open_for(edgeemo_engine *e, const char *user, edgeemo_stream *out) {
   const edgeemo_status status = ee_check_thread(e);
   if (status != EDGEEMO_OK) return status;
   if (out == NULL) return ee_fail(EDGEEMO_INVALID, "edgeemo_stream_open: out is NULL");
@@ -79,7 +82,7 @@ edgeemo_status edgeemo_stream_open(edgeemo_engine *e, edgeemo_stream *out) {
   *out = e->ids[slot] = e->next_id++ << 16 | slot;
   e->stats.opened++;
   e->slots[slot].in_use = true;
-  e->slots[slot].served = e->live;
+  e->slots[slot].served = e->canary != NULL && ee_in_canary(user == NULL ? "" : user, e->canary_share) ? e->canary : e->live;
   if (e->spread_phases) ee_lead_in(e, slot);
   return EDGEEMO_OK;
 }
