@@ -103,7 +103,7 @@ def row(
         line["lines"][name] = round(scored["macro_f1"], 4)
     if tool is not None:
         cost = modelled.measure(tool, paths["aarch64-neon"], 1, steps=1, warm_up=1)  # a gigaMAC takes minutes to model
-        line["rtf_a72_modelled"] = round(cost.real / (modelled.MHZ * 1e6 * modelled.STEP_S), 4)
+        line["rtf_a72_modelled"] = round(cost.real / (modelled.clock_mhz("aarch64-neon") * 1e6 * modelled.STEP_S), 4)
     return line, int8
 
 

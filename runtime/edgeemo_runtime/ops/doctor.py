@@ -176,9 +176,7 @@ def _better_target(artifact: Artifact, targets: list[str]) -> Iterator[Finding]:
     mine = artifact.manifest["target"]["name"]
     known = [t for t in targets if t != "host"]
     if known and mine in known and mine != known[0]:
-        yield Finding(
-            NOTE, f"{artifact.path}: is for {mine}; {known[0]} fits better", f"compile it with --target {known[0]}"
-        )
+        yield Finding(NOTE, f"{artifact.path}: is for {mine}; {known[0]} fits better", f"compile it with --target {known[0]}")
 
 
 def _estimated(artifact: Artifact, board: Board) -> dict[str, Any] | None:
