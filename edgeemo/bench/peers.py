@@ -43,7 +43,7 @@ def compare(
     ours: dict[str, tuple[Path, Path]], peers: list[Peer], streams: int, tool: Path | None, advance: Callable[[int], None]
 ) -> dict[str, Any]:
     """``ours``: name to (host artifact, aarch64 artifact), the first being the unit. Wall-clock ratios on this machine; where
-    ``tool`` is, modelled cycles of a batched step on its core, with the Python that calls the runtime left out of ours and in of theirs."""
+    ``tool`` is, modelled cycles of a batched step on the target's core, the Python that calls the runtime in theirs only."""
     calls = {name: steps_of(str(built), streams)(streams) for name, (built, _) in ours.items()}
     calls |= {peer.name: RUNTIMES[peer.runtime](str(peer.model), streams) for peer in peers}
     seconds = host.fastest(calls)

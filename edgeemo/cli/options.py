@@ -19,7 +19,7 @@ from click.shell_completion import CompletionItem
 from edgeemo.console import BUILD, progress_bar
 from edgeemo.quantize import DEFAULT_RECIPE
 from edgeemo.quantize.thresholds import THRESHOLDS
-from edgeemo.targets.board import target_aliases, target_names
+from edgeemo.targets.board import target_aliases, target_names, target_recipe
 
 if TYPE_CHECKING:
     from edgeemo.data.clips import Clip
@@ -153,7 +153,7 @@ def artifact_options(floating: Path | None, board_float: Path | None) -> Decorat
 class CalibrationOptions:
     """The values of ``calibration_options``."""
 
-    recipe: str
+    recipe: str | None
     threshold: str | None
     calib: Path
     calib_split: str | None
@@ -162,11 +162,11 @@ class CalibrationOptions:
     jobs: int
     cluster: str | None
 
-    def chosen_recipe(self) -> Recipe:
-        """The named one, with the threshold method of ``--threshold`` where that is given."""
+    def chosen_recipe(self, target: str) -> Recipe:
+        """The named one, else that which suits ``target``, with the threshold method of ``--threshold`` where that is given."""
         from edgeemo.quantize.recipe import load_recipe
 
-        recipe = load_recipe(self.recipe)
+        recipe = load_recipe(self.recipe or target_recipe(target) or DEFAULT_RECIPE)
         return replace(recipe, threshold=self.threshold or recipe.threshold)
 
     def source(self, planned: Plan) -> tuple[Source, list[Clip], list[str]]:
@@ -210,7 +210,8 @@ calibration_options = gathered(
     CalibrationOptions,
     "calibrating",
     [
-        click.option("--recipe", type=RecipeName(), default=DEFAULT_RECIPE, help="A name of `edgeemo recipes`, or a TOML file."),
+        click.option("--recipe", type=RecipeName(), default=None,
+                     help="A name of `edgeemo recipes`, or a TOML file [default: the target's]."),
         click.option("--threshold", type=click.Choice(list(THRESHOLDS)), default=None,
                      help="How activations are clipped [default: the recipe's]."),
         click.option("--calib", type=FOLDER, default=Path("calibration"),
