@@ -99,14 +99,19 @@ def report_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class TargetChoice(click.Choice):
-    """Targets and the boards' names; a board's name becomes its target's."""
+    """Targets and the boards' names; a board's name becomes its target's. ``several``: a list of them, by commas, each once."""
 
-    def __init__(self) -> None:
+    def __init__(self, several: bool = False) -> None:
         super().__init__([*target_names(), *target_aliases()])
+        self.several = several
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        name: str = super().convert(value, param, ctx)
-        return target_aliases().get(name, name)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not self.several:
+            name: str = super().convert(value, param, ctx)
+            return target_aliases().get(name, name)
+        if isinstance(value, list):
+            return value
+        return list(dict.fromkeys(TargetChoice().convert(name, param, ctx) for name in str(value).split(",")))
 
 
 def target_option(what: str) -> Decorator:

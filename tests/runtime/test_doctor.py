@@ -12,10 +12,12 @@ import pytest
 from edgeemo_runtime import machine
 from edgeemo_runtime.artifact import Artifact
 from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.members import pack
 from edgeemo_runtime.ops import board_facts, board_targets, cli, doctor
 
 from edgeemo.targets.board import load_target, target_names
 from tests.runtime.test_machine import A53, A76
+from tests.runtime.test_manifest import GOOD
 
 A72 = A53
 LIMITS = "Limit  Soft Limit  Hard Limit  Units\nMax realtime priority     {}                    0\n"
@@ -68,9 +70,11 @@ def said(document: dict[str, Any]) -> str:
     return "\n".join(f"{f['level']}: {f['what']} -> {f['next']}" for f in document["findings"])
 
 
-def test_the_list_of_targets_is_that_of_the_files() -> None:
+def test_the_list_of_targets_agrees_with_the_files() -> None:
+    """A board that is in a file only is not offered by doctor; one that is offered is that of the file."""
     files = {n: load_target(n) for n in target_names() if n != "host"}
-    assert {t.name: (t.machine, t.needs) for t in board_targets.TARGETS} == {n: (b.machine, b.needs) for n, b in files.items()}
+    for known in board_targets.TARGETS:
+        assert (known.machine, known.needs) == (files[known.name].machine, files[known.name].needs), known.name
 
 
 @pytest.mark.parametrize(
@@ -236,6 +240,25 @@ def test_an_artifact_that_does_not_fit_is_said_with_the_loader_s_line(tmp_path: 
     document = doctor.report(arm_board(tmp_path / "root", 0xD08), tmp_path / "m.edgeemo", None, 50)
     assert document["artifact"]["runs_here"] is False and document["calls"] is None
     assert document["findings"][0]["level"] == doctor.STOP and "m.edgeemo" in document["findings"][0]["what"]
+
+
+def packed(folder: Path, name: str, machine: str, needs: tuple[str, ...]) -> Path:
+    manifest = {**GOOD, "target": {**GOOD["target"], "name": name, "machine": machine, "needs": list(needs)}}
+    path = folder / f"{name}.edgeemo"
+    path.write_bytes(pack(json.dumps(manifest).encode(), b"code", b"weights"))
+    return path
+
+
+@pytest.mark.parametrize(("hwcap", "best"), [(A76, "pi5"), (A72, "aarch64-neon"), (0, "aarch64-neon")])
+def test_of_several_artifacts_the_one_that_fits_is_installed(tmp_path: Path, aarch64: Any, hwcap: int, best: str) -> None:
+    aarch64(hwcap)
+    files = [packed(tmp_path, t.name, t.machine, t.needs) for t in board_targets.TARGETS if t.name != "pi3"]
+    files.append(packed(tmp_path, "host", "x86_64", ("avx2",)))
+    for order in (files, files[::-1]):
+        assert board_targets.best_artifact(order).stem == best
+    assert board_targets.best_artifact(files[-1:]) == files[-1]  # one alone is for the loader to refuse
+    with pytest.raises(EdgeEmoError, match=r"none of .*host\.edgeemo \(host\).* runs on this machine; compile for "):
+        board_targets.best_artifact([files[-1], packed(tmp_path, "sve", "aarch64", ("sve2",))])
 
 
 def test_the_command_on_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

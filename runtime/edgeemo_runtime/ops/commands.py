@@ -13,6 +13,7 @@ from edgeemo_runtime import process
 from edgeemo_runtime.errors import EdgeEmoError, first_line, printable
 from edgeemo_runtime.function import Function
 from edgeemo_runtime.ops import doctor, loadtest, store, top
+from edgeemo_runtime.ops.board_targets import best_artifact
 from edgeemo_runtime.ops.config import EngineRules, ModelRules, load_config
 from edgeemo_runtime.trust import Trust, load_trust
 
@@ -37,7 +38,9 @@ def trust_of(arguments: argparse.Namespace, rules: ModelRules) -> Trust:
 
 def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     install = verbs.add_parser("install", help="unpack a model, check it, make it current")
-    install.add_argument("artifact", type=Path)
+    install.add_argument(
+        "artifact", type=Path, nargs="+", help="of several, for different boards, the one that fits this one best"
+    )
     install.add_argument("--canary", action="store_true", help="for a share of the users first ([canary] in the config)")
     rollback = verbs.add_parser("rollback", help="back to the model that was current before")
     listing = verbs.add_parser("list", help="models, their checks, and which is live")
@@ -79,7 +82,7 @@ def run(arguments: argparse.Namespace) -> bool:
         trust = trust_of(arguments, load_config(arguments.config).models if arguments.config else ModelRules())
     if arguments.command == "install":
         role = store.CANARY if arguments.canary else store.CURRENT
-        name = store.install(arguments.artifact, arguments.models, role, trust)
+        name = store.install(best_artifact(arguments.artifact), arguments.models, role, trust)
         print(f"{printable(str(arguments.models / name))}: installed, {role}")
     elif arguments.command == "rollback":
         print(f"{printable(str(arguments.models / store.rollback(arguments.models, trust)))}: current again")
