@@ -1,7 +1,7 @@
 """Targets that `edgeemo compile` knows, as a board needs them: which fit a machine, and which fits it best.
 
-The board has no target files; a test holds this list to them (tests/runtime/test_doctor.py). A target that is not in it is neither
-offered nor preferred, and runs where the kernel has what it needs.
+The board has no target files; a test holds this list to them (tests/runtime/test_doctor.py). A target that is not in it is
+neither offered nor preferred, and runs where the kernel has what it needs.
 """
 
 from __future__ import annotations
