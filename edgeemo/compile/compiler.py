@@ -97,9 +97,9 @@ def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None
 
 def _estimate(specs: list[KernelSpec], target: BoardTarget) -> dict[str, int] | None:
     """Cycles of one step of one stream in a full batch on the target's core, by its modelled rates, and its clock in MHz, for
-    `edgeemo-run doctor`; None of a target without rates."""
+    `edgeemo-run doctor`; None where the target lacks a rate. Products alone: norms, copies and Python come on top."""
     rates = target.macs_per_cycle
-    if not rates or not target.mhz:
+    if not target.mhz or any(s.rate not in rates for s in specs if s.macs):
         return None
     cycles = sum(s.macs / rates[s.rate] for s in specs if s.macs)
     return {"cycles_per_step": round(cycles), "mhz": target.mhz} if cycles else None

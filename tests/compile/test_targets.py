@@ -7,10 +7,12 @@ from edgeemo_runtime import machine
 from edgeemo_runtime.errors import EdgeEmoError
 from tvm.target import codegen
 
+from edgeemo.compile.compiler import _estimate
+from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.quantize import DEFAULT_RECIPE
 from edgeemo.quantize.recipe import load_recipe
 from edgeemo.targets import board as targets
-from edgeemo.targets.capabilities import INT8_MAX, WINOGRAD
+from edgeemo.targets.capabilities import INT8_MAX, SDOT, WINOGRAD
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,14 @@ def test_each_target_s_recipe_is_one_and_uses_what_its_kernels_allow() -> None:
             reduced = recipe.activation_qmax + recipe.weight_qmax <= INT8_MAX
             assert reduced == (WINOGRAD in board.kernels.microkernels), name
     assert targets.target_recipe("cm5") == "int8-mse" and targets.target_recipe("nobody") == ""
+
+
+def test_an_artifact_s_estimate_is_its_products_by_the_target_s_rates() -> None:
+    int8 = Gemm("s8", 4, 1, 32, 32, 32, 128, 64, microkernel=SDOT)
+    board = targets.load_target("pi5")
+    assert _estimate([int8, int8], board) == {"cycles_per_step": round(2 * 8192 / board.macs_per_cycle["int8"]), "mhz": 2400}
+    assert _estimate([int8, Gemm("f16", 4, 1, 32, 32, 32, 128, 64)], board) is None  # nobody has modelled that there
+    assert _estimate([int8], targets.load_target("pi3")) is None and _estimate([], board) is None
 
 
 def test_an_unknown_target_lists_those_there_are() -> None:
