@@ -12,7 +12,7 @@ from edgeemo.quantize.layers import Layer, gains_by_winograd
 from edgeemo.quantize.plan import Plan, plan
 from edgeemo.quantize.recipe import Recipe
 from edgeemo.targets.board import BoardTarget
-from edgeemo.targets.capabilities import INT8_MAX
+from edgeemo.targets.capabilities import INT8_MAX, WINOGRAD
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -40,7 +40,11 @@ class Part:
     def cycles(self, precision: str, recipe: Recipe, board: BoardTarget) -> float | None:
         """Estimated from the board's modelled MACs per cycle; None where nobody has modelled it. ``recipe``: how much of int8 it
         uses."""
-        reduced = precision == "int8" and any(self._by_winograd(layer, recipe) for layer in self.layers)
+        reduced = (
+            precision == "int8"
+            and WINOGRAD in board.kernels.microkernels
+            and any(self._by_winograd(layer, recipe) for layer in self.layers)
+        )
         rate = board.macs_per_cycle.get("int8_winograd" if reduced else precision)
         return None if rate is None else self.macs / rate
 

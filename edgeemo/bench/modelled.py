@@ -18,12 +18,11 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.members import read_members
 from elftools.elf.elffile import ELFFile
 
-from edgeemo.targets.board import load_target, target_names
+from edgeemo.targets.board import load_target
 
 SCRIPT = Path(__file__).parent / "board_step.py"
 RUNTIME = Path(__file__).parents[2] / "runtime"
 STEPS, WARM_UP = 2, 3
-MHZ = 1500  # where no target says its clock
 STEP_S = 0.16
 
 
@@ -46,11 +45,10 @@ def measure(tool: Path, artifact: Path, streams: int, what: str = "step", steps:
 
 
 def run(
-    tool: Path, script: Path, arguments: list[str], artifact: Path | None = None, steps: int = STEPS, core: str = "cortex-a72",
-    runner: str = "a72py",
-) -> Cost:  # fmt: skip
-    """A script with markers around ``steps`` steps, on the emulated core; an AArch64 program where ``runner`` is "a72run".
-    ``artifact``: whose kernels to name in the shares."""
+    tool: Path, script: Path, arguments: list[str], artifact: Path | None, steps: int, core: str, runner: str = "a72py"
+) -> Cost:
+    """A script with markers around ``steps`` steps, on the emulated ``core`` (cortex-a72 or cortex-a76); an AArch64 program where
+    ``runner`` is "a72run". ``artifact``: whose kernels to name in the shares."""
     tool = tool.resolve()
     with tempfile.TemporaryDirectory(prefix="edgeemo-bench-") as folder:
         name = Path(folder, "cost")
@@ -70,11 +68,15 @@ def run(
 
 
 def clock_mhz(target: str) -> int:
-    """Clock of a target's boards."""
-    return (load_target(target).mhz if target in target_names() else 0) or MHZ
+    """Clock of a target's boards. Raises EdgeEmoError where there is no such target, or its file does not say it."""
+    mhz = load_target(target).mhz
+    if not mhz:
+        raise EdgeEmoError(f"target {target}: its file says no clock; cycles become seconds with `mhz` in it")
+    return mhz
 
 
-def streams_per_core(cycles_per_stream: float, mhz: int = MHZ) -> int:
+def streams_per_core(cycles_per_stream: float, mhz: int) -> int:
+    """Streams whose steps of 160 ms take all of a core's time at ``mhz``."""
     return int(mhz * 1e6 * STEP_S / cycles_per_stream)
 
 

@@ -43,7 +43,7 @@ def compare(
     ours: dict[str, tuple[Path, Path]], peers: list[Peer], streams: int, tool: Path | None, advance: Callable[[int], None]
 ) -> dict[str, Any]:
     """``ours``: name to (host artifact, aarch64 artifact), the first being the unit. Wall-clock ratios on this machine; where
-    ``tool`` is, modelled cycles of a batched step, with the Python that calls the runtime left out of ours and in of theirs."""
+    ``tool`` is, modelled cycles of a batched step on the target's core, the Python that calls the runtime in theirs only."""
     calls = {name: steps_of(str(built), streams)(streams) for name, (built, _) in ours.items()}
     calls |= {peer.name: RUNTIMES[peer.runtime](str(peer.model), streams) for peer in peers}
     seconds = host.fastest(calls)
@@ -53,19 +53,21 @@ def compare(
     document: dict[str, Any] = {"streams": streams, "unit": next(iter(ours)), "rows": rows}
     if tool is None:
         return document
-    board = next(iter(ours.values()))[1]
-    macs = unchecked(read_members(board)).manifest["macs_per_step"] * streams
+    manifest = unchecked(read_members(next(iter(ours.values()))[1])).manifest
+    macs, target = manifest["macs_per_step"] * streams, manifest["target"]
+    mhz = modelled.clock_mhz(target["name"])
     by_name = {row["name"]: row for row in rows}
     for name, (_, built) in ours.items():
-        _add(by_name[name], modelled.measure(tool, built, streams), streams, macs)
+        _add(by_name[name], modelled.measure(tool, built, streams), streams, macs, mhz)
         advance(1)
     for peer in peers:
-        cost = modelled.run(tool, SCRIPT, [peer.runtime, str(peer.model.resolve()), str(streams), str(modelled.STEPS)])
-        _add(by_name[peer.name], cost, streams, macs)
+        arguments = [peer.runtime, str(peer.model.resolve()), str(streams), str(modelled.STEPS)]
+        cost = modelled.run(tool, SCRIPT, arguments, None, modelled.STEPS, target["cpu"])
+        _add(by_name[peer.name], cost, streams, macs, mhz)
         advance(1)
     return document
 
 
-def _add(row: dict[str, Any], cost: modelled.Cost, streams: int, macs: int) -> None:
+def _add(row: dict[str, Any], cost: modelled.Cost, streams: int, macs: int, mhz: int) -> None:
     row |= {"core": round(cost.core), "real": round(cost.real), "real_per_mac": round(cost.real / macs, 3)}
-    row["streams_per_core"] = modelled.streams_per_core(cost.real / streams)
+    row["streams_per_core"] = modelled.streams_per_core(cost.real / streams, mhz)

@@ -104,11 +104,12 @@ def row(
         line["lines"][name] = round(scored["macro_f1"], 4)
     if tool is not None:
         cost = modelled.measure(tool, paths["aarch64-neon"], 1, steps=1, warm_up=1)  # a gigaMAC takes minutes to model
-        line["rtf_a72_modelled"] = round(cost.real / (modelled.MHZ * 1e6 * modelled.STEP_S), 4)
+        mhz = modelled.clock_mhz("aarch64-neon")
+        line["rtf_a72_modelled"] = round(cost.real / (mhz * 1e6 * modelled.STEP_S), 4)
         if kind.startswith("cosyvoice"):  # the windowed models' weights are a small part of what a call costs
             cost = modelled.measure(tool, paths["aarch64-neon"], CALLS, steps=1, warm_up=1)
         calls = CALLS if kind.startswith("cosyvoice") else 1
-        line["calls_per_core_modelled"] = modelled.streams_per_core(cost.real / calls)
+        line["calls_per_core_modelled"] = modelled.streams_per_core(cost.real / calls, mhz)
     return line, int8
 
 

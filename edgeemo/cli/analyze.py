@@ -43,7 +43,7 @@ def analyze(
     check_output(save_recipe, force)
     ready = prepare(model, calibrating, searching, page.parent)
     local, found, goal, proposal = _study(ready, searching)
-    about = f"found by edgeemo analyze, from {calibrating.recipe}, for {model} on {ready.compared.on}"
+    about = f"found by edgeemo analyze, from {ready.planned.recipe.name}, for {model} on {ready.compared.on}"
     toml = report.proposal_toml(proposal, str(goal), about, ready.compared.measure)
     document: dict[str, Any] = {
         "model": str(model),

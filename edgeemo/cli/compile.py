@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeemo.cli.options import FILE, FOLDER, output_options, target_option
+from edgeemo.cli.options import FILE, FOLDER, TargetChoice, output_options
 from edgeemo.console import BUILD, INT8_MODEL, print_json, show_table, user_errors
 from edgeemo.files import check_output, write_file
+
+if TYPE_CHECKING:
+    from edgeemo.compile.compiler import Compiled
+    from edgeemo.targets.board import BoardTarget
 
 
 @click.command(name="compile")
 @click.argument("model", type=FILE, default=INT8_MODEL)
-@target_option("Board to compile for")
+@click.option("--target", "targets", type=TargetChoice(several=True), default="aarch64-neon",
+              help="Board to compile for (`edgeemo targets`); several by commas, an artifact each.")  # fmt: skip
 @click.option("--debug-dump", type=FOLDER, default=None, metavar="DIR", help="Write Relax, TIR and assembly.")
 @click.option("--check/--no-check", default=True, help="Compare with ONNX Runtime; the artifact's manifest says whether.")
 @click.option("--feeds", type=FOLDER, default=None, metavar="DIR",
@@ -28,7 +34,7 @@ from edgeemo.files import check_output, write_file
 @user_errors
 def compile_(
     model: Path,
-    target: str,
+    targets: list[str],
     debug_dump: Path | None,
     check: bool,
     feeds: Path | None,
@@ -43,35 +49,48 @@ def compile_(
 
     It is compiled for this machine, too, and run here next to ONNX Runtime: an artifact that gives other numbers is not written.
     """
-    default = f"emotion-{target}.edgeemo" if kind == "artifact" else f"{name}-{target}-{kind}"
+    if len(targets) > 1 and (out is not None or debug_dump is not None or kind != "artifact"):
+        raise click.UsageError("several targets are several artifacts in build/: --out, --debug-dump and --format take one")
     from edgeemo.compile.codegen.c_library import check_library, write_library
 
-    written = out or BUILD / default
-    written = check_output(written, force) if kind == "artifact" else check_library(kind, name, written, force)
+    written = {}
+    for target in targets:
+        default = f"emotion-{target}.edgeemo" if kind == "artifact" else f"{name}-{target}-{kind}"
+        path = out or BUILD / default
+        written[target] = check_output(path, force) if kind == "artifact" else check_library(kind, name, path, force)
     from edgeemo.compile.check import compile_checked
     from edgeemo.compile.compiler import compile_onnx
     from edgeemo.targets.board import load_target
 
-    board = load_target(target)
-    compiled = compile_checked(model, board, debug_dump, feeds) if check else compile_onnx(model, board, debug_dump)
-    if kind == "artifact":
-        write_file(written, compiled.archive, force)
-    else:
-        write_library(kind, name, board.machine, libc, compiled, written, force)
-    ours = {k: compiled.kernels[k] for k in compiled.ours}
-    facts = {
-        "out": str(written),
+    documents = []
+    for target, path in written.items():
+        board = load_target(target)
+        compiled = compile_checked(model, board, debug_dump, feeds) if check else compile_onnx(model, board, debug_dump)
+        if kind == "artifact":
+            write_file(path, compiled.archive, force)
+        else:
+            write_library(kind, name, board.machine, libc, compiled, path, force)
+        facts = _facts(path, board, compiled)
+        documents.append({**facts, "kernels": compiled.kernels, "products_left_to_stock": compiled.stock_products})
+        if not as_json:
+            rows = [[k, compiled.kernels[k]] for k in compiled.ours]
+            show_table(f"{model} for {board.description}", ["kernel", "calls per step"], rows)
+            show_table("artifact", ["", ""], [[k, v] for k, v in facts.items()])
+    if as_json:
+        print_json(documents[0] if len(documents) == 1 else {"artifacts": documents})
+
+
+def _facts(path: Path, board: BoardTarget, compiled: Compiled) -> dict[str, Any]:
+    ours = sum(compiled.kernels[k] for k in compiled.ours)
+    step = compiled.manifest["step"]
+    return {
+        "out": str(path),
         "bytes": len(compiled.archive),
         "target": board.name,
         "cpu": board.cpu,
         "macs_per_step": compiled.manifest["macs_per_step"],
-        "kernel_calls": sum(ours.values()),
-        "stock_calls": sum(compiled.kernels.values()) - sum(ours.values()),
-        "arena_bytes_per_stream": compiled.manifest["step"]["arena_bytes_per_stream"],
-        "state_bytes_per_stream": compiled.manifest["step"]["state_words"] * 4,
+        "kernel_calls": ours,
+        "stock_calls": sum(compiled.kernels.values()) - ours,
+        "arena_bytes_per_stream": step["arena_bytes_per_stream"],
+        "state_bytes_per_stream": step["state_words"] * 4,
     }
-    if as_json:
-        print_json({**facts, "kernels": compiled.kernels, "products_left_to_stock": compiled.stock_products})
-        return
-    show_table(f"{model} for {board.description}", ["kernel", "calls per step"], [[k, v] for k, v in ours.items()])
-    show_table("artifact", ["", ""], [[k, v] for k, v in facts.items()])

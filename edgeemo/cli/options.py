@@ -19,7 +19,7 @@ from click.shell_completion import CompletionItem
 from edgeemo.console import BUILD, progress_bar
 from edgeemo.quantize import DEFAULT_RECIPE
 from edgeemo.quantize.thresholds import THRESHOLDS
-from edgeemo.targets.board import target_aliases, target_names
+from edgeemo.targets.board import target_aliases, target_names, target_recipe
 
 if TYPE_CHECKING:
     from edgeemo.data.clips import Clip
@@ -99,14 +99,19 @@ def report_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class TargetChoice(click.Choice):
-    """Targets and the boards' names; a board's name becomes its target's."""
+    """Targets and the boards' names; a board's name becomes its target's. ``several``: a list of them, by commas, each once."""
 
-    def __init__(self) -> None:
+    def __init__(self, several: bool = False) -> None:
         super().__init__([*target_names(), *target_aliases()])
+        self.several = several
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        name: str = super().convert(value, param, ctx)
-        return target_aliases().get(name, name)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not self.several:
+            name: str = super().convert(value, param, ctx)
+            return target_aliases().get(name, name)
+        if isinstance(value, list):
+            return value
+        return list(dict.fromkeys(TargetChoice().convert(name, param, ctx) for name in str(value).split(",")))
 
 
 def target_option(what: str) -> Decorator:
@@ -153,7 +158,7 @@ def artifact_options(floating: Path | None, board_float: Path | None) -> Decorat
 class CalibrationOptions:
     """The values of ``calibration_options``."""
 
-    recipe: str
+    recipe: str | None
     threshold: str | None
     calib: Path
     calib_split: str | None
@@ -162,11 +167,11 @@ class CalibrationOptions:
     jobs: int
     cluster: str | None
 
-    def chosen_recipe(self) -> Recipe:
-        """The named one, with the threshold method of ``--threshold`` where that is given."""
+    def chosen_recipe(self, target: str) -> Recipe:
+        """The named one, else that which suits ``target``, with the threshold method of ``--threshold`` where that is given."""
         from edgeemo.quantize.recipe import load_recipe
 
-        recipe = load_recipe(self.recipe)
+        recipe = load_recipe(self.recipe or target_recipe(target) or DEFAULT_RECIPE)
         return replace(recipe, threshold=self.threshold or recipe.threshold)
 
     def source(self, planned: Plan) -> tuple[Source, list[Clip], list[str]]:
@@ -210,7 +215,8 @@ calibration_options = gathered(
     CalibrationOptions,
     "calibrating",
     [
-        click.option("--recipe", type=RecipeName(), default=DEFAULT_RECIPE, help="A name of `edgeemo recipes`, or a TOML file."),
+        click.option("--recipe", type=RecipeName(), default=None,
+                     help="A name of `edgeemo recipes`, or a TOML file [default: the target's]."),
         click.option("--threshold", type=click.Choice(list(THRESHOLDS)), default=None,
                      help="How activations are clipped [default: the recipe's]."),
         click.option("--calib", type=FOLDER, default=Path("calibration"),

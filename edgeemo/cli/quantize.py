@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from edgeemo.cli.options import FILE, CalibrationOptions, calibration_options, gathered, output_options
+from edgeemo.cli.options import FILE, CalibrationOptions, calibration_options, gathered, output_options, target_option
 from edgeemo.console import FLOAT_MODEL, INT8_MODEL, print_json, show_table, user_errors, warn
 from edgeemo.files import check_output, write_file
 
@@ -39,6 +39,7 @@ class FileOptions:
 @click.command()
 @click.argument("model", type=FILE, default=FLOAT_MODEL)
 @calibration_options
+@target_option("Board whose recipe is taken where --recipe names none")
 @click.option("--keep-fp16", multiple=True, metavar="NAME", help="Layer name or regex to keep in FP16, e.g. emotion_conv.")
 @click.option("--keep-fp32", multiple=True, metavar="NAME", help="Layer name or regex to keep in FP32.")
 @gathered(
@@ -55,16 +56,16 @@ class FileOptions:
 @click.pass_context
 @user_errors
 def quantize(
-    context: click.Context, model: Path, calibrating: CalibrationOptions, keep_fp16: tuple[str, ...], keep_fp32: tuple[str, ...],
-    files: FileOptions, out: Path | None, force: bool, as_json: bool,
+    context: click.Context, model: Path, calibrating: CalibrationOptions, target: str, keep_fp16: tuple[str, ...],
+    keep_fp32: tuple[str, ...], files: FileOptions, out: Path | None, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Quantize MODEL to INT8 (QDQ ONNX), its activations' thresholds from calibration clips.
 
     `edgeemo tune` finds a recipe that is good enough, `edgeemo analyze` says which layers suffer.
     """
     files.check(force)
-    chosen = calibrating.chosen_recipe().keep(keep_fp16, "fp16", "--keep-fp16").keep(keep_fp32, "fp32", "--keep-fp32")
-    target = check_output(out or INT8_MODEL, force)
+    chosen = calibrating.chosen_recipe(target).keep(keep_fp16, "fp16", "--keep-fp16").keep(keep_fp32, "fp32", "--keep-fp32")
+    written = check_output(out or INT8_MODEL, force)
     from edgeemo.onnxlib.load import load_onnx
     from edgeemo.quantize.findings import warnings_of
     from edgeemo.quantize.plan import plan, quantize_plan
@@ -77,12 +78,12 @@ def quantize(
     warn(said)
     _keep(files, planned, calibration, calibrating.jobs, force)
     content = quantized.SerializeToString(deterministic=True)
-    write_file(target, content, force)
+    write_file(written, content, force)
     if as_json:
-        print_json({"out": str(target), "bytes": len(content), "warnings": said, **json.loads(report.to_json())})
+        print_json({"out": str(written), "bytes": len(content), "warnings": said, **json.loads(report.to_json())})
         return
     _print(report)
-    click.echo(f"{target}: {len(content) / 1e6:.2f} MB (float {model.stat().st_size / 1e6:.2f} MB)")
+    click.echo(f"{written}: {len(content) / 1e6:.2f} MB (float {model.stat().st_size / 1e6:.2f} MB)")
 
 
 def _calibrate(

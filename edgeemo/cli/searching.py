@@ -95,7 +95,7 @@ def prepare(model: Path, calibrating: CalibrationOptions, searching: SearchOptio
     from edgeemo.onnxlib.load import load_onnx
     from edgeemo.quantize.plan import plan
 
-    planned = plan(load_onnx(model), str(model), calibrating.chosen_recipe())
+    planned = plan(load_onnx(model), str(model), calibrating.chosen_recipe(searching.target))
     source, clips, said = calibrating.source(planned)
     compared = searching.comparison(calibrating.feeds, clips)
     warn(said)

@@ -50,7 +50,7 @@ def tune(
     found = _search(ready, searching, goal, written.parent)
     assert found.best is not None
     recipe = replace(found.best.recipe, name=written.stem)
-    about = f"found by edgeemo tune, from {calibrating.recipe}, for {model} on {ready.compared.on}"
+    about = f"found by edgeemo tune, from {ready.planned.recipe.name}, for {model} on {ready.compared.on}"
     comment = report.proposal_toml_comment(found, str(goal), about, ready.compared.measure)
     quantized, said = _quantize(ready, recipe) if save_model is not None else (b"", [])
     write_file(written, recipe.to_toml(comment).encode(), force)

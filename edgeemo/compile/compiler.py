@@ -28,6 +28,7 @@ from edgeemo.compile.codegen.step_function import Step
 from edgeemo.compile.codegen.verify import verify_library
 from edgeemo.compile.importer import Imported, import_onnx
 from edgeemo.compile.ir import KernelTable
+from edgeemo.compile.kernels.specs import KernelSpec
 from edgeemo.compile.pipeline import Dump, lower
 from edgeemo.compile.relax_import import WAY_OUT
 from edgeemo.compile.stream_functions.decision_rules import DECIDE
@@ -86,11 +87,22 @@ def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None
     specs = [table.specs[c] for c in step.calls if c in table.specs]
     manifest["int8_macs_per_step"] = sum(s.int8_macs for s in specs)
     manifest["macs_per_step"] = sum(s.macs for s in specs)
+    manifest["estimate"] = _estimate(specs, target)
     ours = tuple(name for name in dict.fromkeys(step.calls) if name in table.specs)
     counts: dict[str, int] = {}
     for name in step.calls:
         counts[name] = counts.get(name, 0) + 1
     return Compiled(pack_artifact(manifest, library, step.weights), manifest, counts, ours, left, objects)
+
+
+def _estimate(specs: list[KernelSpec], target: BoardTarget) -> dict[str, int] | None:
+    """Cycles of one step of one stream in a full batch on the target's core, by its modelled rates, and its clock in MHz, for
+    `edgeemo-run doctor`; None where the target lacks a rate. Products alone: norms, copies and Python come on top."""
+    rates = target.macs_per_cycle
+    if not target.mhz or any(s.rate not in rates for s in specs if s.macs):
+        return None
+    cycles = sum(s.macs / rates[s.rate] for s in specs if s.macs)
+    return {"cycles_per_step": round(cycles), "mhz": target.mhz} if cycles else None
 
 
 def _compiles(model: onnx.ModelProto, target: BoardTarget) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # In a checkout the folder stands next to the package; a wheel carries it inside.
 FOLDERS = (Path(__file__).parents[2] / "targets", Path(__file__).parent / "boards")
 PREFETCHES = ("load", "prfm")  # a load to the zero register; ARM's own, which does not hold up what follows it
+ORDERS = ("written", "llvm")  # as kernels write them, between barriers; as LLVM's model of the core schedules them
 ISAS = ("neon", "portable")
 EMULATIONS = {"x86_64": "elf_x86_64", "aarch64": "aarch64linux"}
 
@@ -34,6 +35,7 @@ class KernelTarget:
     block_bytes: int  # weights that stay in L1 while rows pass by
     prefetch_distance_bytes: int  # distance of a prefetch of weights before their use; 0: left to the core's prefetcher
     prefetch: str = "load"  # by which instruction, of PREFETCHES
+    order: str = "written"  # of instructions, of ORDERS
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class BoardTarget:
     kernels: KernelTarget
     macs_per_cycle: dict[str, float] = field(default_factory=dict)  # by precision, modelled; none where nobody has
     names: tuple[str, ...] = ()  # boards that have it, as people call them: --target takes them, too
+    recipe: str = ""  # by which models for it are quantized where nothing else is said; empty: the package's default
     cores: int = 0  # of such a board; 0: not said
     mhz: int = 0  # clock of a core; 0: not said
     needs: tuple[str, ...] = ()  # extensions beyond the least of its machine, by LLVM's names, for the runtime to check
@@ -77,6 +80,12 @@ def target_aliases() -> dict[str, str]:
             with suppress(EdgeEmoError):
                 found |= {str(name): path.stem for name in read_toml(path).get("names", ())}
     return found
+
+
+def target_recipe(name: str) -> str:
+    """Name of the recipe that suits a target, "" where its file names none. Without TVM, which the host's other facts need."""
+    name = target_aliases().get(name, name)
+    return str(next((read_toml(p).get("recipe", "") for f in FOLDERS if (p := f / f"{name}.toml").is_file()), ""))
 
 
 def load_target(name: str) -> BoardTarget:
@@ -131,6 +140,7 @@ def _kernels(
     prefetch_distance_bytes: int,
     tiles: dict[str, list[int]],
     prefetch: str = PREFETCHES[0],
+    order: str = ORDERS[0],
 ) -> KernelTarget:
     if isa not in ISAS:
         raise ValueError(f"kernels.isa is {isa!r}, not {' or '.join(ISAS)}")
@@ -142,6 +152,8 @@ def _kernels(
         raise ValueError(f"kernels.prefetch_distance_bytes is {prefetch_distance_bytes}, not a multiple of 64")
     if prefetch not in PREFETCHES:
         raise ValueError(f"kernels.prefetch is {prefetch!r}, not {' or '.join(PREFETCHES)}")
+    if order not in ORDERS:
+        raise ValueError(f"kernels.order is {order!r}, not {' or '.join(ORDERS)}")
     sizes = {}
     for weights in ("f16", "f32"):
         rows, columns = tiles[weights]
@@ -149,5 +161,5 @@ def _kernels(
             raise ValueError(f"kernels.tiles.{weights} is {rows} x {columns}, not multiples of 4 with at most 64 sums")
         sizes[weights] = (rows, columns)
     return KernelTarget(
-        isa == "neon", tuple(microkernels), {"s8": (4, 4), **sizes}, block_kib * 1024, prefetch_distance_bytes, prefetch
+        isa == "neon", tuple(microkernels), {"s8": (4, 4), **sizes}, block_kib * 1024, prefetch_distance_bytes, prefetch, order
     )

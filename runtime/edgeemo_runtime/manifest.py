@@ -154,6 +154,7 @@ _SCHEMA = record(
         "model": record({}, {"file": text(1000), "sha256": text(64, HASH)}),
         "macs_per_step": integer(0, 1 << 53),
         "int8_macs_per_step": integer(0, 1 << 53),
+        "estimate": nullable(record({"cycles_per_step": integer(1, 1 << 53), "mhz": integer(1, 1 << 20)})),
     },
 )
 

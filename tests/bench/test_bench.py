@@ -9,7 +9,6 @@ import pytest
 from click.testing import CliRunner
 
 from edgeemo.adapt.adapt import adapt
-from edgeemo.bench.modelled import streams_per_core
 from edgeemo.bench.peers import Peer, compare
 from edgeemo.cli.main import main
 from tests.graphs import compiled, recurrence
@@ -52,23 +51,3 @@ def test_missing_tool_and_artifact_are_named(host_artifacts: dict[str, Path], tm
     done = CliRunner().invoke(main, [*arguments, "--board", str(tmp_path / "none.edgeemo")])
     assert done.exit_code == 1
     assert "none.edgeemo" in done.output
-
-
-def test_streams_per_core() -> None:
-    assert streams_per_core(1.6e6) == 150
-    assert streams_per_core(1.6e6, 2400) == 240
-
-
-def test_litert_that_is_not_there_is_named_with_the_way_out(files: dict[str, Path], tmp_path: Path) -> None:
-    models = ["--float-onnx", str(files["float"]), "--int8-onnx", str(files["int8"])]
-    done = CliRunner().invoke(main, ["bench-peers", *models, "--litert", str(tmp_path)])
-    assert done.exit_code == 1
-    assert "edgeemo[peers]" in done.output or "make bench-peers" in done.output
-
-
-def test_onnx_runtime_is_compared_on_this_machine(files: dict[str, Path], host_artifacts: dict[str, Path]) -> None:
-    peers = [Peer("ort", "onnxruntime", files["int8"])]
-    document = compare({"ours": (host_artifacts["int8"], Path())}, peers, 2, None, lambda n: None)
-    assert [r["name"] for r in document["rows"]] == ["ours", "ort"]
-    assert document["rows"][0]["host_ratio"] == 1.0
-    assert document["rows"][1]["host_ratio"] > 0

@@ -20,8 +20,8 @@ def report(folder: Path, rows: list[tuple[int, int]]) -> Path:
     return folder / "costs.json"
 
 
-def test_costs_are_cycles_at_1500_mhz_with_python_on_top(tmp_path: Path) -> None:
-    seconds, _ = batch_seconds("x", report(tmp_path, [(1, 3_000_000), (8, 15_000_000), (16, 27_000_000)]))
+def test_costs_are_cycles_at_the_pi_4_s_1500_mhz_with_python_on_top(tmp_path: Path) -> None:
+    seconds, _ = batch_seconds("aarch64-neon", report(tmp_path, [(1, 3_000_000), (8, 15_000_000), (16, 27_000_000)]))
     assert len(seconds) == 17
     assert seconds[8] == pytest.approx((15 + 1.5) / 1500)
     assert seconds[12] == pytest.approx((21 + 1.5) / 1500)
@@ -32,6 +32,14 @@ def test_a_target_s_own_clock_counts(tmp_path: Path) -> None:
     costs = report(tmp_path, [(8, 15_000_000), (16, 27_000_000)])
     slow, quick = (batch_seconds(target, costs)[0] for target in ("aarch64-neon", "pi5"))
     np.testing.assert_allclose(slow[1:] / quick[1:], 2400 / 1500)
+
+
+def test_no_clock_is_made_up(tmp_path: Path) -> None:
+    costs = report(tmp_path, [(8, 15_000_000), (16, 27_000_000)])
+    with pytest.raises(EdgeEmoError, match="target host: its file says no clock"):
+        batch_seconds("host", costs)
+    with pytest.raises(EdgeEmoError, match="no target 'x'"):
+        batch_seconds("x", costs)
 
 
 @pytest.mark.slow

@@ -9,17 +9,22 @@ import sys
 from pathlib import Path
 
 import click
+import onnx
 import pytest
 from click.testing import CliRunner
+from edgeemo_runtime.artifact import unchecked
 from edgeemo_runtime.decision import PRESETS
+from edgeemo_runtime.members import read_members
 
 import edgeemo.cli
 from edgeemo.cli.main import VERBS, main
+from edgeemo.cli.options import TargetChoice
 from edgeemo.data.lines import LINES
 from edgeemo.model.names import MODEL_NAMES
 from edgeemo.quantize.recipe import recipe_names
 from edgeemo.quantize.thresholds import THRESHOLDS
 from edgeemo.targets.board import target_aliases, target_names
+from tests.graphs import residual_block
 
 HEAVY = ("torch", "tvm", "tvm_ffi", "onnx", "onnxruntime", "matplotlib")
 COMPLETIONS = {
@@ -39,6 +44,7 @@ import json, sys
 from click.shell_completion import BashComplete
 from click.testing import CliRunner
 from edgeemo.cli.main import VERBS, main
+from edgeemo.cli.options import TargetChoice
 
 helps = [CliRunner().invoke(main, [*words, "--help"]).output for words in ((), *((v,) for v in VERBS))]
 shell = BashComplete(main, {}, "edgeemo", "_EDGEEMO_COMPLETE")
@@ -121,3 +127,24 @@ def test_names_of_models_are_those_of_the_classes() -> None:
     from edgeemo.model.checkpoint import MODELS
 
     assert tuple(MODELS) == MODEL_NAMES
+
+
+def test_several_targets_are_one_artifact_each_in_build(tmp_path: Path) -> None:
+    runner = CliRunner()
+    for more in (["--out", "x.edgeemo"], ["--debug-dump", "d"], ["--format", "shared"]):
+        done = runner.invoke(main, ["compile", "m.onnx", "--target", "pi4,pi5", *more])
+        assert done.exit_code == 2 and "several targets" in done.output, done.output
+    done = runner.invoke(main, ["compile", "m.onnx", "--target", "pi4,z80"])
+    assert done.exit_code == 2 and "'z80' is not one of" in done.output
+    assert TargetChoice(several=True).convert("cm5,pi4,pi5,aarch64-neon", None, None) == ["pi5", "aarch64-neon"]
+
+
+@pytest.mark.slow
+def test_each_of_several_targets_gets_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(residual_block(), tmp_path / "m.onnx")
+    done = CliRunner().invoke(main, ["compile", "m.onnx", "--target", "pi4,pi5", "--no-check", "--json"])
+    assert done.exit_code == 0, done.output
+    made = json.loads(done.stdout)["artifacts"]
+    assert [(a["target"], a["out"]) for a in made] == [(n, f"build/emotion-{n}.edgeemo") for n in ("aarch64-neon", "pi5")]
+    assert [unchecked(read_members(Path(a["out"]))).manifest["target"]["cpu"] for a in made] == ["cortex-a72", "cortex-a76"]

@@ -7,7 +7,12 @@ from edgeemo_runtime import machine
 from edgeemo_runtime.errors import EdgeEmoError
 from tvm.target import codegen
 
+from edgeemo.compile.compiler import _estimate
+from edgeemo.compile.kernels.specs import Gemm
+from edgeemo.quantize import DEFAULT_RECIPE
+from edgeemo.quantize.recipe import load_recipe
 from edgeemo.targets import board as targets
+from edgeemo.targets.capabilities import INT8_MAX, SDOT, WINOGRAD
 
 
 @pytest.mark.parametrize(
@@ -20,6 +25,7 @@ from edgeemo.targets import board as targets
         ("f32 = [4, 16]", "f32 = [3, 16]", "f32 is 3 x 16"),
         ("block_kib = 16", "", "block_kib"),
         ("prefetch_distance_bytes = 512", "prefetch_distance_bytes = 100", "prefetch_distance_bytes is 100"),
+        ('prefetch = "load" ', 'order = "random"\nprefetch = "load" ', "kernels.order is 'random', not written or llvm"),
         ("[kernels]", "[kernels", "is not TOML"),
     ],
 )
@@ -41,6 +47,24 @@ def test_a_board_s_name_is_no_target_s_and_no_other_board_s() -> None:
     assert len(names) == len(set(names)) and not set(names) & set(targets.target_names())
     assert targets.load_target("pi4") == targets.load_target("aarch64-neon")
     assert targets.load_target("rk3588").cpu == "cortex-a76"
+
+
+def test_each_target_s_recipe_is_one_and_uses_what_its_kernels_allow() -> None:
+    """A reduced range costs accuracy: it is for targets whose kernels gain by it."""
+    for name in targets.target_names():
+        board, recipe = targets.load_target(name), load_recipe(targets.target_recipe(name) or DEFAULT_RECIPE)
+        if name != "host":
+            reduced = recipe.activation_qmax + recipe.weight_qmax <= INT8_MAX
+            assert reduced == (WINOGRAD in board.kernels.microkernels), name
+    assert targets.target_recipe("cm5") == "int8-mse" and targets.target_recipe("nobody") == ""
+
+
+def test_an_artifact_s_estimate_is_its_products_by_the_target_s_rates() -> None:
+    int8 = Gemm("s8", 4, 1, 32, 32, 32, 128, 64, microkernel=SDOT)
+    board = targets.load_target("pi5")
+    assert _estimate([int8, int8], board) == {"cycles_per_step": round(2 * 8192 / board.macs_per_cycle["int8"]), "mhz": 2400}
+    assert _estimate([int8, Gemm("f16", 4, 1, 32, 32, 32, 128, 64)], board) is None  # nobody has modelled that there
+    assert _estimate([int8], targets.load_target("pi3")) is None and _estimate([], board) is None
 
 
 def test_an_unknown_target_lists_those_there_are() -> None:

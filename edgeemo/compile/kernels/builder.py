@@ -69,8 +69,9 @@ class Builder:
         return T.Bind(value)
 
     def scheduling_barrier(self) -> None:
-        """Nothing is scheduled across it. The mark (CSDB) is taken out of the assembly again, compile/codegen/assembly.py."""
-        if self.neon:
+        """Nothing is scheduled across it, but where the target leaves the order to LLVM. The mark (CSDB) is taken out of the
+        assembly again, compile/codegen/assembly.py."""
+        if self.neon and self.target.order == "written":
             T.evaluate(T.call_llvm_intrin("void", "llvm.aarch64.hint", T.uint32(FENCE_HINT)))
 
     def prefetch(self, buffer: Expr, index: Expr, elements: int) -> None:

@@ -25,6 +25,11 @@ class KernelSpec:
         """Those of them with int8 weights."""
         return 0
 
+    @property
+    def rate(self) -> str:
+        """Name in a target's macs_per_cycle of how quickly it multiplies."""
+        return "int8" if self.int8_macs else "fp32"
+
 
 @dataclass(frozen=True)
 class Gemm(KernelSpec):
@@ -85,6 +90,10 @@ class Gemm(KernelSpec):
     @property
     def int8_macs(self) -> int:
         return self.macs if self.kind == "s8" else 0
+
+    @property
+    def rate(self) -> str:
+        return "int8_winograd" if self.winograd else {"s8": "int8", "f16": "fp16", "f32": "fp32"}[self.kind]
 
     @property
     def flat(self) -> bool:

@@ -51,8 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> bool:
     if arguments.command != "run":
-        commands.run(arguments)
-        return True
+        return commands.run(arguments)
     if arguments.streams is not None and arguments.streams < 1:
         parser.error("--streams must be at least 1")
     if not MIN_RATE <= arguments.rate <= MAX_RATE:

@@ -1,4 +1,4 @@
-"""The commands of edgeemo-run besides running calls: install, rollback, list, bench, top, feed."""
+"""The commands of edgeemo-run besides running calls: install, rollback, list, bench, top, feed, doctor."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import numpy as np
 from edgeemo_runtime import process
 from edgeemo_runtime.errors import EdgeEmoError, first_line, printable
 from edgeemo_runtime.function import Function
-from edgeemo_runtime.ops import loadtest, store, top
+from edgeemo_runtime.ops import doctor, loadtest, store, top
+from edgeemo_runtime.ops.board_targets import best_artifact
 from edgeemo_runtime.ops.config import EngineRules, ModelRules, load_config
 from edgeemo_runtime.trust import Trust, load_trust
 
-COMMANDS = ("install", "rollback", "list", "bench", "top", "feed")
+COMMANDS = ("install", "rollback", "list", "bench", "top", "feed", "doctor")
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,9 @@ def trust_of(arguments: argparse.Namespace, rules: ModelRules) -> Trust:
 
 def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     install = verbs.add_parser("install", help="unpack a model, check it, make it current")
-    install.add_argument("artifact", type=Path)
+    install.add_argument(
+        "artifact", type=Path, nargs="+", help="of several, for different boards, the one that fits this one best"
+    )
     install.add_argument("--canary", action="store_true", help="for a share of the users first ([canary] in the config)")
     rollback = verbs.add_parser("rollback", help="back to the model that was current before")
     listing = verbs.add_parser("list", help="models, their checks, and which is live")
@@ -65,15 +68,21 @@ def add_parsers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     table = verbs.add_parser("top", help="a running process's figures as a live table")
     table.add_argument("status", type=Path, help="the file that [metrics] status in its config names")
     table.add_argument("--once", action="store_true", help="print one table and end")
+    checks = verbs.add_parser("doctor", help="what this machine is, what is in the way, how many calls to expect")
+    checks.add_argument("artifact", type=Path, nargs="?", help="an artifact, or a folder of models: whether it runs here")
+    checks.add_argument("--capacity", type=Path, metavar="FILE", help="what `edgeemo capacity --out FILE` planned")
+    checks.add_argument("--priority", type=int, default=50, help="the priority that is wanted, 1 to 99 (default 50)")
+    checks.add_argument("--json", action="store_true", help="one JSON document")
+    add_trust(checks)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Raises EdgeEmoError for what cannot be done."""
+def run(arguments: argparse.Namespace) -> bool:
+    """Whether all is well: doctor says no where nothing can run. Raises EdgeEmoError for what cannot be done."""
     if arguments.command in ("install", "rollback", "list"):
         trust = trust_of(arguments, load_config(arguments.config).models if arguments.config else ModelRules())
     if arguments.command == "install":
         role = store.CANARY if arguments.canary else store.CURRENT
-        name = store.install(arguments.artifact, arguments.models, role, trust)
+        name = store.install(best_artifact(arguments.artifact), arguments.models, role, trust)
         print(f"{printable(str(arguments.models / name))}: installed, {role}")
     elif arguments.command == "rollback":
         print(f"{printable(str(arguments.models / store.rollback(arguments.models, trust)))}: current again")
@@ -83,8 +92,14 @@ def run(arguments: argparse.Namespace) -> None:
         _bench(arguments)
     elif arguments.command == "feed":
         _feed(arguments.artifact, arguments.inputs, arguments.out)
+    elif arguments.command == "doctor":
+        if not 1 <= arguments.priority <= 99:
+            raise EdgeEmoError(f"--priority {arguments.priority}: SCHED_FIFO has 1 to 99")
+        trust = trust_of(arguments, ModelRules())
+        return doctor.doctor(arguments.artifact, arguments.capacity, arguments.priority, arguments.json, trust)
     else:
         top.top(arguments.status, arguments.once)
+    return True
 
 
 def _feed(artifact: Path, inputs: Path, out: Path) -> None:
