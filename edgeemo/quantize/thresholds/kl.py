@@ -14,10 +14,10 @@ worth more to it than the tail, whose values are what products are made of (docs
 published variants). So it chooses among the thresholds whose squared error is within SLACK of the smallest there is: over that
 range squares hardly distinguish one from the other, and no tensor gets more than SLACK noisier than by `mse`.
 
-Guards. Where the tail would be folded into an empty bin KL is infinite, so a threshold lies behind a bin with values, or where
-the squared error is smallest if none of the range does; smoothing that bin by a count, as is often done, would let the threshold
-depend on how often the same values were seen. A spike at zero (silence, dead units) says nothing of the range: bin 0 is lowered to
-its neighbour. A threshold never goes below the first 128 bins, where every level still has a bin of its own.
+Where the tail would be folded into an empty bin KL is infinite, so a threshold lies behind a bin with values, or where the
+squared error is smallest if no threshold of the range does; smoothing that bin by a count, as is often done, would let the
+threshold depend on how often the same values were seen. A spike at zero (silence, dead units) says nothing of the range: bin 0 is
+lowered to its neighbour. A threshold never goes below the first 128 bins, where every level still has a bin of its own.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def kl_divergence(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def divergence(counts: np.ndarray, kept: int, levels: int = LEVELS) -> float:
-    """KL(P || Q) of the module's docstring, in nats, where the first ``kept`` bins are kept; infinite where the tail would be folded
-    into an empty bin."""
+    """KL(P || Q) of the module's docstring, in nats, where the first ``kept`` bins are kept; infinite where the tail would be
+    folded into an empty bin."""
     p = counts[:kept].copy()
     p[-1] += counts[kept:].sum()
     return kl_divergence(p, expand(counts[:kept], levels))
