@@ -61,7 +61,7 @@ def on_the_board(tool: Path, artifact: Path, program: Path) -> dict[str, float]:
     arguments = [str(artifact.resolve()), "{}", str(STREAMS), str(modelled.STEPS), str(modelled.WARM_UP)]
 
     def c(what: str) -> float:
-        return modelled.run(tool, program, [a.format(what) for a in arguments], runner="a72run").real
+        return modelled.run(tool, program, [a.format(what) for a in arguments], None, modelled.STEPS, "cortex-a72", "a72run").real
 
     python = modelled.measure(tool, artifact, STREAMS, "engine").real
     return {

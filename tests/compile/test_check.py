@@ -16,7 +16,7 @@ from tvm import relax
 
 from edgeemo.cli.main import main
 from edgeemo.compile import converters
-from edgeemo.compile.check import compile_checked
+from edgeemo.compile.check import check_artifact, compile_checked
 from edgeemo.targets.board import load_target
 from tests.graphs import graph
 
@@ -88,3 +88,8 @@ def test_a_node_that_does_not_compile_is_named_with_a_way_out(tmp_path: Path) ->
     done = edgeemo("compile", tmp_path / "m.onnx", "--target", "host", "--out", tmp_path / "m.edgeemo")
     (line,) = done.stderr.splitlines()
     assert done.exit_code == 1 and "node area (Det)" in line and "edgeemo adapt" in line
+
+
+def test_the_float_model_passes_its_own_check(files: dict[str, Path], host_artifacts: dict[str, Path]) -> None:
+    """The committed weights in float: what `edgeemo compile build/emotion.onnx` does."""
+    check_artifact(files["float"], host_artifacts["float"].read_bytes())
