@@ -1,9 +1,9 @@
 """Whether an artifact computes what its model does: both are run on this machine, next to each other, before anything is written.
 
-The host's artifact goes by the same importer and passes as a board's. Float outputs may differ from ONNX Runtime's by CLOSE of an
-output's largest magnitude (a stream's probabilities by CLOSE_STREAM), or by what noise of the last bits in the inputs makes of it,
-where that is more. INT8 models may differ by NOISE: their sums are exact on both sides, but a float between two layers that rounds to
-the next level moves what follows.
+The host's artifact goes by the same importer and passes as a board's. Float outputs may differ from ONNX Runtime's by CLOSE of
+an output's largest magnitude (a stream's probabilities by CLOSE_STREAM), or by what noise of the last bits in the inputs makes
+of it, where that is more. INT8 models may differ by NOISE: their sums are exact on both sides, but a float between two layers
+that rounds to the next level moves what follows.
 """
 
 from __future__ import annotations
