@@ -86,24 +86,24 @@ def test_sizes_from_nowhere(library: Library) -> None:
 
 
 @pytest.fixture
-def model(library: Library, host_artifacts: dict[str, Path]) -> Iterator[c_void_p]:
+def loaded(library: Library, host_artifacts: dict[str, Path]) -> Iterator[c_void_p]:
     made = library.load(host_artifacts["int8"])
     yield made
     library.release(made)
 
 
 @pytest.fixture
-def engine(library: Library, model: c_void_p) -> Iterator[Engine]:
-    made = Engine(library, model, 4)
+def engine(library: Library, loaded: c_void_p) -> Iterator[Engine]:
+    made = Engine(library, loaded, 4)
     yield made
     made.destroy()
 
 
-def test_structs_of_a_wrong_size(library: Library, model: c_void_p, engine: Engine) -> None:
+def test_structs_of_a_wrong_size(library: Library, loaded: c_void_p, engine: Engine) -> None:
     count = c_size_t()
     for size in SIZES:
         gets: list[tuple[str, tuple[Any, ...], Sized]] = [
-            ("model_get_info", (model,), Info()), ("model_get_tensor", (model, 0, 0), Tensor()),
+            ("model_get_info", (loaded,), Info()), ("model_get_tensor", (loaded, 0, 0), Tensor()),
             ("engine_get_stats", (engine.c,), Stats()), ("engine_get_model_stats", (engine.c, 0), ModelStats()),
         ]  # fmt: skip
         for name, arguments, out in gets:
@@ -111,7 +111,7 @@ def test_structs_of_a_wrong_size(library: Library, model: c_void_p, engine: Engi
             assert "use EDGEEMO_INIT" in said(library, getattr(library.c, f"edgeemo_{name}")(*arguments, byref(out))), name
         options, made = Options(), c_void_p()
         options.struct_size = size
-        assert "use EDGEEMO_INIT" in said(library, library.c.edgeemo_engine_create(model, byref(options), byref(made)))
+        assert "use EDGEEMO_INIT" in said(library, library.c.edgeemo_engine_create(loaded, byref(options), byref(made)))
         results = (Result * 4)()
         results[0].struct_size = size
         assert "use EDGEEMO_INIT" in said(library, library.c.edgeemo_step(engine.c, results, 4, byref(count)))
@@ -128,10 +128,10 @@ def test_structs_of_a_wrong_size(library: Library, model: c_void_p, engine: Engi
         ("backlog_hops", 1001), ("budget_s", -1.0), ("budget_s", float("nan")),
     ],
 )  # fmt: skip
-def test_options_out_of_range(library: Library, model: c_void_p, option: str, value: float) -> None:
+def test_options_out_of_range(library: Library, loaded: c_void_p, option: str, value: float) -> None:
     options, made = Options(**{option: value}), c_void_p()
-    assert option in said(library, library.c.edgeemo_engine_create(model, byref(options), byref(made)))
-    assert made.value is None and library.c.edgeemo_engine_memory(model, byref(options)) == 0
+    assert option in said(library, library.c.edgeemo_engine_create(loaded, byref(options), byref(made)))
+    assert made.value is None and library.c.edgeemo_engine_memory(loaded, byref(options)) == 0
 
 
 def test_streams_that_are_gone(library: Library, engine: Engine, sounds: list[np.ndarray]) -> None:
@@ -166,12 +166,12 @@ def test_counts_that_no_memory_has(library: Library, engine: Engine, sounds: lis
 
 
 @pytest.mark.parametrize("kind", ["s16", "f32"])
-def test_samples_at_any_address(library: Library, model: c_void_p, sounds: list[np.ndarray], kind: str) -> None:
+def test_samples_at_any_address(library: Library, loaded: c_void_p, sounds: list[np.ndarray], kind: str) -> None:
     dtype = np.int16 if kind == "s16" else np.float32
     samples = (sounds[0][: 1280 * 8] * (20000 if kind == "s16" else 1)).astype(dtype)
     odd = np.zeros(samples.nbytes + 1, np.uint8)
     odd[1:] = samples.view(np.uint8)
-    engine = Engine(library, model, 2, backlog_hops=8)
+    engine = Engine(library, loaded, 2, backlog_hops=8)
     streams = [engine.open(), engine.open()]
     for stream, at in zip(streams, (samples.ctypes.data, odd.ctypes.data + 1), strict=True):
         library.call("push", engine.c, stream, 0 if kind == "s16" else 1, at, len(samples), -(1 << 63), float("nan"))
@@ -182,9 +182,9 @@ def test_samples_at_any_address(library: Library, model: c_void_p, sounds: list[
 
 
 @pytest.mark.parametrize("time", [-5.05, -1e15, float("nan"), float("inf"), -float("inf"), 1e300])
-def test_clocks_that_are_wrong(library: Library, model: c_void_p, sounds: list[np.ndarray], time: float) -> None:
+def test_clocks_that_are_wrong(library: Library, loaded: c_void_p, sounds: list[np.ndarray], time: float) -> None:
     """Below zero, or no time at all: phases are spread by it and answers timed, no index comes from it unchecked."""
-    engine = Engine(library, model, 20, spread_phases=True, clock=lambda: time)
+    engine = Engine(library, loaded, 20, spread_phases=True, clock=lambda: time)
     streams = [engine.open() for _ in range(20)]
     for stream in streams:
         engine.push(stream, sounds[0][:1280])
@@ -192,15 +192,15 @@ def test_clocks_that_are_wrong(library: Library, model: c_void_p, sounds: list[n
     engine.destroy()
 
 
-def test_memory_of_the_caller_s(library: Library, model: c_void_p) -> None:
+def test_memory_of_the_caller_s(library: Library, loaded: c_void_p) -> None:
     """Too little is refused; what was destroyed answers with an error, twice destroyed is once."""
-    size = library.c.edgeemo_engine_memory(model, None)
+    size = library.c.edgeemo_engine_memory(loaded, None)
     memory, made = ctypes.create_string_buffer(size + 64), c_void_p()
     create = library.c.edgeemo_engine_create_in
-    assert create(model, None, None, c_size_t(size), byref(made)) == INVALID
-    assert f"needs {size} bytes" in said(library, create(model, None, memory, c_size_t(size - 1), byref(made)))
+    assert create(loaded, None, None, c_size_t(size), byref(made)) == INVALID
+    assert f"needs {size} bytes" in said(library, create(loaded, None, memory, c_size_t(size - 1), byref(made)))
     odd = ctypes.addressof(memory) + 1
-    assert create(model, None, c_void_p(odd), c_size_t(size), byref(made)) == 0
+    assert create(loaded, None, c_void_p(odd), c_size_t(size), byref(made)) == 0
     stream = c_int64()
     library.call("stream_open", made, byref(stream))
     library.c.edgeemo_engine_destroy(made)
