@@ -21,7 +21,7 @@ from edgeemo.compile.kernels.attention.qs8 import build as build_attention_int8
 from edgeemo.compile.kernels.builder import kernel
 from edgeemo.compile.kernels.interleave import InRegisters, round_robin
 from edgeemo.compile.kernels.specs import Gemm
-from edgeemo.compile.kernels.vector_math import exp4, gelu4
+from edgeemo.compile.kernels.vector_math import exact_gelu4, exp4, gelu4
 from edgeemo.targets.board import load_target
 
 HOST = load_target("host").kernels
@@ -238,14 +238,18 @@ def test_quantize_rounds_half_to_even_and_saturates(size: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "function", "low", "high", "tolerance"),
-    [("exp", exp4, -80, 80, 4e-7), ("gelu", lambda b, x: round_robin(gelu4(b, x, None, InRegisters(b)))[0], -8, 8, 3e-4)],
+    [
+        ("exp", exp4, -80, 80, 4e-7),
+        ("gelu", lambda b, x: round_robin(gelu4(b, x, None, InRegisters(b)))[0], -8, 8, 3e-4),
+        ("exact gelu", lambda b, x: round_robin(exact_gelu4(b, x, InRegisters(b)))[0], -20, 20, 1e-6),
+    ],
 )
 def test_vector_polynomials(name: str, function: Any, low: float, high: float, tolerance: float) -> None:
     from math import erf
 
     x = np.linspace(low, high, 4096, dtype=np.float32)
     out = np.zeros_like(x)
-    with kernel(name, HOST) as (b, batch):
+    with kernel(name.replace(" ", "_"), HOST) as (b, batch):
         source, target = b.pointers({"x": "float32", "y": "float32"}).values()
         with T.serial(0, batch) as i:
             b.store(target, function(b, b.load(source, i * 4)), i * 4)

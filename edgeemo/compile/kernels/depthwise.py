@@ -162,7 +162,7 @@ def _finished(spec: Depthwise, b: Builder, values: list[Expr], inverse: Expr | N
         return [b.bind(b.maximum(v, b.splat(0.0))) for v in values] if spec.activation else values
     in_registers = InRegisters(b)
     factor = None if inverse is None else in_registers.store(inverse)
-    return round_robin(*(activation_ops(b, spec.activation, v, factor, in_registers) for v in values))
+    return round_robin(*(activation_ops(b, spec.activation, v, factor, in_registers, spec.kind) for v in values))
 
 
 def _tile_s8(

@@ -154,7 +154,7 @@ class Epilogue:
         value = b.bind(value)
         rescaled = spec.activation not in ("", "relu") and last
         if spec.activation not in ("", "relu"):
-            value = yield from activation_ops(b, spec.activation, (yield value), inverse if last else None, between)
+            value = yield from activation_ops(b, spec.activation, (yield value), inverse if last else None, between, spec.kind)
         if self.residual is not None:
             value = yield value
             residual = b.load(self.residual, at)

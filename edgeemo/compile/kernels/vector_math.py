@@ -6,7 +6,7 @@ libm would be one scalar call per element. Coefficients are fitted here, in floa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import cache
 
 import numpy as np
@@ -56,6 +56,12 @@ PHI_COEFFICIENTS = fit_polynomial(_half_erf_over_x, 0.0, GELU_RANGE**2, 8)
 # int8 step, and yet four times as many activations fall on the other side of an edge as in ONNX Runtime: with a model that is
 # sure of itself that was 0.043 of one probability after 26 steps. Of degree 8 it is 0.014.
 PHI_COEFFICIENTS_INT8 = fit_weighted(_half_erf_over_x, lambda square: square, 0.0, GELU_RANGE**2, 8)
+
+
+# erfc(z) / 2 = t (a1 + t (a2 + ...)) e^(-z^2) with t = 1 / (1 + ERFC_SLOPE z), z >= 0, to 0.75e-7 (Abramowitz and Stegun 7.1.26).
+ERFC_SLOPE = 0.3275911
+HALF_ERFC = [0.5 * a for a in (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)]
+ERFC_RANGE = 13.0  # of |x|, beyond which e^(-x^2 / 2) would not be a normal float
 
 
 def horner(b: Builder, coefficients: Sequence[float], x: Reload, spill: InRegisters) -> OpStream:
@@ -123,17 +129,39 @@ def gelu4(b: Builder, x: Expr, factor: Reload | None, spill: InRegisters) -> OpS
     return (yield from _times(b, b.bind(x * phi), factor))
 
 
-def silu4(b: Builder, x: Expr, factor: Reload | None, spill: InRegisters) -> OpStream:
-    """x / (1 + e^-x) of a float32x4 (Elfwing et al. 2018); with ``factor``, that times it."""
+def exact_gelu4(b: Builder, x: Expr, spill: InRegisters) -> OpStream:
+    """x Phi(x) of a float32x4 to 1e-6: max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, erfc as HALF_ERFC has it."""
+    whole, minus = spill.store(b.bind(x)), spill.constant(-1.0)
+    yield None
+    size = yield b.bind(x * minus)
+    size = yield b.bind(b.maximum(whole(), size))
+    most = spill.constant(ERFC_RANGE)
+    yield None
+    near = spill.store((yield b.bind(b.minimum(size, most))))
+    operands = near(), spill.constant(ERFC_SLOPE / math.sqrt(2)), spill.constant(1.0)
+    yield None
+    t = yield from reciprocal4(b, b.bind(b.fma(operands[0], operands[1], operands[2])), spill)
+    kept = spill.store(t)
+    tail = yield from horner(b, HALF_ERFC, kept, spill)
+    tail = spill.store((yield b.bind(tail * kept())))
+    a, half = near(), spill.constant(0.5)
+    yield None
+    a = yield b.bind(a * a)
+    p, power = yield from _exp_of_minus(b, b.bind(a * half), spill)
+    tail = spill.store((yield b.bind(b.bind(p * power) * tail())))
+    minus = spill.constant(-1.0)
+    below = yield b.bind(tail() * near())
+    below = yield b.bind(below * minus)
+    x, zero = whole(), spill.constant(0.0)
+    yield None
+    above = yield b.bind(b.maximum(x, zero))
+    return b.bind(above + below)
+
+
+def _exp_of_minus(b: Builder, x: Expr, spill: InRegisters) -> Generator[Expr | None, Expr, tuple[Expr, Expr]]:
+    """e^-x of a float32x4 in [-EXP_MAX, -EXP_MIN] as two factors, e^r by polynomial and 2^n."""
     from tvm.script.ir_builder import tirx as T
 
-    whole = spill.store(b.bind(x))
-    least = spill.constant(-EXP_MAX)
-    yield None
-    x = yield b.bind(b.maximum(x, least))
-    most = spill.constant(-EXP_MIN)
-    yield None
-    x = yield b.bind(b.minimum(x, most))
     clamped, turn = spill.store(x), spill.constant(-LOG2E)
     yield None
     n = yield b.bind(x * turn)
@@ -150,6 +178,19 @@ def silu4(b: Builder, x: Expr, factor: Reload | None, spill: InRegisters) -> OpS
     yield None
     power = yield T.reinterpret("float32x4", b.bind(b.cast(n, "int32x4") + T.Broadcast(T.int32(127), 4)))
     power = yield T.reinterpret("float32x4", b.bind(T.reinterpret("int32x4", power) << T.Broadcast(T.int32(23), 4)))
+    return p, power
+
+
+def silu4(b: Builder, x: Expr, factor: Reload | None, spill: InRegisters) -> OpStream:
+    """x / (1 + e^-x) of a float32x4 (Elfwing et al. 2018); with ``factor``, that times it."""
+    whole = spill.store(b.bind(x))
+    least = spill.constant(-EXP_MAX)
+    yield None
+    x = yield b.bind(b.maximum(x, least))
+    most = spill.constant(-EXP_MIN)
+    yield None
+    x = yield b.bind(b.minimum(x, most))
+    p, power = yield from _exp_of_minus(b, x, spill)
     one = spill.constant(1.0)
     yield None
     gate = yield b.bind(b.fma(p, power, one))
@@ -209,11 +250,15 @@ def _times(b: Builder, x: Expr, factor: Reload | None) -> OpStream:
 
 
 FUNCTIONS = {"gelu": gelu4, "silu": silu4, "hard_swish": hard_swish4, "relu6": relu6_4}
+EXACT = {"gelu": exact_gelu4}  # in place of those above where what comes in and goes out is float
 ACTIVATIONS = ("relu", *FUNCTIONS)
 
 
-def activation_ops(b: Builder, name: str, x: Expr, factor: Reload | None, spill: InRegisters) -> OpStream:
-    """An activation of ``ACTIVATIONS``, but for relu, which is one operation."""
+def activation_ops(b: Builder, name: str, x: Expr, factor: Reload | None, spill: InRegisters, kind: str) -> OpStream:
+    """An activation of ``ACTIVATIONS``, but for relu, which is one operation. ``kind``: the product's whose sums it is of; behind
+    int8 weights a polynomial's error is a hundredth of theirs, behind float ones a network may make much of it."""
+    if factor is None and kind != "s8" and name in EXACT:
+        return EXACT[name](b, x, spill)
     return FUNCTIONS[name](b, x, factor, spill)
 
 
