@@ -73,11 +73,12 @@ def memories(engines: list[Engine], off: float = 0.0) -> None:
     np.testing.assert_allclose(a._conditioner.mean, b._conditioner.mean, atol=1e-6)
 
 
-def test_whole_calls(host_artifacts: dict[str, Path]) -> None:
+@pytest.mark.parametrize(("kind", "offset", "off"), [("int8", 0.0, 1e-6), ("float", 0.05, 1e-5)])
+def test_whole_calls(host_artifacts: dict[str, Path], kind: str, offset: float, off: float) -> None:
     """Calls that come and go, with two steps waiting at once, in batches of any size, and one with an offset: a mean is another
-    float when it is summed in another order. In float: where layers are INT8, that last bit may be a whole step of one."""
+    float when it is summed in another order, and INT8 layers may make a whole step of that: the offset is the float model's."""
     rng = np.random.default_rng(0)
-    engines = [engine(host_artifacts["float"], compiled, PRESETS["call-centre"]) for compiled in (True, False)]
+    engines = [engine(host_artifacts[kind], compiled, PRESETS["call-centre"]) for compiled in (True, False)]
     streams = [[e.open() for _ in range(3)] for e in engines]
     assert engines[0]._compiled.serves(engines[0].model, np.arange(3))
     for step in range(40):
@@ -87,13 +88,13 @@ def test_whole_calls(host_artifacts: dict[str, Path]) -> None:
                 mine += [e.open(), e.open()]
         for i in range(len(streams[0])):
             count = int(rng.integers(0, 3)) * 1280 + int(rng.integers(0, 400))
-            samples = (0.3 * rng.standard_normal(count)).clip(-0.9, 0.9).astype(np.float32) + np.float32(0.05 * (i == 1))
+            samples = (0.3 * rng.standard_normal(count)).clip(-0.9, 0.9).astype(np.float32) + np.float32(offset * (i == 1))
             for mine in streams:
                 if mine[i].room() >= count:
                     mine[i].push(samples)
         ours, theirs = (e.step() for e in engines)
-        same(ours, theirs, off=1e-5)
-        memories(engines, off=1e-5)
+        same(ours, theirs, off=off)
+        memories(engines, off=off)
     documents = [e.fleet.counters_of(e.model) for e in engines]
     for counters in documents:
         counters.settle()
