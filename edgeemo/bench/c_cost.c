@@ -1,4 +1,4 @@
-/* What libedgeemo costs. c_cost ARTIFACT: processor times (the least of many) and resident memory of 80 calls, as JSON.
+/* Costs of libedgeemo. c_cost ARTIFACT: processor times (the least of many) and resident memory of 80 calls, as JSON.
  * c_cost ARTIFACT step|engine STREAMS STEPS WARM_UP: STEPS batched steps between the marks that a72cost looks for: the compiled step
  * alone, or edgeemo_step around it. Built with runtime/c/src in the include path: it runs the compiled step by the library's insides. */
 #include "edgeemo.c"

@@ -106,9 +106,9 @@ def row(
         cost = modelled.measure(tool, paths["aarch64-neon"], 1, steps=1, warm_up=1)  # a gigaMAC takes minutes to model
         mhz = modelled.clock_mhz("aarch64-neon")
         line["rtf_a72_modelled"] = round(cost.real / (mhz * 1e6 * modelled.STEP_S), 4)
-        if kind.startswith("cosyvoice"):  # the windowed models' weights are a small part of what a call costs
-            cost = modelled.measure(tool, paths["aarch64-neon"], CALLS, steps=1, warm_up=1)
-        calls = CALLS if kind.startswith("cosyvoice") else 1
+        calls = CALLS if kind.startswith("cosyvoice") else 1  # of a windowed model a call costs the same in a batch
+        if calls > 1:
+            cost = modelled.measure(tool, paths["aarch64-neon"], calls, steps=1, warm_up=1)
         line["calls_per_core_modelled"] = modelled.streams_per_core(cost.real / calls, mhz)
     return line, int8
 

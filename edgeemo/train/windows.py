@@ -108,10 +108,10 @@ def new_model(kind: str) -> WindowedModel:
     return WhisperTinyCls(WhisperConfig(as_installed=True)) if kind == WhisperTinyCls.kind else MfccBiLstm()
 
 
-def _groups(model: WindowedModel, beside: nn.Module, recipe: WindowRecipe) -> list[dict[str, object]]:
-    """Whisper's own weights go slower than what is new; only matrices decay. ``beside``: what is trained with the model."""
+def _groups(model: WindowedModel, extra: nn.Module, recipe: WindowRecipe) -> list[dict[str, object]]:
+    """Whisper's own weights go slower than what is new; only matrices decay. ``extra``: what is trained with the model."""
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for name, p in [*model.named_parameters(), *beside.named_parameters()]:
+    for name, p in [*model.named_parameters(), *extra.named_parameters()]:
         groups.setdefault((name.startswith("encoder."), p.ndim >= 2), []).append(p)
     return [
         {"params": ps, "lr": recipe.peak_lr if old else recipe.head_lr, "weight_decay": recipe.weight_decay if matrix else 0.0}
@@ -123,7 +123,7 @@ def _fit_classifier(
     model: WhisperTinyCls,
     windows: Callable[[Sequence[np.ndarray]], tuple[Tensor, Tensor]],
     loss: Callable[[Tensor, np.ndarray], Tensor],
-    beside: nn.Module,
+    extra: nn.Module,
     corpus: Corpus,
     recipe: WindowRecipe,
 ) -> None:
@@ -139,7 +139,7 @@ def _fit_classifier(
             advance(len(group))
     pooled = torch.cat(heard).clone()  # out of inference mode
     model.set_statistics(pooled)
-    trained = nn.ModuleList([model.body, model.classifier, beside]).train()
+    trained = nn.ModuleList([model.body, model.classifier, extra]).train()
     optimizer = torch.optim.AdamW(trained.parameters(), lr=HEAD_LR, weight_decay=HEAD_DECAY)
     batches = -(-len(clips) // HEAD_BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, HEAD_LR, total_steps=batches * HEAD_EPOCHS)

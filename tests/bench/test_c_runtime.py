@@ -1,4 +1,4 @@
-"""The C runtime beside Python's: the same work measured in both, and the table of it."""
+"""The C runtime compared with Python's: the same work measured in both, and the table of it."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(examples: Path, host_artifacts: dict[str, Path], call: Path) -> list[str]:
-    """What one_call says of the call."""
+    """Lines of one_call for the call."""
     with call.open("rb") as audio:
         done = subprocess.run(
             [examples / "one_call", host_artifacts["int8"]], stdin=audio, capture_output=True, check=True, text=True

@@ -87,7 +87,7 @@ def test_functions_that_are_the_step_are_refused(host_artifacts: dict[str, Path]
 
 
 def test_functions_that_are_not_there_are_refused(host_artifacts: dict[str, Path], tmp_path: Path) -> None:
-    """Of other columns, too: numpy serves those, and what the manifest names has to be in the library all the same."""
+    """Numpy serves those of other columns, and what the manifest names has to be in the library all the same."""
     with pytest.raises(EdgeEmoError, match="has no function other"):
         probed(members(host_artifacts["int8"], tmp_path, lambda m: m.update(around={"intake": "other", "decide": "decide"})))
 

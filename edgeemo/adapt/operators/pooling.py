@@ -88,9 +88,9 @@ def _average_pool(node: onnx.NodeProto, make: Maker, context: Context, whole: Pa
     counts = np.ones(())
     for n, (size, window, stride, spread) in enumerate(zip(*sizes, strict=True)):
         counted = np.ones(size)
-        beside = pads[n] if options.get("count_include_pad", 0) else (0, 0)
-        counted = np.pad(counted, beside, constant_values=1)
-        counted = np.pad(counted, [w - b for w, b in zip(whole[n], beside, strict=True)])
+        border = pads[n] if options.get("count_include_pad", 0) else (0, 0)
+        counted = np.pad(counted, border, constant_values=1)
+        counted = np.pad(counted, [w - b for w, b in zip(whole[n], border, strict=True)])
         starts = range(0, len(counted) - (window - 1) * spread, stride)
         along = np.array([counted[s : s + (window - 1) * spread + 1 : spread].sum() for s in starts])
         counts = counts[..., None] * along

@@ -282,7 +282,7 @@ typedef struct edgeemo_stats {
 /* What was counted since the engine was made. */
 EDGEEMO_API edgeemo_status edgeemo_engine_get_stats(const edgeemo_engine *engine, edgeemo_stats *out);
 
-/* What a model is to an engine: it serves the calls that it has, gets new streams, or gets those of a share of the users. */
+/* Role of a model in an engine: it serves the calls that it has, gets new streams, or gets those of a share of the users. */
 typedef enum edgeemo_role { EDGEEMO_LEAVING = 0, EDGEEMO_LIVE = 1, EDGEEMO_CANARY = 2 } edgeemo_role;
 
 /* The part of edgeemo_stats that is a model's own, counted since it serves: what tells whether a canary does worse. */

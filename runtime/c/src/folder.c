@@ -34,7 +34,7 @@ static unsigned char *ee_le_out(unsigned char *out, uint32_t value, int bytes) {
   return out;
 }
 
-/* What a member's local header and its entry in the directory share, from the version it needs on; then its name and extra field. */
+/* Fields that a member's local header and its entry in the directory share, from the version it needs on; then its name and extra field. */
 static unsigned char *ee_put_facts(unsigned char *out, const ee_member *m) {
   out = ee_le_out(out, 20, 2); /* version 2.0, no flags, stored, 1980-01-01 */
   out = ee_le_out(out, 0, 2);

@@ -31,7 +31,7 @@ GOVERNORS = "/sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
 
 @dataclass(frozen=True)
 class Finding:
-    """What is in the way. ``level``: stop (nothing runs), warning (answers may be late), note. ``next``: the next step."""
+    """Something in the way. ``level``: stop (nothing runs), warning (answers may be late), note. ``next``: the next step."""
 
     level: str
     what: str

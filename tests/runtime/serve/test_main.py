@@ -93,7 +93,7 @@ def test_the_files_to_deploy_are_read_by_those_they_are_for() -> None:
 
 
 def _command(tmp_path: Path, artifact: Path, http: socket.socket) -> tuple[list[str], dict]:
-    """What systemd runs, and how: with a listening socket for HTTP."""
+    """Command that systemd runs, and how: with a listening socket for HTTP."""
     config = tmp_path / "serve.toml"
     config.write_text('[serve]\nengines = 1\ncapacity = "max_streams"\n[engine]\nmax_streams = 2\n')
 
