@@ -233,7 +233,7 @@ def _artifact_line(artifact: dict[str, Any] | None) -> str:
 
 def _calls_line(calls: dict[str, Any] | None) -> str:
     if calls is None:
-        return "not known: needs a board's artifact with an estimate, or --capacity; `edgeemo-run bench ARTIFACT --real-time` measures"
+        return "not known without a board's artifact or --capacity; `edgeemo-run bench ARTIFACT --real-time` measures"
     return f"{calls['per_core']} a core, {calls['cores']} cores to run on ({calls['how']})"
 
 
