@@ -22,6 +22,8 @@ class TrainOptions:
     data: tuple[Path, ...]
     epochs: int | None
     updates: int | None
+    minutes: float | None
+    device: str
     seed: int | None
     peak_lr: float | None
     init: Path | None
@@ -39,16 +41,18 @@ class TrainOptions:
     def recipe(self) -> dict[str, Any]:
         """The recipe's fields that were given."""
         chosen = {"epochs": self.epochs, "updates": self.updates, "seed": self.seed, "peak_lr": self.peak_lr}
+        chosen |= {"minutes": self.minutes}
         return {k: v for k, v in chosen.items() if v is not None}
 
     def check(self) -> None:
         """Raises UsageError for options that do not go together."""
         if self.unlabelled is not None and not (self.teachers or self.mixed):
             raise click.UsageError("--unlabelled is for --teacher: without one there is nothing to learn from it")
-        if self.mixed and not self.intensity and (self.teachers or self.epochs):
-            raise click.UsageError("cosyvoice-tiny has Whisper tiny.en as its teacher, and --updates instead of --epochs")
-        if not self.mixed and (self.updates is not None or self.resume or (len(self.data) > 1 and not self.intensity)):
-            raise click.UsageError("--updates, --resume and a second --data are cosyvoice-tiny's")
+        if self.mixed and not self.intensity and self.epochs:
+            raise click.UsageError("cosyvoice-tiny learns from a mix of clips without epochs: give --updates or --minutes")
+        its_own = self.updates is not None or self.minutes is not None or self.resume or self.device != "cpu"
+        if not self.mixed and (its_own or (len(self.data) > 1 and not self.intensity)):
+            raise click.UsageError("--updates, --minutes, --device, --resume and a second --data are cosyvoice-tiny's")
         if self.intensity and (
             not self.model.startswith("cosyvoice") or self.teachers or self.epochs or self.updates or self.peak_lr
         ):
@@ -65,15 +69,18 @@ class TrainOptions:
                      help="Folder with manifest.csv and splits train and dev; cosyvoice-tiny takes several."),
         click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs [default: the recipe's]."),
         click.option("--updates", type=click.IntRange(0), default=None,
-                     help="Of cosyvoice-tiny's encoder; 0: only the classifier of --init goes on to learn, as on own calls."),
+                     help="Of cosyvoice-tiny; 0: only the classifier of --init goes on to learn, as on own calls."),
+        click.option("--minutes", type=click.FloatRange(0, min_open=True), default=None,
+                     help="cosyvoice-tiny: end after so long, with fewer updates if need be (a lent accelerator)."),
+        click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where cosyvoice-tiny learns."),
         click.option("--seed", type=int, default=None, help="Random seed [default: the recipe's]."),
         click.option("--lr", "peak_lr", type=click.FloatRange(0, min_open=True), default=None,
                      help="Peak learning rate [default: the recipe's]."),
         click.option("--init", type=FILE, default=None, help="Checkpoint to continue from [default: from scratch]."),
         click.option("--teacher", "teachers", is_flag=False, flag_value="whisper", multiple=True, metavar="[FILE]",
-                     help="Distil as well, from Whisper tiny.en (needs edgeemo[teacher]), a folder with another CTranslate2 "
-                     "Whisper, or a whisper-tiny-cls checkpoint. The first gives cosyvoice-nano states to follow, all of them "
-                     "soft labels. cosyvoice-tiny always has Whisper tiny.en."),
+                     help="Distil as well: whisper (tiny.en) or whisper-base (both edgeemo[teacher]), a folder with another "
+                     "CTranslate2 Whisper, or a whisper-tiny-cls checkpoint. The first gives cosyvoice-nano states to follow, "
+                     "all of them soft labels. cosyvoice-tiny follows Whisper tiny.en and any further Whisper."),
         click.option("--unlabelled", type=FOLDER, default=None, help="Any other speech, of which teachers' states are followed."),
         click.option("--resume", is_flag=True, help="cosyvoice-tiny: go on where a run with the same --out was cut off."),
         click.option("--intensity", is_flag=True,
@@ -107,14 +114,16 @@ def _fit_intensity(asked: TrainOptions, target: Path) -> dict[str, Any]:
 def _train(asked: TrainOptions, target: Path) -> dict[str, Any]:
     """The training report, weights in ``target``."""
     from edgeemo.model.config import CallConfig
+    from edgeemo.model.whisper import TINY, load_whisper
     from edgeemo.train import listener, trainer, windows
     from edgeemo.train.teacher import load_teacher
 
-    teachers = [load_teacher(t, CallConfig().sample_rate) for t in asked.teachers]
     given, data = asked.recipe(), asked.data[0]
     if asked.mixed:
-        mix = replace(listener.ListenerRecipe(), **given)
-        return listener.train_listener(asked.data, target, mix, asked.threads, asked.init, asked.unlabelled, asked.resume)
+        mix, further = replace(listener.ListenerRecipe(), **given), [load_whisper(t) for t in asked.teachers if t != TINY]
+        where = (asked.unlabelled, asked.resume, asked.device)
+        return listener.train_listener(asked.data, target, mix, asked.threads, asked.init, *where, further)
+    teachers = [load_teacher(t, CallConfig().sample_rate) for t in asked.teachers]
     if asked.model in windows.RECIPES:
         recipe = replace(windows.RECIPES[asked.model], **given)
         return windows.train_windowed(asked.model, data, target, recipe, asked.threads, asked.init, teachers, asked.unlabelled)

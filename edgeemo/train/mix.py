@@ -112,7 +112,7 @@ class Pool:
 
 @dataclass
 class Rows:
-    """A batch to follow a teacher on: pcm (B, S * 1280), and Whisper's position of each row's first token (B,)."""
+    """A batch to follow teachers on: pcm (B, S * 1280), and Whisper's position of each row's first token (B,)."""
 
     pcm: Tensor
     began: Tensor
@@ -144,22 +144,6 @@ class Mix:
         weight = np.where(drawn > 0, (drawn.max() / np.maximum(drawn, 1e-9)) ** 0.5, 0.0)  # own calls may lack a class
         self.class_weight = torch.from_numpy((weight / (weight @ drawn)).astype(np.float32))
 
-    def batch(self, count: int) -> Rows:
-        rng, size = self.rng, self.size
-        began = rng.integers(0, LATEST // 8, count) * 8 * (rng.random(count) < 0.5)
-        made = Rows(torch.zeros(count, self.steps * size), torch.from_numpy(began))
-        for row in made.pcm:
-            clip, at = self._drawn(), 0
-            while at < self.steps:
-                audio = self.heard(clip)
-                steps = min(-(-len(audio) // size), self.steps - at)
-                audio = audio[: steps * size]
-                row[at * size : at * size + len(audio)] = torch.from_numpy(audio)
-                at += steps
-                same = self.speakers.get(clip.speaker) or self.others
-                clip = same[int(rng.integers(len(same)))]
-        return made
-
     def session(self, row: Row) -> tuple[list[Row], int]:
         """Clips of one speaker as a call would bring them, ``row`` the last, and from which of them on they have its emotion."""
         rng, rate = self.rng, self.size / STEP_S
@@ -181,7 +165,7 @@ class Mix:
         before = run(said[others[int(rng.integers(len(others)))]], BEFORE_S)
         return [*before, *run(said[row.label], (0.0, BEFORE_S[0])), row], len(before)
 
-    def _drawn(self) -> Row:
+    def drawn(self) -> Row:
         if self.others and self.rng.random() < self.unlabelled:
             return self.others[int(self.rng.integers(len(self.others)))]
         return self.labelled[int(self.rng.choice(len(self.labelled), p=self.chance))]

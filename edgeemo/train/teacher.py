@@ -21,7 +21,7 @@ from edgeemo.console import progress_bar
 from edgeemo.data.corpus import CROP_S, SPEEDS, Batch, Corpus, change_speed, unlabelled_pieces
 from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.model.config import LABELS
-from edgeemo.model.whisper import FRAME_SAMPLES, RATE, WhisperEncoder, load_whisper
+from edgeemo.model.whisper import FRAME_SAMPLES, PACKAGES, RATE, WhisperEncoder, load_whisper
 from edgeemo.model.whisper_cls import WhisperTinyCls
 from edgeemo.train.precision import bfloat16_products
 
@@ -64,14 +64,15 @@ def tuned_teacher(model: WhisperTinyCls) -> Listen:
 
 
 def load_teacher(name: str, rate: int) -> Listen:
-    """``whisper``: the installed package's encoder; a folder: that of a CTranslate2 Whisper; else a checkpoint of Whisper-Tiny +
-    CLS. Raises EdgeEmoError for another."""
-    if name == "whisper" or Path(name).is_dir():
-        return frozen_teacher(load_whisper(None if name == "whisper" else Path(name)), rate)
+    """``whisper``, ``whisper-base``: an installed package's encoder; a folder: that of a CTranslate2 Whisper; else a checkpoint
+    of Whisper-Tiny + CLS. Raises EdgeEmoError for another."""
+    if name in PACKAGES or Path(name).is_dir():
+        return frozen_teacher(load_whisper(name), rate)
     model = load_checkpoint(name)
     if not isinstance(model, WhisperTinyCls) or model.config.sample_rate != rate:
         raise EdgeEmoError(
-            f"{name}: is a checkpoint of {model.title}; a teacher is `whisper`, a folder with a CTranslate2 Whisper, or a "
+            f"{name}: is a checkpoint of {model.title}; a teacher is `whisper`, `whisper-base`, a folder with a CTranslate2 "
+            "Whisper, or a "
             "whisper-tiny-cls checkpoint"
         )
     return tuned_teacher(model)

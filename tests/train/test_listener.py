@@ -19,14 +19,15 @@ from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.whisper import WhisperEncoder
 from edgeemo.train import listener
 from edgeemo.train.head import Summaries
-from edgeemo.train.listener import FOLLOWED, Lesson, ListenerRecipe, Teacher, scores, train_listener
+from edgeemo.train.listener import ListenerRecipe, scores, train_listener
 from edgeemo.train.mix import VOTES, Mix, Pool, Row, read_votes, target_of
 from edgeemo.train.start import begin_with_whisper
 from edgeemo.train.sureness import Steps, errors, fit_sureness, sessions
+from edgeemo.train.whisper_states import Teacher
 from tests.conftest import CALIBRATION
 
 pytestmark = pytest.mark.slow
-SMALL = ListenerRecipe(updates=2, rows=3, steps=8, every=1, half=False, sessions=40)
+SMALL = ListenerRecipe(updates=4, batch=4, steps=8, session_steps=16, sessions=40)
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_begins_as_whisper_hears(encoder: WhisperEncoder) -> None:
     """The same log-mel a frame later, the same first weights, no head lost."""
     torch.manual_seed(2)
     model = CosyVoiceTiny().eval()
-    teacher = Teacher(encoder)
+    teacher = Teacher(encoder, (2, 4))
     pcm = torch.randn(2, 8 * 1280) * 0.1 * torch.rand(2, 8, 1).repeat_interleave(1280, dim=1).reshape(2, -1)
     begin_with_whisper(model, encoder, teacher.mel(pcm))
     with torch.no_grad():
@@ -81,16 +82,11 @@ def test_positions_are_whispers_and_come_round(encoder: WhisperEncoder) -> None:
     assert whole.shape == (1, 752, 384)
 
 
-def test_a_row_is_filled_and_audio_is_decoded_once(folder: Path, tmp_path: Path) -> None:
+def test_audio_is_decoded_once(folder: Path, tmp_path: Path) -> None:
     pool = Pool.load([folder], 8000, tmp_path / "a.npy")
     again = Pool.load([folder], 8000, tmp_path / "a.npy")
     assert [r.at for r in again.rows] == [r.at for r in pool.rows]
     assert len(Pool.load([folder, CALIBRATION], 8000, tmp_path / "a.npy").rows) > len(pool.rows)  # other folders, other clips
-    mix = Mix(pool, 24, 1280, 0.0, 1)
-    rows = mix.batch(6)
-    assert rows.pcm.shape == (6, 24 * 1280)
-    assert (rows.pcm.reshape(6, 24, 1280).abs().amax(dim=2) > 0).float().mean() > 0.95
-    assert (rows.began % 8 == 0).all()  # a step is eight of Whisper's positions
 
 
 def test_votes_are_part_of_a_target_and_arousal_is_no_emotion(tmp_path: Path) -> None:
@@ -122,9 +118,19 @@ def test_same_seed_same_bytes_and_a_cut_run_goes_on(
     model = load_checkpoint(tmp_path / "a" / "m.safetensors")
     assert isinstance(model, CosyVoiceTiny)
     assert model.config.sure_half != CosyVoiceTiny().config.sure_half  # fitted
-    capsys.readouterr()
-    train_listener([folder], tmp_path / "a" / "m.safetensors", SMALL, 1, resume=True)
-    assert "distance" not in capsys.readouterr().err  # nothing was left to follow
+    assert "follow     2/2" in capsys.readouterr().err
+    report = train_listener([folder], tmp_path / "a" / "m.safetensors", SMALL, 1, resume=True)
+    assert "follow " not in capsys.readouterr().err  # nothing was left of that
+    assert (tmp_path / "a" / "m.safetensors").read_bytes() == made[0]
+
+
+def test_it_ends_when_its_time_is_up(
+    folder: Path, tmp_path: Path, encoder: WhisperEncoder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(listener, "load_whisper", lambda: copy.deepcopy(encoder))
+    train_listener([folder], tmp_path / "m.safetensors", replace(SMALL, updates=10**6, minutes=1e-6, soft=0.0), 1)
+    assert "follow " not in capsys.readouterr().err  # of a million updates it got to the end of none
+    load_checkpoint(tmp_path / "m.safetensors")
 
 
 def test_a_classifier_goes_on_to_learn_and_keeps_half_of_what_it_was(folder: Path, tmp_path: Path) -> None:
@@ -142,28 +148,6 @@ def test_a_classifier_goes_on_to_learn_and_keeps_half_of_what_it_was(folder: Pat
     assert torch.equal(tuned.layers[0].ffn.up.weight, init.layers[0].ffn.up.weight)
     assert torch.equal(tuned.head.mean, init.head.mean)
     assert not torch.equal(tuned.head.classifier.weight, init.head.classifier.weight[: len(LABELS)])
-
-
-def test_the_distance_falls_on_a_batch_it_sees_again(folder: Path, tmp_path: Path, encoder: WhisperEncoder) -> None:
-    torch.manual_seed(0)
-    model, teacher = CosyVoiceTiny(), Teacher(encoder)
-    mix = Mix(Pool.load([folder], 8000, tmp_path / "a.npy"), 8, 1280, 0.0, 1)
-    rows = mix.batch(4)
-    states = teacher.states(rows, False)
-    assert teacher.scale is not None
-    begin_with_whisper(model, encoder, teacher.mel(rows.pcm))
-    lesson = Lesson(model, teacher.scale)
-    optimizer = torch.optim.AdamW(lesson.parameters(), lr=3e-4)
-    seen = []
-    for _ in range(8):
-        distances = lesson.loss(rows, rows.pcm, states, False)
-        assert distances.shape == (len(FOLLOWED),)
-        loss = distances.sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        seen.append(float(loss.detach()))
-    assert seen[-1] < 0.9 * seen[0]
 
 
 def test_answers_from_summaries_are_what_a_call_gives(folder: Path, tmp_path: Path) -> None:

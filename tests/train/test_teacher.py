@@ -15,7 +15,7 @@ from edgeemo.data.corpus import Corpus, change_speed, unlabelled_pieces
 from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.cosyvoice_nano import CosyVoiceNano
 from edgeemo.model.frontend import slaney_mel
-from edgeemo.model.whisper import WhisperEncoder, load_whisper, read_ctranslate2
+from edgeemo.model.whisper import PACKAGES, TINY, WhisperEncoder, load_whisper, read_ctranslate2
 from edgeemo.model.whisper_cls import WhisperConfig, WhisperTinyCls
 from edgeemo.train.teacher import Lesson, Lessons, SoftLabels, frozen_teacher, load_teacher, standardise, token_pooling
 from edgeemo.train.trainer import Recipe, train
@@ -85,13 +85,17 @@ def test_reads_what_ctranslate2_writes_and_refuses_what_it_does_not(tmp_path: Pa
     body += struct.pack("<BIIBI", 2, 2, 3, 4, array.nbytes) + array.tobytes()
     (tmp_path / "model.bin").write_bytes(body)
     np.testing.assert_array_equal(read_ctranslate2(tmp_path / "model.bin")["encoder/x"], array)
+    parts = tmp_path / "part1", tmp_path / "part2"  # a package index takes files of 100 MB
+    for part, data in zip(parts, (body[:30], body[30:]), strict=True):
+        part.write_bytes(data)
+    np.testing.assert_array_equal(read_ctranslate2(*parts)["encoder/x"], array)
     (tmp_path / "model.bin").write_bytes(body[:-3])
     with pytest.raises(EdgeEmoError, match="not a CTranslate2 model"):
         read_ctranslate2(tmp_path / "model.bin")
 
 
 def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeemo.model.whisper.PACKAGE", "no_such_package_here")
+    monkeypatch.setitem(PACKAGES, TINY, (("no_such_package_here", "model.bin"),))
     with pytest.raises(EdgeEmoError, match=r"pip install 'edgeemo\[teacher\]'"):
         load_whisper()
 

