@@ -64,7 +64,7 @@ def test_every_clip_has_one_level(pool: Pool) -> None:
     mix, made = Mix(pool, 30, STEP, 0.0, 1), Bank(pool.samples, pool.rows, STEP, "cpu")
     plan, samples = Planner(mix, made.levels, 1).whole(pool.rows, 100)
     for row, count in zip(made(plan)[0], samples, strict=True):
-        assert float(row[:count].square().mean().sqrt()) == pytest.approx(RMS, rel=0.2)  # white noise: samples in between are lower
+        assert float(row[:count].square().mean().sqrt()) == pytest.approx(RMS, rel=0.2)  # noise in between is lower
 
 
 def test_positions_end_before_whispers_do(pool: Pool) -> None:
