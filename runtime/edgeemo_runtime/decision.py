@@ -1,8 +1,8 @@
 """From probabilities per step to what a caller's emotion is said to be: smoothing, consistency, confidence, handoff.
 
 Before enough speech was heard a call is listened to: it has no label, and no rule counts its steps. From then on every step is
-averaged and weighed, and every two seconds of speech there is a *decision*: what is said until the next one. Confidence, settling
-and handoff are rules of decisions. A pause decides nothing.
+averaged and weighed, and every second of speech there is a *decision*: what is said until the next one, or, where it was a low
+one, until a step is sure. Confidence, settling and handoff are rules of decisions. A pause decides nothing.
 
 All streams at once, one row per slot. Each rule can be switched off by itself; a worked example is in each rule's docstring.
 An artifact brings the same rules compiled (compiled_rules.py), which serve a board as a rule: a change here is one there, and
@@ -40,7 +40,7 @@ class DecisionRules:
     disagreement: float = 0.6  # a label that this share of the window is not counts half
     confidence: bool = True
     least_confidence: float = 0.55  # below, the answer is neutral
-    decision_s: float = 2.0  # seconds of speech from one decision to the next; 0: every step is one
+    decision_s: float = 1.0  # seconds of speech from one decision to the next; 0: every step is one
     settle: bool = True
     settle_decisions: int = 1  # in a row that another label must be the answer of before it is said
     handoff: bool = True
@@ -64,7 +64,7 @@ class DecisionRules:
 
 PRESETS = {
     "call-centre": DecisionRules(),
-    "in-car": DecisionRules(alpha=0.5, decision_s=1.0),
+    "in-car": DecisionRules(alpha=0.5, decision_s=0.5),
     "raw": DecisionRules(alpha=1.0, consistency=False, confidence=False, decision_s=0.0, settle=False, handoff=False),
 }
 
@@ -135,7 +135,7 @@ class Decisions:
         begun = steps > 0
         smoothed = self._smooth(slots, begun, probabilities)
         weighed, top = self._weigh(slots, steps, smoothed) if rules.consistency else (smoothed, smoothed.argmax(axis=1))
-        due = self._due(slots, speech)
+        due = self._due(slots, speech) | self._sure_again(slots, weighed)
         self._steps[slots] = steps + 1
         none, n = self._none, len(slots)
         chosen = np.flatnonzero(due)
@@ -162,6 +162,14 @@ class Decisions:
         self._second[slots] = second
         return due
 
+    def _sure_again(self, slots: np.ndarray, weighed: np.ndarray) -> np.ndarray:
+        """Which steps are decisions before their time: those with ``least_confidence`` after a low decision.
+
+        Low after 0.64 s of speech, the next steps 0.5, 0.6: the second is a decision, and neutral was said for one step.
+        """
+        low = (self._low[slots] > 0) & self.rules.confidence
+        return low & (np.maximum.reduce(weighed, axis=1) >= self.rules.least_confidence) if np.count_nonzero(low) else low
+
     def _decide(self, slots: np.ndarray, steps: np.ndarray, weighed: np.ndarray, top: np.ndarray) -> tuple[np.ndarray, ...]:
         """A decision of each of ``slots``: label, low, jumped, changed, handoff."""
         rules, before = self.rules, self._answer[slots]
@@ -169,7 +177,8 @@ class Decisions:
         answer, low = self._doubt(weighed, top)
         label = self._settle(slots, begun, answer, before) if rules.settle else answer
         changed, jumped = self._changes(slots, steps, begun, label)
-        handoff = self._hand_off(slots, low, begun & (answer != before)) if rules.handoff else self._none[: len(slots)]
+        restless = begun & (answer != before) & ~low & (self._low[slots] == 0)
+        handoff = self._hand_off(slots, low, restless) if rules.handoff else self._none[: len(slots)]
         self._answer[slots], self._label[slots], self._low[slots] = answer, label, low
         return label, low, jumped, changed, handoff
 
@@ -245,11 +254,12 @@ class Decisions:
         return changed, jumped
 
     def _hand_off(self, slots: np.ndarray, low: np.ndarray, restless: np.ndarray) -> np.ndarray:
-        """``handoff_decisions`` in a row that are low, or whose answer (settled or not) is another than the one before: hand the
-        call to a person, once in a call, saying which it was.
+        """``handoff_decisions`` in a row that are low, or whose answer (settled or not) is another than the one before, both
+        sure: hand the call to a person, once in a call, saying which it was.
 
-        Low, fine, low, other, low with 3: nothing after the third; at the fifth a handoff for "low confidence and jumping"; none
-        after.
+        Sad, angry, low, happy, low, low, low with 3: angry is another answer, low follows, happy is sure and the first after a
+        low one; at the last a handoff for "low confidence". Sad, angry, low, low: at the last one for "low confidence and
+        jumping". None after.
         """
         code = ((self._streak[slots] + STREAK) | low | (restless << 1)) * (low | restless)
         self._streak[slots] = code

@@ -65,8 +65,7 @@ def test_handoff_once_with_its_reason() -> None:
     unsure = np.full((1, 4), 0.25, np.float32)
     steps = [sure(SAD), unsure, unsure, sure(SAD), unsure, unsure, unsure, unsure, unsure, unsure]
     reasons = [REASONS[d(ONE, p).handoff[0]] for p in steps]
-    # Step 3 goes back to sad after 0.32 s, which is a jump, so the third bad step in a row is that one.
-    assert reasons == ["", "", "", "low confidence and jumping", "", "", "", "", "", ""]
+    assert reasons == ["", "", "", "", "", "", "low confidence", "", "", ""]  # sad again after low ones is no jumping
 
 
 def test_handoff_for_low_confidence_alone() -> None:
@@ -159,6 +158,30 @@ def test_one_decision_a_second_of_speech_and_none_in_a_pause() -> None:
     assert [i + 1 for i, x in enumerate(said) if x.decision[0]] == [1, 7, 13, 39]  # 0.16, 1.12, 2.08 s, and 3.04 after the pause
     labels = [int(x.label[0]) for x in said]
     assert labels[:6] == [SAD] * 6  # what is decided stands until the next decision
+
+
+def test_a_low_decision_lasts_until_a_step_is_sure() -> None:
+    d = decisions(confidence=True, handoff=True, decision_s=1.0)
+    unsure = np.full((1, 4), 0.25, np.float32)
+    said = [d(ONE, p) for p in (unsure, unsure, sure(SAD), sure(ANGRY), unsure, sure(ANGRY), sure(SAD))]
+    assert [bool(x.decision[0]) for x in said] == [True, False, True, False, False, False, True]
+    assert [int(x.label[0]) for x in said] == [NEUTRAL, NEUTRAL, SAD, SAD, SAD, SAD, SAD]
+    assert [bool(x.low[0]) for x in said] == [True, True, False, False, False, False, False]
+
+
+def test_without_the_confidence_rule_no_decision_comes_early() -> None:
+    d = decisions(decision_s=1.0)
+    said = [d(ONE, p) for p in (np.full((1, 4), 0.25, np.float32), sure(SAD), sure(SAD))]
+    assert [bool(x.decision[0]) for x in said] == [True, False, False]
+
+
+def test_what_follows_a_low_decision_is_no_jumping() -> None:
+    d, unsure = decisions(confidence=True, handoff=True), np.full((1, 4), 0.25, np.float32)
+    steps = [sure(SAD), sure(ANGRY), unsure, sure(HAPPY), unsure, unsure, unsure]
+    assert [REASONS[d(ONE, p).handoff[0]] for p in steps] == [""] * 6 + ["low confidence"]
+    d = decisions(confidence=True, handoff=True)
+    both = [REASONS[d(ONE, p).handoff[0]] for p in (sure(SAD), sure(ANGRY), unsure, unsure)]
+    assert both == ["", "", "", "low confidence and jumping"]
 
 
 def test_three_low_decisions_are_three_seconds() -> None:

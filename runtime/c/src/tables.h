@@ -58,8 +58,8 @@ static const struct {
   const char *name;
   edgeemo_rules rules;
 } ee_presets[] = {
-    {"call-centre", {sizeof(edgeemo_rules), 1, 1, 1, 1, 1, 5, 1, 3, 0, 0.3, 0.6, 0.55, 0.5, 2.0}},
-    {"in-car", {sizeof(edgeemo_rules), 1, 1, 1, 1, 1, 5, 1, 3, 0, 0.5, 0.6, 0.55, 0.5, 1.0}},
+    {"call-centre", {sizeof(edgeemo_rules), 1, 1, 1, 1, 1, 5, 1, 3, 0, 0.3, 0.6, 0.55, 0.5, 1.0}},
+    {"in-car", {sizeof(edgeemo_rules), 1, 1, 1, 1, 1, 5, 1, 3, 0, 0.5, 0.6, 0.55, 0.5, 0.5}},
     {"raw", {sizeof(edgeemo_rules), 0, 0, 0, 0, 1, 5, 1, 3, 0, 1.0, 0.6, 0.55, 0.5, 0.0}},
 };
 

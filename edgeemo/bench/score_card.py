@@ -1,0 +1,90 @@
+"""Scores of a checkpoint and its INT8 artifact on several folders together: the .scores.json beside the committed weights.
+
+python -m edgeemo.bench.score_card weights.safetensors int8-host.edgeemo --data A --data B --out weights.scores.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from edgeemo.cli.options import FILE, FOLDER, output_options
+from edgeemo.console import print_json, progress_bar, user_errors, write_report
+from edgeemo.data.clips import Clip, read_manifest
+from edgeemo.evaluate.compare import compare
+from edgeemo.evaluate.evaluate import StepModel, clip_answers, evaluate, evaluate_intensity, open_model
+from edgeemo.files import check_output
+from edgeemo.train.sureness import calibration_error
+
+LINES = ("clean", "alaw", "noise10")
+
+
+def folder_clips(folders: Sequence[Path], split: str) -> list[list[Clip]]:
+    """Labelled clips of each folder. BAVED has levels of arousal, not emotions."""
+    return [[c for c in read_manifest(f, split) if c.label is not None and c.corpus != "baved"] for f in folders]
+
+
+def _answers(model: StepModel, clips: list[Clip], line: str, said: str) -> list[np.ndarray]:
+    with progress_bar(said, len(clips)) as advance:
+        return clip_answers(model, clips, advance, line)
+
+
+def scored(model: StepModel, folders: list[list[Clip]], line: str, said: str) -> dict[str, Any]:
+    """Macro-F1 of the first folder, of all, by corpus; calibration errors over all."""
+    clips = [c for folder in folders for c in folder]
+    answers = _answers(model, clips, line, said)
+    label, counts = np.array([c.label for c in clips]), [len(a) for a in answers]
+    first, every = (evaluate(model, clips[:n], answers[:n]) for n in (len(folders[0]), len(clips)))
+    return {
+        "clips": first["clips"],
+        "macro_f1": round(first["macro_f1"], 4),
+        "accuracy": round(first["accuracy"], 4),
+        "all_folders_macro_f1": round(every["macro_f1"], 4),
+        "calibration_error": {
+            "steps": round(calibration_error(np.concatenate(answers), label.repeat(counts)), 4),
+            "clips": round(calibration_error(np.stack([a.mean(axis=0) for a in answers]), label), 4),
+        },
+        "per_corpus": {name: round(found["macro_f1"], 4) for name, found in every["per_corpus"].items()},
+    }
+
+
+def int8_drop(model: StepModel, other: StepModel, folders: list[list[Clip]], said: str) -> list[dict[str, Any]]:
+    """Of each folder what ``other`` loses against ``model``."""
+    found = []
+    for clips in folders:
+        before, after = (_answers(m, clips, "clean", said) for m in (model, other))
+        made = compare(before, after, clips, tuple(model.labels)).document()
+        found.append({name: value for name, value in made.items() if name != "worst"})
+    return found
+
+
+@click.command()
+@click.argument("checkpoint", type=FILE)
+@click.argument("artifact", type=FILE)
+@click.option("--data", "folders", type=FOLDER, multiple=True, required=True, help="Folders with splits dev and test.")
+@click.option("--no-test", is_flag=True, help="Leave the test split alone: while choosing.")
+@output_options("build/<name>.scores.json")
+@user_errors
+def main(
+    checkpoint: Path, artifact: Path, folders: tuple[Path, ...], no_test: bool, out: Path | None, force: bool, as_json: bool
+) -> None:
+    """Scores of CHECKPOINT and of ARTIFACT, its INT8 build for this machine."""
+    target = check_output(out or Path("build") / f"{checkpoint.stem}.scores.json", force)
+    model, other = open_model(checkpoint), open_model(artifact)
+    report: dict[str, Any] = {}
+    for split in ("dev",) if no_test else ("dev", "test"):
+        clips = folder_clips(folders, split)
+        for line in LINES:
+            report[split if line == "clean" else f"{split}_{line}"] = scored(model, clips, line, f"{split}, {line}")
+        report[f"{split}_int8"] = int8_drop(model, other, clips, f"{split}, INT8")
+        report[f"{split}_intensity"] = evaluate_intensity(model, [c for folder in clips for c in folder])
+    write_report(report, target, True)
+    print_json(report) if as_json else click.echo(f"{target}: dev macro-F1 {report['dev']['macro_f1']}")
+
+
+if __name__ == "__main__":
+    main()
