@@ -12,12 +12,10 @@ from typing import Any
 import click
 import numpy as np
 
-from edgeemo.cli.options import FILE, FOLDER, output_options
-from edgeemo.console import print_json, progress_bar, user_errors, write_report
+from edgeemo.console import check_report, progress_bar, user_errors, write_report
 from edgeemo.data.clips import Clip, read_manifest
 from edgeemo.evaluate.compare import compare
 from edgeemo.evaluate.evaluate import StepModel, clip_answers, evaluate, evaluate_intensity, open_model
-from edgeemo.files import check_output
 from edgeemo.train.sureness import calibration_error
 
 LINES = ("clean", "alaw", "noise10")
@@ -63,17 +61,18 @@ def int8_drop(model: StepModel, other: StepModel, folders: list[list[Clip]], sai
 
 
 @click.command()
-@click.argument("checkpoint", type=FILE)
-@click.argument("artifact", type=FILE)
-@click.option("--data", "folders", type=FOLDER, multiple=True, required=True, help="Folders with splits dev and test.")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option(
+    "--data", "folders", type=click.Path(path_type=Path), multiple=True, required=True, help="Folders with splits dev and test."
+)
 @click.option("--no-test", is_flag=True, help="Leave the test split alone: while choosing.")
-@output_options("build/<name>.scores.json")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the JSON goes.")
+@click.option("--force", is_flag=True, help="Write over an existing file.")
 @user_errors
-def main(
-    checkpoint: Path, artifact: Path, folders: tuple[Path, ...], no_test: bool, out: Path | None, force: bool, as_json: bool
-) -> None:
+def main(checkpoint: Path, artifact: Path, folders: tuple[Path, ...], no_test: bool, out: Path, force: bool) -> None:
     """Scores of CHECKPOINT and of ARTIFACT, its INT8 build for this machine."""
-    target = check_output(out or Path("build") / f"{checkpoint.stem}.scores.json", force)
+    check_report(out, force)
     model, other = open_model(checkpoint), open_model(artifact)
     report: dict[str, Any] = {}
     for split in ("dev",) if no_test else ("dev", "test"):
@@ -82,8 +81,8 @@ def main(
             report[split if line == "clean" else f"{split}_{line}"] = scored(model, clips, line, f"{split}, {line}")
         report[f"{split}_int8"] = int8_drop(model, other, clips, f"{split}, INT8")
         report[f"{split}_intensity"] = evaluate_intensity(model, [c for folder in clips for c in folder])
-    write_report(report, target, True)
-    print_json(report) if as_json else click.echo(f"{target}: dev macro-F1 {report['dev']['macro_f1']}")
+    write_report(report, out, True)
+    click.echo(f"{out}: dev macro-F1 {report['dev']['macro_f1']}")
 
 
 if __name__ == "__main__":

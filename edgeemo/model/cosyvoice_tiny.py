@@ -44,8 +44,11 @@ class CosyVoiceTiny(CallModel):
         return (self.config.layers + 1) * self.config.d_model
 
     def fold(self) -> None:
-        """Turns what only training needs into constants."""
+        """Turns what only training needs into constants, and evens what INT8 would lose."""
         self.frontend.freeze()
+        for layer in self.layers:
+            assert isinstance(layer, EncoderLayer)
+            layer.equalise()
 
     def own_states(self) -> dict[str, tuple[tuple[int, ...], str]]:
         c, d = self.config, self.config.d_model

@@ -16,6 +16,7 @@ from edgeemo.model.layers import FeedForward, attend, chunk_causal
 LAYER_STATES = ("local_k", "local_v", "global_k", "global_v")
 ROUND = 1504  # of Whisper's positions of 20 ms, 188 steps
 LEAST_WEIGHT = 1e-4  # of a summary; a call of nothing but digital silence has none
+NORM_REACH = 4.0  # deviations that a normalised channel reaches, about
 FARTHEST = 4.0  # deviations from its mean that a summary counts: a first step may be anything
 
 
@@ -110,6 +111,31 @@ class EncoderLayer(nn.Module):
         near, local_k, local_v = self.local_path(y, past[0], past[1], local_mask, steps)
         far, global_k, global_v = self.global_path(y, past[2], past[3], global_mask, steps)
         return self.ffn(x + near + far), [local_k, local_v, global_k, global_v]
+
+    @torch.no_grad()
+    def equalise(self) -> None:
+        """Brings channels between a norm and its products, and between values and the heads' outputs, to like ranges on both
+        sides: the same function, and in INT8, with one scale for all of a tensor, a better one (Nagel et al. 2019)."""
+        for norm, readers in ((self.norm, [self.local_path.qkv, self.global_path.qkv]), (self.ffn.norm, [self.ffn.up])):
+            reach = norm.bias.abs() + NORM_REACH * norm.weight.abs()
+            weight = torch.stack([r.weight.abs().amax(dim=0) for r in readers]).amax(dim=0)
+            gain = _even(reach, weight)
+            for part in (norm.weight, norm.bias):
+                part.div_(gain)
+            for reader in readers:
+                reader.weight *= gain
+        for path in (self.local_path, self.global_path):
+            values = slice(-path.out.in_features, None)
+            gain = _even(path.qkv.weight[values].norm(dim=1), path.out.weight.norm(dim=0))
+            path.qkv.weight[values] /= gain[:, None]
+            path.qkv.bias[values] /= gain
+            path.out.weight *= gain
+
+
+def _even(before: Tensor, after: Tensor) -> Tensor:
+    """What to divide channels by that reach ``before``, and multiply their weights ``after`` with; about 1 on the whole."""
+    gain = torch.sqrt(before.clamp(min=1e-3) / after.clamp(min=1e-4))
+    return (gain / gain.mean()).clamp(0.05, 20.0)
 
 
 class Summary(nn.Module):

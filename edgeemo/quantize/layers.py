@@ -31,6 +31,8 @@ class Layer:
     scaling: WeightScaling
     activations: ActivationScaling  # of its input
     asked: str = "int8"  # precision that the recipe gives it: int8 where there is no kernel is fp32
+    rounded: np.ndarray | None = None  # its int8 weights, where they are not the nearest (rounding.py)
+    bias_shift: np.ndarray | None = None  # (channels,) float32, to be added to its bias
 
     @cached_property
     def scales(self) -> np.ndarray:
@@ -39,7 +41,13 @@ class Layer:
 
     @property
     def int8_weight(self) -> np.ndarray:
+        if self.rounded is not None:
+            return self.rounded
         return quantize_weight(self.weight, self.scales, self.axis, self.scaling.qmax)
+
+    def rounded_as(self, weight: np.ndarray, shift: np.ndarray | None) -> Layer:
+        """The layer with these int8 weights, and what they move its mean by."""
+        return replace(self, rounded=weight, bias_shift=shift)
 
     @property
     def dequantized_weight(self) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 from edgeemo_runtime.errors import EdgeEmoError
@@ -14,9 +14,10 @@ from edgeemo.quantize.calibration.observer import ActivationScaling, Scalings
 from edgeemo.quantize.calibration.runner import SAMPLE_STEPS, Calibration, Progress, calibrate
 from edgeemo.quantize.calibration.sources import ClipSource, Source
 from edgeemo.quantize.layers import Layer, Tokens, find_layers, find_tokens
-from edgeemo.quantize.qdq import rewrite
+from edgeemo.quantize.qdq import bias_of, rewrite
 from edgeemo.quantize.recipe import DEFAULT_RULES, Recipe
 from edgeemo.quantize.report import QuantizationReport, report_layers, report_tokens
+from edgeemo.quantize.rounding import observe_moments, rounded_layers, windows_of
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,14 @@ def observe(
     Raises EdgeEmoError where a file cannot be read, or clips are given to a model that has no stream contract.
     """
     source = ClipSource.of(stream_contract(planned), data) if isinstance(data, list) else data
-    return calibrate(planned.model, source, planned.observed, progress, jobs, cluster, sample_steps)
+    calibration = calibrate(planned.model, source, planned.observed, progress, jobs, cluster, sample_steps)
+    return with_moments(planned, calibration, source)
+
+
+def with_moments(planned: Plan, calibration: Calibration, source: Source) -> Calibration:
+    """The calibration with what rounding by the recipe has to know, from a third pass over ``source`` if anything asks for it."""
+    layers = [layer for layer in planned.layers if layer.input in planned.observed]
+    return replace(calibration, moments=observe_moments(planned.model, source, layers, calibration.steps))
 
 
 def stream_contract(planned: Plan) -> StreamContract:
@@ -81,20 +89,36 @@ def stream_contract(planned: Plan) -> StreamContract:
 
 
 def apply(planned: Plan, calibration: Calibration) -> onnx.ModelProto:
-    """The quantized model. Same plan and ranges give the same bytes."""
-    used = [layer.input for layer in planned.layers if layer.precision == "int8"] + [t.input for t in planned.tokens]
+    """The quantized model. Same plan and calibration give the same bytes."""
+    return rewrite_rounded(planned, calibration, rounded(planned, calibration))
+
+
+def rounded(planned: Plan, calibration: Calibration) -> list[Layer]:
+    """The plan's layers with weights rounded as the recipe says. Raises EdgeEmoError where that needs clips and the calibration
+    is from a file without them."""
+    if calibration.moments is None:
+        if any(layer.precision == "int8" and windows_of(layer) is not None for layer in planned.layers):
+            raise EdgeEmoError(
+                f"recipe {planned.recipe.name} rounds weights by what layers hear, which kept ranges do not tell: give the clips "
+                'as well (--calib DIR), or a recipe with weight_rounding = "nearest"'
+            )
+        return planned.layers
+    return rounded_layers(planned.layers, calibration.moments, {x.name for x in planned.layers if bias_of(planned.model, x.node)})
+
+
+def rewrite_rounded(planned: Plan, calibration: Calibration, layers: list[Layer]) -> onnx.ModelProto:
+    used = [layer.input for layer in layers if layer.precision == "int8"] + [t.input for t in planned.tokens]
     scalings = {tensor: planned.scalings[tensor] for tensor in used}
     activations = {tensor: (calibration.ranges[tensor].scale(how), how.qmax) for tensor, how in scalings.items()}
-    quantized = rewrite(planned.model, planned.layers, planned.tokens, activations)
+    quantized = rewrite(planned.model, layers, planned.tokens, activations)
     onnx.helper.set_model_props(quantized, {p.key: p.value for p in planned.model.metadata_props})
     return quantized
 
 
 def quantize_plan(planned: Plan, calibration: Calibration) -> tuple[onnx.ModelProto, QuantizationReport]:
-    quantized = apply(planned, calibration)
-    reports = report_layers(planned.layers, calibration, planned.scalings) + report_tokens(
-        planned.tokens, calibration, planned.scalings
-    )
+    layers = rounded(planned, calibration)
+    quantized = rewrite_rounded(planned, calibration, layers)
+    reports = report_layers(layers, calibration, planned.scalings) + report_tokens(planned.tokens, calibration, planned.scalings)
     recipe, c = planned.recipe, calibration
     report = QuantizationReport(recipe.name, recipe.threshold, c.clips, c.steps, c.data_sha256, reports)
     write_metadata(quantized, QUANTIZATION, report.to_json())

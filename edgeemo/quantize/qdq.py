@@ -51,6 +51,8 @@ def rewrite(
                 dequantized[layer.input] = f"{layer.input}_dequantized"
             node.input[0] = dequantized[layer.input]
             node.input[1] = _int8_weight(layer, front, added)
+            if layer.bias_shift is not None:
+                _shift_bias(model, node, layer, added)
     for part in tokens:
         (reader,) = (n for n in graph.node if part.input in n.input)
         before.setdefault(reader.name, []).extend(_activation_pair(part.input, *activations[part.input], added))
@@ -63,6 +65,36 @@ def rewrite(
     graph.node.extend(ordered)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def bias_of(model: onnx.ModelProto, node: onnx.NodeProto) -> tuple[onnx.NodeProto, int] | None:
+    """The node that adds a layer's constant bias, and which of its inputs that is; None where there is none: a Gemm or Conv has
+    it itself, a MatMul's is added by the one node that reads it."""
+    constants = {i.name: list(i.dims) for i in model.graph.initializer}
+    if node.op_type in ("Conv", "Gemm"):
+        scaled = any(a.name in ("alpha", "beta") and a.f != 1.0 for a in node.attribute)
+        found = len(node.input) > 2 and node.input[2] in constants and not scaled
+        return (node, 2) if found else None
+    readers = [n for n in model.graph.node if node.output[0] in n.input]
+    if len(readers) != 1 or readers[0].op_type != "Add" or node.output[0] in {o.name for o in model.graph.output}:
+        return None
+    (place,) = (
+        (i for i, name in enumerate(readers[0].input) if name != node.output[0]) if len(set(readers[0].input)) == 2 else (-1,)
+    )
+    shape = constants.get(readers[0].input[place]) if place >= 0 else None
+    return (readers[0], place) if shape and all(d == 1 for d in shape[:-1]) else None
+
+
+def _shift_bias(model: onnx.ModelProto, node: onnx.NodeProto, layer: Layer, added: dict[str, onnx.TensorProto]) -> None:
+    """Adds what rounding the weights took from the layer's mean; layers of one weight and one bias share the new one."""
+    found = bias_of(model, node)
+    assert found is not None and layer.bias_shift is not None
+    adder, place = found
+    name = f"{layer.weight_name}_{adder.input[place]}_shifted"
+    if name not in added:
+        (bias,) = (numpy_helper.to_array(i) for i in model.graph.initializer if i.name == adder.input[place])
+        added[name] = numpy_helper.from_array((bias + layer.bias_shift).astype(bias.dtype), name)
+    adder.input[place] = name
 
 
 def _activation_pair(tensor: str, scale: float, qmax: int, added: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:

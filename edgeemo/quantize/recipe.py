@@ -5,11 +5,12 @@ weight_threshold = "min-max"     # the same of weights
 weight_scales = "per-channel"    # or per-tensor
 activation_qmax = 80             # largest magnitude of a quantized activation, and of a quantized weight, 127 at most: where they
 weight_qmax = 47                 # are 127 together, NEON needs half the multiplications (docs/quantization.md)
+weight_rounding = "gptq"         # by what the layer hears in calibration, or nearest
 
 [[layers]]
 match = "^emotion_conv"          # regular expression, searched in layers' names; of several rules the last that matches counts
 precision = "fp16"               # int8 (of every layer no rule names), fp16 or fp32
-threshold = "kl"                 # and weight_threshold, weight_scales, activation_qmax, weight_qmax
+threshold = "kl"                 # and weight_threshold, weight_scales, activation_qmax, weight_qmax, weight_rounding
 
 A key that a recipe leaves out has the default recipe's value.
 """
@@ -29,7 +30,7 @@ from edgeemo_runtime.errors import EdgeEmoError, first_line
 from edgeemo.quantize import DEFAULT_RECIPE
 from edgeemo.quantize.calibration.observer import ActivationScaling
 from edgeemo.quantize.thresholds import THRESHOLDS
-from edgeemo.quantize.weights import GRANULARITIES, WeightScaling
+from edgeemo.quantize.weights import GRANULARITIES, ROUNDINGS, WeightScaling
 from edgeemo.targets.capabilities import INT8_MAX
 
 NAMED = Path(__file__).parent / "recipes"
@@ -38,7 +39,7 @@ METHODS = tuple(THRESHOLDS)
 MAGNITUDES = range(1, INT8_MAX + 1)
 CHOICES: dict[str, Sequence[str] | range] = {
     "precision": PRECISIONS, "threshold": METHODS, "weight_threshold": METHODS, "weight_scales": GRANULARITIES,
-    "activation_qmax": MAGNITUDES, "weight_qmax": MAGNITUDES,
+    "activation_qmax": MAGNITUDES, "weight_qmax": MAGNITUDES, "weight_rounding": ROUNDINGS,
 }  # fmt: skip
 SCALING = tuple(key for key in CHOICES if key != "precision")  # keys of a recipe as a whole
 # The one place of the defaults is the default recipe's file.
@@ -67,6 +68,7 @@ class Rule:
     weight_scales: str | None = None
     activation_qmax: int | None = None
     weight_qmax: int | None = None
+    weight_rounding: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -98,6 +100,7 @@ class Recipe:
     weight_scales: str = DEFAULTS["weight_scales"]
     activation_qmax: int = DEFAULTS["activation_qmax"]
     weight_qmax: int = DEFAULTS["weight_qmax"]
+    weight_rounding: str = DEFAULTS["weight_rounding"]
 
     def precision(self, layer: str) -> str:
         return self._said("precision", layer, "int8")
@@ -107,7 +110,7 @@ class Recipe:
         return ActivationScaling(*(self._said(key, layer, getattr(self, key)) for key in ("threshold", "activation_qmax")))
 
     def weight_scaling(self, layer: str) -> WeightScaling:
-        keys = ("weight_threshold", "weight_scales", "weight_qmax")
+        keys = ("weight_threshold", "weight_scales", "weight_qmax", "weight_rounding")
         return WeightScaling(*(self._said(key, layer, getattr(self, key)) for key in keys))
 
     def _said(self, key: str, layer: str, otherwise: Any) -> Any:

@@ -100,12 +100,15 @@ def report_tokens(tokens: list[Tokens], calibration: Calibration, scalings: Scal
 def _layer_error(layer: Layer, values: np.ndarray, rounded: Callable[[np.ndarray], np.ndarray], weight: np.ndarray) -> float:
     """SQNR of the layer with ``rounded`` inputs and ``weight``, a few inputs at a time."""
     exact, quantized = layer_runner(layer, layer.weight), layer_runner(layer, weight)
+    shift: np.ndarray | float = 0.0
+    if layer.bias_shift is not None:
+        shift = layer.bias_shift.reshape(-1, *[1] * (layer.weight.ndim - 2)) if layer.op == "Conv" else layer.bias_shift
     signal = noise = 0.0
     start, at_once = 0, 1
     while start < len(values):
         piece = values[start : start + at_once]
         reference = exact(piece)
-        off = reference - quantized(rounded(piece))
+        off = reference - quantized(rounded(piece)) - shift
         signal += float(np.vdot(reference, reference.astype(np.float64)))
         noise += float(np.vdot(off, off.astype(np.float64)))
         start += at_once

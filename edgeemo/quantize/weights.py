@@ -12,17 +12,20 @@ from edgeemo.quantize.thresholds.histogram import BINS as TENSOR_BINS
 from edgeemo.targets.capabilities import INT8_MAX
 
 GRANULARITIES = ("per-channel", "per-tensor")
+NEAREST, GPTQ = "nearest", "gptq"
+ROUNDINGS = (NEAREST, GPTQ)
 CHANNEL_BINS = 512  # a channel has hundreds of values, not a tensor's tens of thousands
 
 
 @dataclass(frozen=True)
 class WeightScaling:
     """Clipping and scaling of weights. ``threshold``: a name of THRESHOLDS; ``granularity``: of GRANULARITIES; ``qmax``: largest
-    magnitude of a quantized weight."""
+    magnitude of a quantized weight; ``rounding``: of ROUNDINGS."""
 
     threshold: str
     granularity: str = "per-channel"
     qmax: int = INT8_MAX
+    rounding: str = NEAREST
 
     def scales(self, weight: np.ndarray, axis: int) -> np.ndarray:
         """(channels,) float32 along ``axis``, threshold / qmax each; positive for a dead channel, all equal for one of the

@@ -202,6 +202,4 @@ def test_an_artifact_that_counts_no_speech_has_a_label_from_its_first_step(host_
         same(ours, theirs)
     memories(engines)
     engines[0].fleet.counters_of(engines[0].model).settle()
-    assert (
-        engines[0].fleet.counters_of(engines[0].model).decisions >= 3
-    )  # at 0.16, 1.12, 2.08 s, or sooner after a low one
+    assert engines[0].fleet.counters_of(engines[0].model).decisions >= 3  # at 0.16, 1.12, 2.08 s, or sooner after a low one

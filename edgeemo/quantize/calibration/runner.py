@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,13 +29,14 @@ Progress = Callable[[int], None]
 @dataclass(frozen=True)
 class Calibration:
     """Ranges by tensor name, and per tensor a few float inputs (steps, ...) that the report measures error on (none where the
-    ranges were read from a file)."""
+    ranges were read from a file); what rounding.py has to know of layers' inputs, None where nobody looked."""
 
     ranges: Mapping[str, Range]
     samples: Mapping[str, np.ndarray]
     clips: int
     steps: int
     data_sha256: str
+    moments: Mapping[Any, Any] | None = None
 
 
 def calibrate(
