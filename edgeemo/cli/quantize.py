@@ -92,14 +92,16 @@ def _calibrate(
     """Ranges from clips, or from a file; the source they are of, None where a file is taken and no clips are ``named`` next to
     it; warnings about clips that were calibrated on."""
     from edgeemo.quantize.calibration.cache import read_calibration
-    from edgeemo.quantize.plan import with_moments
+    from edgeemo.quantize.plan import unheard, with_moments
 
     if stored is None:
         source, _, said = calibrating.source(planned)
         return calibrating.observe(planned, source), source, said
     named_source = calibrating.source(planned)[0] if named or calibrating.feeds is not None else None
     kept = read_calibration(stored, planned, named_source)
-    return kept if named_source is None else with_moments(planned, kept, named_source), named_source, []
+    if named_source is not None:
+        return with_moments(planned, kept, named_source), named_source, []
+    return kept, None, unheard(planned, kept)
 
 
 def _keep(files: FileOptions, planned: Plan, calibration: Calibration, jobs: int, force: bool) -> None:

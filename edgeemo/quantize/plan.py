@@ -94,16 +94,22 @@ def apply(planned: Plan, calibration: Calibration) -> onnx.ModelProto:
 
 
 def rounded(planned: Plan, calibration: Calibration) -> list[Layer]:
-    """The plan's layers with weights rounded as the recipe says. Raises EdgeEmoError where that needs clips and the calibration
-    is from a file without them."""
+    """The plan's layers with weights rounded as the recipe says; to the nearest where the calibration does not know what they
+    hear."""
     if calibration.moments is None:
-        if any(layer.precision == "int8" and windows_of(layer) is not None for layer in planned.layers):
-            raise EdgeEmoError(
-                f"recipe {planned.recipe.name} rounds weights by what layers hear, which kept ranges do not tell: give the clips "
-                'as well (--calib DIR), or a recipe with weight_rounding = "nearest"'
-            )
         return planned.layers
     return rounded_layers(planned.layers, calibration.moments, {x.name for x in planned.layers if bias_of(planned.model, x.node)})
+
+
+def unheard(planned: Plan, calibration: Calibration) -> list[str]:
+    """A warning where the recipe rounds by what layers hear and the calibration, from a file, does not know that."""
+    asked = any(layer.precision == "int8" and windows_of(layer) is not None for layer in planned.layers)
+    if calibration.moments is not None or not asked:
+        return []
+    return [
+        "rounding: kept ranges do not tell what layers hear, so weights go to the nearest values; give the clips as well "
+        '(--calib DIR) for weight_rounding = "gptq"'
+    ]
 
 
 def rewrite_rounded(planned: Plan, calibration: Calibration, layers: list[Layer]) -> onnx.ModelProto:

@@ -126,8 +126,18 @@ def test_a_calibration_is_kept_and_used_again(files: dict[str, Path], tmp_path: 
     assert first.exit_code == 0
     assert [s.split(":")[0] for s in json.loads(first.stdout)["warnings"]] == ["few"]
     assert "edgeemo: warning: few" in first.stderr
-    assert edgeemo("quantize", files["float"], "--calibration", kept, "--out", again).exit_code == 0
+    assert edgeemo(*base, "--calib-limit", 5, "--calibration", kept, "--out", again).exit_code == 0
     assert onnx.load(again).graph == onnx.load(tmp_path / "a.onnx").graph
+    without = edgeemo("quantize", files["float"], "--calibration", kept, "--out", tmp_path / "n.onnx")
+    assert without.exit_code == 0
+    assert "warning: rounding: kept ranges" in without.stderr
+    nearest = tmp_path / "nearest.toml"
+    nearest.write_text('weight_rounding = "nearest"\n')
+    assert (
+        "rounding"
+        not in edgeemo("quantize", files["float"], "--calibration", kept, "--recipe", nearest, "--out", again, "--force").stderr
+    )
+    assert onnx.load(again).graph == onnx.load(tmp_path / "n.onnx").graph
     refused(edgeemo(*base, "--calib-limit", 6, "--calibration", kept, "--out", tmp_path / "x.onnx"), "c.json", "stale")
     refused(edgeemo(*base, "--calibration", tmp_path / "no.json", "--out", tmp_path / "x.onnx"), "no.json", "--save-calibration")
     refused(edgeemo(*base, "--recipe", "int9", "--out", tmp_path / "x.onnx"), "recipe int9", "int8-kl")

@@ -15,7 +15,7 @@ from edgeemo.data.clips import Clip, find_clips
 from edgeemo.quantize.calibration.cache import calibration_document, read_calibration
 from edgeemo.quantize.calibration.runner import Calibration
 from edgeemo.quantize.calibration.sources import ClipSource
-from edgeemo.quantize.plan import Plan, observe, plan, quantize_plan, stream_contract
+from edgeemo.quantize.plan import Plan, observe, plan, quantize_plan, stream_contract, with_moments
 from edgeemo.quantize.recipe import load_recipe
 from tests.conftest import CALIBRATION
 
@@ -51,7 +51,8 @@ def test_reused_for_any_recipe_it_gives_the_same_model(
     for recipe in ("int8-kl", "int8-mse-fp16-emotion-conv"):
         now = plan(float_onnx, "m", load_recipe(recipe))
         direct, report = quantize_plan(now, calibration)
-        reused, _ = quantize_plan(now, read_calibration(path, now, source(now, CLIPS)))
+        kept = read_calibration(path, now, source(now, CLIPS))
+        reused, _ = quantize_plan(now, with_moments(now, kept, source(now, CLIPS)))
         assert direct.graph == reused.graph
         assert report.recipe == recipe
 
