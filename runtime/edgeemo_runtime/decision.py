@@ -27,7 +27,7 @@ LISTENING = -1  # in the place of a label
 # Of a slot: steps since it was listened to; the answer of the decision before, settled or not, and of how many in a row; the
 # label said, and the step in which it was first; STREAK times the bad decisions in a row, and why, by REASONS' bits; whether
 # the call was handed off; whether the decision before was a low one; and in which ``decision_s`` of speech that was.
-MEMORY = ("steps", "answer", "in_row", "label", "since", "streak", "handed_off", "low", "second")
+MEMORY = ("steps", "answer", "in_row", "label", "since", "streak", "handed_off", "low", "period")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Decisions:
         self.memory = aligned_zeros((slots, len(MEMORY)), np.int64)
         columns = (self.memory[:, i] for i in range(len(MEMORY)))
         self._steps, self._answer, self._in_row, self._label, self._since, self._streak, self._handed_off, *rest = columns
-        self._low, self._second = rest
+        self._low, self._period = rest
         self._none = np.zeros(slots, dtype=np.int64)
         for slot in range(slots):
             self.clear(slot)
@@ -157,9 +157,9 @@ class Decisions:
         """
         if not self.rules.decision_s:
             return np.ones(len(slots), dtype=bool)
-        second = np.floor(speech * self.step_s / self.rules.decision_s).astype(np.int64)
-        due = second != self._second[slots]
-        self._second[slots] = second
+        period = np.floor(speech * self.step_s / self.rules.decision_s).astype(np.int64)
+        due = period != self._period[slots]
+        self._period[slots] = period
         return due
 
     def _sure_again(self, slots: np.ndarray, weighed: np.ndarray) -> np.ndarray:
@@ -284,4 +284,4 @@ class Decisions:
         for array in (self.smoothed, self.seen, self.memory):
             array[slot] = 0
         self.window[slot] = self._nothing
-        self._answer[slot] = self._label[slot] = self._second[slot] = -1
+        self._answer[slot] = self._label[slot] = self._period[slot] = -1
