@@ -16,7 +16,7 @@ from edgeemo.export.onnx_step import export_step
 from edgeemo.model.call import CallModel
 from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.quantize import DEFAULT_RECIPE
-from edgeemo.quantize.plan import quantize_model
+from edgeemo.quantize.plan import observe, plan, quantize_plan
 from edgeemo.quantize.recipe import load_recipe
 from edgeemo.targets.board import load_target
 
@@ -58,11 +58,14 @@ def files(tmp_path_factory: pytest.TempPathFactory, float_onnx: onnx.ModelProto)
     """emotion.onnx, emotion-int8.onnx as `edgeemo quantize` makes it, and emotion-fp16.onnx (KL thresholds, all of int8, the
     emotion convolution kept in FP16)."""
     folder = tmp_path_factory.mktemp("models")
-    clips = find_clips(CALIBRATION)[::10]
     paths = {"float": folder / "emotion.onnx", "int8": folder / "emotion-int8.onnx", "fp16": folder / "emotion-fp16.onnx"}
     onnx.save(float_onnx, paths["float"])
-    onnx.save(quantize_model(float_onnx, "float", clips, load_recipe(DEFAULT_RECIPE))[0], paths["int8"])
-    onnx.save(quantize_model(float_onnx, "float", clips, load_recipe("int8-kl-fp16-emotion-conv"))[0], paths["fp16"])
+    plans = {
+        k: plan(float_onnx, "float", load_recipe(r)) for k, r in (("int8", DEFAULT_RECIPE), ("fp16", "int8-kl-fp16-emotion-conv"))
+    }
+    calibration = observe(plans["int8"], find_clips(CALIBRATION))  # of both: what any recipe asks for
+    for kind, planned in plans.items():
+        onnx.save(quantize_plan(planned, calibration)[0], paths[kind])
     return paths
 
 

@@ -47,7 +47,8 @@ def test_json_lines_from_every_rate_agree(artifact: Path, tmp_path: Path) -> Non
     for rate, suffix in ((8000, "flac"), (16000, "wav"), (44100, "ogg"), (48000, "wav")):
         samples = soxr.resample(call, 8000, rate) if rate != 8000 else call
         paths.append(tmp_path / f"{rate}.{suffix}")
-        soundfile.write(paths[-1], np.stack([samples, samples], axis=1), rate)
+        best = {"compression_level": 0.0} if suffix == "ogg" else {}  # what Vorbis leaves out at its usual quality is heard
+        soundfile.write(paths[-1], np.stack([samples, samples], axis=1), rate, **best)
     results: dict[str, list[np.ndarray]] = {}
     for line in run(artifact, *paths, "--json").stdout.splitlines():
         document = json.loads(line)
@@ -56,8 +57,7 @@ def test_json_lines_from_every_rate_agree(artifact: Path, tmp_path: Path) -> Non
     assert all(len(results[str(p)]) == 12 for p in paths)
     # A resampler rounds off the last hundreds of hertz under 4 kHz, which moves the highest bands.
     assert all(np.abs(m - means[0]).max() < 0.1 for m in means)
-    assert np.abs(means[3] - means[1]).max() < 0.04
-    assert np.abs(means[2] - means[1]).max() < 0.08  # Vorbis leaves something out, too
+    assert all(np.abs(m - means[1]).max() < 0.04 for m in means[2:])
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
