@@ -40,9 +40,8 @@ class TrainOptions:
 
     def recipe(self) -> dict[str, Any]:
         """The recipe's fields that were given."""
-        chosen = {"epochs": self.epochs, "updates": self.updates, "seed": self.seed, "peak_lr": self.peak_lr}
-        chosen |= {"minutes": self.minutes}
-        return {k: v for k, v in chosen.items() if v is not None}
+        chosen = ("epochs", "updates", "minutes", "seed", "peak_lr")
+        return {k: v for k in chosen if (v := getattr(self, k)) is not None}
 
     def check(self) -> None:
         """Raises UsageError for options that do not go together."""
@@ -53,9 +52,10 @@ class TrainOptions:
         its_own = self.updates is not None or self.minutes is not None or self.resume or self.device != "cpu"
         if not self.mixed and (its_own or (len(self.data) > 1 and not self.intensity)):
             raise click.UsageError("--updates, --minutes, --device, --resume and a second --data are cosyvoice-tiny's")
-        if self.intensity and (
-            not self.model.startswith("cosyvoice") or self.teachers or self.epochs or self.updates or self.peak_lr
-        ):
+        if self.updates == 0 and (self.minutes is not None or self.device != "cpu" or self.teachers):
+            raise click.UsageError("--updates 0 lets only the classifier learn: without --minutes, --device and --teacher")
+        others = self.teachers or self.epochs or self.updates is not None or self.peak_lr or self.minutes or self.device != "cpu"
+        if self.intensity and (not self.model.startswith("cosyvoice") or others):
             raise click.UsageError("--intensity fits one linear head of CosyVoice: it goes with --init, --seed, --threads")
 
 
@@ -120,9 +120,17 @@ def _train(asked: TrainOptions, target: Path) -> dict[str, Any]:
 
     given, data = asked.recipe(), asked.data[0]
     if asked.mixed:
-        mix, further = replace(listener.ListenerRecipe(), **given), [load_whisper(t) for t in asked.teachers if t != TINY]
-        where = (asked.unlabelled, asked.resume, asked.device)
-        return listener.train_listener(asked.data, target, mix, asked.threads, asked.init, *where, further)
+        return listener.train_listener(
+            asked.data,
+            target,
+            replace(listener.ListenerRecipe(), **given),
+            asked.threads,
+            init=asked.init,
+            unlabelled=asked.unlabelled,
+            resume=asked.resume,
+            device=asked.device,
+            teachers=[load_whisper(t) for t in asked.teachers if t != TINY],
+        )
     teachers = [load_teacher(t, CallConfig().sample_rate) for t in asked.teachers]
     if asked.model in windows.RECIPES:
         recipe = replace(windows.RECIPES[asked.model], **given)

@@ -133,6 +133,8 @@ def load_whisper(source: str | Path = TINY) -> WhisperEncoder:
     Raises EdgeEmoError saying what to install if a package is missing.
     """
     files = _installed(str(source)) if str(source) in PACKAGES else [Path(source) / "model.bin"]
+    if not files[0].is_file():
+        raise EdgeEmoError(f"{source}: is neither {' nor '.join(PACKAGES)} nor a folder with a CTranslate2 Whisper's model.bin")
     stored = {k.removeprefix("encoder/"): v for k, v in read_ctranslate2(*files).items() if k.startswith("encoder/")}
     names = {
         "attention_norm": "self_attention/layer_norm",

@@ -41,7 +41,7 @@ class ListenerRecipe:
     """Recipe of `edgeemo train` for CosyVoice-Tiny; printed at the start and kept in the training report."""
 
     updates: int = 2600  # of all stages; 0: the encoder stays, and its classifier goes on to learn
-    minutes: float = math.inf  # after which it ends, whatever was done by then
+    minutes: float | None = None  # after which it ends, whatever was done by then
     batch: int = 256  # rows
     steps: int = 32  # a row of one clip, 5.12 s
     session_steps: int = 80  # a row that is as a call
@@ -145,7 +145,7 @@ def learn(
     learner = Learner(Lesson(model, teachers, len(mix.corpora)).to(device), teachers, planner, bank, targets)
     score, names = scorer(pool, dev, model.config.sample_rate), ["follow", "classifier", "joint"]
     done = torch.load(state, weights_only=False)["stage"] if resume and state.is_file() else names[0]
-    left = max(1e-3, 60 * recipe.minutes - (time.monotonic() - began))
+    left = math.inf if recipe.minutes is None else max(1e-3, 60 * recipe.minutes - (time.monotonic() - began))
     for stage in recipe.stages(left)[names.index(done) :]:
         if stage.name == "classifier":
             learner.new_head(stage)
@@ -169,7 +169,7 @@ def train_listener(
     before and after; without updates its classifier goes on to learn, too, instead of a new one. ``teachers``: followed as well
     as Whisper tiny.en.
 
-    Raises EdgeEmoError where Whisper's weights are not installed, or ``init`` is of another model.
+    Raises EdgeEmoError where Whisper's weights are not installed, ``init`` is of another model, or the device is not there.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
@@ -178,6 +178,8 @@ def train_listener(
         raise EdgeEmoError(f"{init}: is a checkpoint of {model.title}; give --model {model.kind} to go on with it")
     if not recipe.updates and init is None:
         raise EdgeEmoError("without updates of the encoder only a classifier goes on to learn; give the checkpoint to --init")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EdgeEmoError("--device cuda: torch finds no CUDA device here; install a CUDA build of torch, or take --device cpu")
     c = model.config
     print(f"recipe: {recipe}", file=sys.stderr)
     pool = Pool.load([*folders, *([unlabelled] if unlabelled else [])], c.sample_rate, out.with_suffix(".npy"))

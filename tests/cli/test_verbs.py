@@ -181,6 +181,9 @@ def test_usage_errors_exit_2() -> None:
         (("tune",), "--max-f1-drop, --min-sqnr, or both"),
         (("train", "--model", "cosyvoice-nano", "--data", "x", "--unlabelled", "y"), "--teacher"),
         (("train", "--data", "x", "--epochs", "3"), "--updates"),
+        (("train", "--data", "x", "--intensity", "--minutes", "3"), "--intensity fits one linear head"),
+        (("train", "--data", "x", "--updates", "0", "--device", "cuda"), "only the classifier"),
+        (("train", "--model", "mfcc-bilstm", "--data", "x", "--device", "cuda"), "--device"),
         (("train", "--model", "mfcc-bilstm", "--data", "x", "--data", "y"), "second --data"),
     ):
         result = edgeemo(*arguments)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeemo.quantize.calibration.moments import Moments
 from edgeemo.quantize.calibration.observer import ActivationScaling
 from edgeemo.quantize.calibration.sources import FeedSource
 from edgeemo.quantize.layers import Layer, find_layers
@@ -18,7 +19,7 @@ from edgeemo.quantize.plan import observe, plan, quantize_plan
 from edgeemo.quantize.qdq import bias_of
 from edgeemo.quantize.recipe import Recipe
 from edgeemo.quantize.report import layer_runner
-from edgeemo.quantize.rounding import Moments, gptq, windows_of
+from edgeemo.quantize.rounding import gptq, windows_of
 from edgeemo.quantize.weights import WeightScaling, quantize_weight
 
 

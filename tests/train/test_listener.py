@@ -124,6 +124,12 @@ def test_same_seed_same_bytes_and_a_cut_run_goes_on(
     assert (tmp_path / "a" / "m.safetensors").read_bytes() == made[0]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_device_that_is_not_there_is_said(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(EdgeEmoError, match="no CUDA device"):
+        train_listener([folder], tmp_path / "m.safetensors", SMALL, 1, device="cuda")
+
+
 def test_it_ends_when_its_time_is_up(
     folder: Path, tmp_path: Path, encoder: WhisperEncoder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

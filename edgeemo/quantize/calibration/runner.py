@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.parallel import in_order
+from edgeemo.quantize.calibration.moments import Key, Moments
 from edgeemo.quantize.calibration.observer import Observer, Range
 from edgeemo.quantize.calibration.sources import Group, Source, hash_source
 
@@ -36,7 +36,7 @@ class Calibration:
     clips: int
     steps: int
     data_sha256: str
-    moments: Mapping[Any, Any] | None = None
+    moments: Mapping[Key, Moments] | None = None
 
 
 def calibrate(
