@@ -1,4 +1,4 @@
-"""Scores of a checkpoint and its INT8 artifact on several folders together: the .scores.json beside the committed weights.
+"""Scores of a checkpoint and its INT8 artifact on several folders together: the .scores.json of the committed weights.
 
 python -m edgeemo.bench.score_card weights.safetensors int8-host.edgeemo --data A --data B --out weights.scores.json
 """
@@ -51,7 +51,7 @@ def scored(model: StepModel, folders: list[list[Clip]], line: str, said: str) ->
 
 
 def int8_drop(model: StepModel, other: StepModel, folders: list[list[Clip]], said: str) -> list[dict[str, Any]]:
-    """Of each folder what ``other`` loses against ``model``."""
+    """Comparison of ``other`` with ``model`` on each folder."""
     found = []
     for clips in folders:
         before, after = (_answers(m, clips, "clean", said) for m in (model, other))

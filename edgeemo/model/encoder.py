@@ -133,7 +133,8 @@ class EncoderLayer(nn.Module):
 
 
 def _even(before: Tensor, after: Tensor) -> Tensor:
-    """What to divide channels by that reach ``before``, and multiply their weights ``after`` with; about 1 on the whole."""
+    """Gains (channels,), about 1 on the whole, to divide channels by that reach ``before`` and multiply their weights ``after``
+    with."""
     gain = torch.sqrt(before.clamp(min=1e-3) / after.clamp(min=1e-4))
     return (gain / gain.mean()).clamp(0.05, 20.0)
 

@@ -19,7 +19,7 @@ EDGE = 2  # samples around a clip that the interpolation reads
 
 @dataclass
 class Plan:
-    """What rows of ``samples`` samples are made of, by piece: its begin in the row, its place in the pool and its samples
+    """Pieces that rows of ``samples`` samples are made of: its begin in the row, its place in the pool and its samples
     there, speed, gain; each (B, P). ``clip`` (B, P) is its place among the labelled clips, or -1; ``began`` (B,) Whisper's
     position of the first token."""
 

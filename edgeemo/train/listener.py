@@ -173,13 +173,8 @@ def train_listener(
     """
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
-    model = CosyVoiceTiny() if init is None else load_checkpoint(init)
-    if not isinstance(model, CosyVoiceTiny):
-        raise EdgeEmoError(f"{init}: is a checkpoint of {model.title}; give --model {model.kind} to go on with it")
-    if not recipe.updates and init is None:
-        raise EdgeEmoError("without updates of the encoder only a classifier goes on to learn; give the checkpoint to --init")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise EdgeEmoError("--device cuda: torch finds no CUDA device here; install a CUDA build of torch, or take --device cpu")
+    model = _start(init, recipe, device)
+    encoders = [load_whisper(), *teachers] if recipe.updates else []
     c = model.config
     print(f"recipe: {recipe}", file=sys.stderr)
     pool = Pool.load([*folders, *([unlabelled] if unlabelled else [])], c.sample_rate, out.with_suffix(".npy"))
@@ -191,19 +186,10 @@ def train_listener(
     before = None if init is None else scores(dev, Summaries.of(model, pool, dev).answers(model))
     classify = HeadRecipe(sessions=min(recipe.sessions, MOST_OFTEN * len(mix.labelled)), seed=recipe.seed)
     if recipe.updates:
-        encoders = [load_whisper(), *teachers]
+        begin, state = init is None, out.with_suffix(".state")
         with torch.device(device):
-            model = learn(
-                replace_intensity(model).to(device),
-                init is None,
-                pool,
-                mix,
-                dev,
-                recipe,
-                encoders,
-                out.with_suffix(".state"),
-                resume,
-            ).cpu()
+            start = replace_intensity(model).to(device)
+            model = learn(start, begin, pool, mix, dev, recipe, encoders, state, resume).cpu()
     else:
         model.head = tune_head(model, _moments(model, mix, classify, out.with_suffix(".moments"), resume), mix, classify)
         model = replace_intensity(model)
@@ -217,8 +203,20 @@ def train_listener(
     return {**report, "best_dev_macro_f1": round(found["all"], 4), "checkpoint": str(out)}
 
 
+def _start(init: Path | None, recipe: ListenerRecipe, device: str) -> CosyVoiceTiny:
+    """The model to train. Raises EdgeEmoError where it, or the device, is not what the recipe needs."""
+    model = CosyVoiceTiny() if init is None else load_checkpoint(init)
+    if not isinstance(model, CosyVoiceTiny):
+        raise EdgeEmoError(f"{init}: is a checkpoint of {model.title}; give --model {model.kind} to go on with it")
+    if not recipe.updates and init is None:
+        raise EdgeEmoError("without updates of the encoder only a classifier goes on to learn; give the checkpoint to --init")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EdgeEmoError("--device cuda: torch finds no CUDA device here; install a CUDA build of torch, or take --device cpu")
+    return model
+
+
 def _moments(model: CosyVoiceTiny, mix: Mix, recipe: HeadRecipe, kept: Path, resume: bool) -> Moments:
-    """What a classifier learns from, gathered once: ``kept`` is a file for the next time."""
+    """Summaries that a classifier learns from, gathered once: ``kept`` is a file for the next time."""
     if resume and kept.is_file():
         return Moments(*torch.load(kept, weights_only=True))
     moments = gather(model, mix, recipe)

@@ -79,8 +79,8 @@ def soft_labels(
     recipe: SoftRecipe,
     dev: list[Row],
 ) -> tuple[Tensor, np.ndarray]:
-    """Of every labelled clip of the mix what the classifiers of the other folds say (clips, 7), the mean of its copies; and what
-    all of them say of ``dev``, to know what the teachers are worth.
+    """Soft labels (clips, 7) of the mix's labelled clips, each the mean over its copies of what the classifiers of the other
+    folds answer; and the mean answer of all classifiers to ``dev`` (clips, 7), which says what the teachers are worth.
 
     A speaker is in one fold; where there are fewer speakers than folds, clips are dealt out one by one.
     """

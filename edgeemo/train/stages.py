@@ -72,7 +72,7 @@ def heard(m: CosyVoiceTiny, pcm: Tensor, began: Tensor) -> tuple[Tensor, Tensor]
 
 
 class Targets:
-    """What the steps of a plan should be answered with."""
+    """Target distributions of a plan's steps, (7,) each, with the classes' weights in them."""
 
     def __init__(self, mix: Mix, device: str) -> None:
         self.device, self.label = device, np.array([r.label for r in mix.labelled])
@@ -164,7 +164,7 @@ class Learner:
         ]
 
     def _losses(self, stage: Stage, channel: TelephoneChannel) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each batch of an update its loss, and what it is made of: distances, then that of labels."""
+        """Each batch's loss, and its parts: distances, then the loss of labels."""
         if not stage.head_lr:
             plan = self.planner.full(stage.rows, stage.steps)
             pcm, _ = self.bank(plan)

@@ -1,4 +1,4 @@
-"""What Whisper's encoders hear in clean rows: states to follow, and summaries to read emotions from."""
+"""Hidden states of Whisper's encoders on clean rows: to follow, and summarised to read emotions from."""
 
 from __future__ import annotations
 
