@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeemo.console import progress_bar
 from edgeemo.model.config import LABELS
 from edgeemo.model.encoder import SummaryHead
 from edgeemo.train.bank import Bank, Planner
@@ -31,7 +33,9 @@ class SoftRecipe:
     longest_steps: int = 80  # heard of a clip
 
 
-def summaries(teachers: list[Teacher], planner: Planner, bank: Bank, rows: list[Row], recipe: SoftRecipe) -> Tensor:
+def summaries(
+    teachers: list[Teacher], planner: Planner, bank: Bank, rows: list[Row], recipe: SoftRecipe, advance: Callable[[int], None]
+) -> Tensor:
     """Summaries (clips, n) float16 of whole clips at random speeds, all layers of all teachers."""
     order = sorted(range(len(rows)), key=lambda i: rows[i].samples)  # little padding
     found: dict[int, Tensor] = {}
@@ -41,6 +45,7 @@ def summaries(teachers: list[Teacher], planner: Planner, bank: Bank, rows: list[
         pcm, count = bank(plan)[0], torch.from_numpy(samples).to(bank.device)
         pooled = torch.cat([t.summary(pcm, count) for t in teachers], dim=1).half()
         found |= dict(zip(group, pooled, strict=True))
+        advance(len(group))
     return torch.stack([found[i] for i in range(len(rows))])
 
 
@@ -84,8 +89,9 @@ def soft_labels(
 
     A speaker is in one fold; where there are fewer speakers than folds, clips are dealt out one by one.
     """
-    heard = [summaries(teachers, planner, bank, mix.labelled, recipe) for _ in range(recipe.copies)]
-    of_dev = summaries(teachers, planner, bank, dev, recipe)
+    with progress_bar("teachers hear all clips", recipe.copies * len(mix.labelled) + len(dev)) as advance:
+        heard = [summaries(teachers, planner, bank, mix.labelled, recipe, advance) for _ in range(recipe.copies)]
+        of_dev = summaries(teachers, planner, bank, dev, recipe, advance)
     speakers = [r.speaker for r in mix.labelled]
     names = np.random.default_rng(5).permutation(np.unique(speakers)).tolist()
     by_speaker = [names.index(s) for s in speakers]
