@@ -79,7 +79,7 @@ def row(
     checkpoint = committed_checkpoint(kind)
     model = load_checkpoint(checkpoint)
     size = model_size(model)
-    with progress_bar(f"{kind}: export, quantize, compile", 2 * len(find_clips(calib))) as advance:
+    with progress_bar(f"{kind}: export, quantize, compile", 3 * len(find_clips(calib))) as advance:
         paths = build(kind, calib, work, advance)
     floating, int8 = (answers(p, clips, n, work) for n, p in ((kind, checkpoint), (paths["host"].stem, paths["host"])))
     found = compare(floating, int8, clips, model.config.labels)

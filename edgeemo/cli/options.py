@@ -206,7 +206,7 @@ class CalibrationOptions:
         from edgeemo.quantize.plan import observe
 
         files = files_of(source)
-        with progress_bar(f"calibrating on {len(files)} files, two passes", 2 * len(files)) as advance:
+        with progress_bar(f"calibrating on {len(files)} files, three passes", 3 * len(files)) as advance:
             return observe(planned, source, advance, self.jobs, self.cluster, **options)
 
 

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from edgeemo.cli.options import FILE, CalibrationOptions, calibration_options, gathered, output_options, target_option
-from edgeemo.console import FLOAT_MODEL, INT8_MODEL, print_json, show_table, user_errors, warn
+from edgeemo.console import FLOAT_MODEL, INT8_MODEL, print_json, progress_bar, show_table, user_errors, warn
 from edgeemo.files import check_output, write_file
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def _calibrate(
     """Ranges from clips, or from a file; the source they are of, None where a file is taken and no clips are ``named`` next to
     it; warnings about clips that were calibrated on."""
     from edgeemo.quantize.calibration.cache import read_calibration
+    from edgeemo.quantize.calibration.sources import files_of
     from edgeemo.quantize.plan import unheard, with_moments
 
     if stored is None:
@@ -100,7 +101,8 @@ def _calibrate(
     named_source = calibrating.source(planned)[0] if named or calibrating.feeds is not None else None
     kept = read_calibration(stored, planned, named_source)
     if named_source is not None:
-        return with_moments(planned, kept, named_source), named_source, []
+        with progress_bar("hearing what weights are rounded by", len(files_of(named_source))) as advance:
+            return with_moments(planned, kept, named_source, advance), named_source, []
     return kept, None, unheard(planned, kept)
 
 

@@ -22,19 +22,19 @@ def tidy(model: onnx.ModelProto, source: str) -> None:
         model.graph.input.extend(inputs)
     for tensor in model.graph.initializer:
         _check_data(tensor, source)
-    for node in _all_nodes(model.graph):
+    for node in all_nodes(model.graph):
         while node.input and not node.input[-1]:
             node.input.pop()
         _check_inputs(node, source)
 
 
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Those of subgraphs, too."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _all_nodes(inner)
+                yield from all_nodes(inner)
 
 
 def _check_data(tensor: onnx.TensorProto, source: str) -> None:

@@ -65,19 +65,19 @@ def observe(
     cluster: str | None = None,
     sample_steps: int = SAMPLE_STEPS,
 ) -> Calibration:
-    """``data``: clips to stream, or a source of inputs. ``progress`` is called with files done, twice over them.
+    """``data``: clips to stream, or a source of inputs. ``progress`` is called with files done, three times over them.
 
     Raises EdgeEmoError where a file cannot be read, or clips are given to a model that has no stream contract.
     """
     source = ClipSource.of(stream_contract(planned), data) if isinstance(data, list) else data
     calibration = calibrate(planned.model, source, planned.observed, progress, jobs, cluster, sample_steps)
-    return with_moments(planned, calibration, source)
+    return with_moments(planned, calibration, source, progress)
 
 
-def with_moments(planned: Plan, calibration: Calibration, source: Source) -> Calibration:
+def with_moments(planned: Plan, calibration: Calibration, source: Source, progress: Progress = lambda done: None) -> Calibration:
     """The calibration with what rounding by the recipe has to know, from a third pass over ``source`` if anything asks for it."""
     layers = [layer for layer in planned.layers if layer.input in planned.observed]
-    return replace(calibration, moments=observe_moments(planned.model, source, layers, calibration.steps))
+    return replace(calibration, moments=observe_moments(planned.model, source, layers, calibration.steps, progress))
 
 
 def stream_contract(planned: Plan) -> StreamContract:

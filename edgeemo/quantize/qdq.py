@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeemo.onnxlib.tidy import all_nodes
 from edgeemo.quantize.layers import Layer, Tokens
 from edgeemo.targets.capabilities import INT8_MAX
 
@@ -57,12 +58,13 @@ def rewrite(
         (reader,) = (n for n in graph.node if part.input in n.input)
         before.setdefault(reader.name, []).extend(_activation_pair(part.input, *activations[part.input], added))
         reader.input[list(reader.input).index(part.input)] = f"{part.input}_dequantized"
-    dropped = {layer.weight_name for layer in layers if layer.precision != "fp32"}
-    kept = [c for name, c in constants.items() if name not in dropped]
     ordered = [n for node in graph.node for n in (*before.get(node.name, []), node)]
-    del graph.initializer[:], graph.node[:]
-    graph.initializer.extend([*kept, *added.values()])
+    del graph.node[:]
     graph.node.extend(ordered)
+    read = {name for node in all_nodes(graph) for name in node.input} | {o.name for o in graph.output}
+    kept = [c for name, c in constants.items() if name in read]  # not the weights and biases that others stand for now
+    del graph.initializer[:]
+    graph.initializer.extend([*kept, *added.values()])
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -14,6 +14,7 @@ import onnx
 from onnx import helper
 
 from edgeemo.quantize.calibration.moments import Key, Moments, Windows
+from edgeemo.quantize.calibration.runner import Progress
 from edgeemo.quantize.calibration.sources import Source
 from edgeemo.quantize.layers import Layer
 from edgeemo.quantize.weights import GPTQ
@@ -49,23 +50,27 @@ def windows_of(layer: Layer) -> Windows | None:
     )
 
 
-def observe_moments(model: onnx.ModelProto, source: Source, layers: Sequence[Layer], steps: int) -> dict[Key, Moments]:
+def observe_moments(
+    model: onnx.ModelProto, source: Source, layers: Sequence[Layer], steps: int, progress: Progress
+) -> dict[Key, Moments]:
     """Moments of the inputs of those ``layers`` that ask for them, by tensor and windows; ``steps`` is how many the source has.
-    Layers of one weight share the sums of all that they read."""
+    ``progress`` is called with files done."""
     wanted: dict[str, dict[Windows, Moments]] = {}
     for layer in layers:
         if (windows := windows_of(layer)) is not None:
             wanted.setdefault(layer.input, {}).setdefault(windows, Moments())
     if not wanted:
+        progress(sum(map(len, source.groups)))
         return {}
     data, tensors = model.SerializeToString(), tuple(wanted)
     apart: dict[Key, int] = {}
-    for values in itertools.chain.from_iterable(source.values(data, tensors, group) for group in source.groups):
-        for tensor, found in values.items():
+    for group in source.groups:
+        for tensor, found in itertools.chain.from_iterable(v.items() for v in source.values(data, tensors, group)):
             for windows, moments in wanted[tensor].items():
                 rows = windows.rows(found)
                 every = apart.setdefault((tensor, windows), max(1, rows.shape[1] * steps // len(found) // ROWS))
                 moments.add(rows[:, ::every])
+        progress(len(group))
     return {(tensor, windows): m for tensor, by_windows in wanted.items() for windows, m in by_windows.items()}
 
 

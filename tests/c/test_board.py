@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from edgeemo.compile.compiler import compile_onnx
@@ -16,6 +17,7 @@ from tests.aarch64 import board
 from tests.c.building import build_for_board
 from tests.compile.test_parity import GOLDEN, MEAN, MOST, OF_A_HUNDRED
 from tests.conftest import speech
+from tests.golden.make import golden_artifact
 
 pytestmark = [pytest.mark.slow, pytest.mark.qemu, pytest.mark.skipif(not board.available(), reason=board.REASON)]
 SCRIPT = Path(__file__).parent / "on_board.py"
@@ -42,11 +44,11 @@ def both(library: Path, sounds: list[np.ndarray], folder: Path, *arguments: str)
     return json.loads(done.stdout)
 
 
-def test_golden_streams(board_library: Path, board_artifact: Path, tmp_path: Path) -> None:
+def test_golden_streams(board_library: Path, float_onnx: onnx.ModelProto, tmp_path: Path) -> None:
     """C equals Python; and both are as close to the host's answers as INT8 is between machines."""
-    golden = json.loads(GOLDEN.read_text())
+    golden, artifact = json.loads(GOLDEN.read_text()), golden_artifact(float_onnx, tmp_path, "aarch64-neon")
     sounds = [speech(entry["clip"], len(entry["probabilities"])).astype(np.float32) for entry in golden]
-    said = np.array(both(board_library, sounds, tmp_path, "golden", str(board_artifact)))
+    said = np.array(both(board_library, sounds, tmp_path, "golden", str(artifact)))
     off = np.abs(said - np.array([entry["probabilities"] for entry in golden]))
     assert off.mean() <= MEAN and np.percentile(off, 99) <= OF_A_HUNDRED and off.max() <= MOST
 

@@ -227,7 +227,7 @@ def test_a_board_s_name_is_its_target(files: dict[str, Path]) -> None:
 def deaf(files: dict[str, Path], tmp_path: Path) -> Path:
     """A model whose classifier hears nothing."""
     broken = onnx.load(files["int8"])
-    bias = next(i for i in broken.graph.initializer if i.name == "head.classifier.bias")
+    bias = next(i for i in broken.graph.initializer if "head.classifier.bias" in i.name)  # shifted where the weights are rounded
     values = np.zeros(bias.dims[0], dtype=np.float32)
     values[6] = 50.0
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))

@@ -20,7 +20,7 @@ import torch
 from edgeemo.evaluate.evaluate import ArtifactModel, OnnxModel, TorchModel
 from edgeemo.model.checkpoint import DEFAULT_CHECKPOINT
 from tests.conftest import speech
-from tests.golden.make import golden_model
+from tests.golden.make import golden_artifact
 
 MEAN, OF_A_HUNDRED, MOST = 0.006, 0.045, 0.12  # of INT8, as said above; the emulated board's are the same
 pytestmark = pytest.mark.slow
@@ -88,7 +88,7 @@ def test_golden_stream(float_onnx: onnx.ModelProto, tmp_path: Path) -> None:
 
     `python -m tests.golden.make` writes the file anew after a change that is meant to change answers.
     """
-    golden, model = json.loads(GOLDEN.read_text()), golden_model(float_onnx, tmp_path)
+    golden, model = json.loads(GOLDEN.read_text()), ArtifactModel(golden_artifact(float_onnx, tmp_path))
     for entry in golden:
         (got,) = model.run([speech(entry["clip"], len(entry["probabilities"]))])
         np.testing.assert_allclose(got, entry["probabilities"], atol=0.02)

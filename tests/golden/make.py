@@ -22,20 +22,20 @@ from edgeemo.targets.board import load_target
 from tests.conftest import CALIBRATION, speech
 
 
-def golden_model(exported: onnx.ModelProto, folder: Path) -> ArtifactModel:
-    """The exported step in INT8, for this machine. Its weights are the nearest: by GPTQ the last bits of the floats of whoever
+def golden_artifact(exported: onnx.ModelProto, folder: Path, target: str = "host") -> Path:
+    """The exported step in INT8, compiled. Its weights are the nearest: by GPTQ the last bits of the floats of whoever
     calibrates decide some of them (154 of 4.5 million for a change of 1e-6), and they 0.026 of an answer."""
     recipe = replace(load_recipe(DEFAULT_RECIPE), weight_rounding=NEAREST)
     quantized, _ = quantize_model(exported, "golden", find_clips(CALIBRATION)[::10], recipe)
     onnx.save(quantized, folder / "golden.onnx")
     artifact = folder / "golden.edgeemo"
-    artifact.write_bytes(compile_onnx(folder / "golden.onnx", load_target("host")).archive)
-    return ArtifactModel(artifact)
+    artifact.write_bytes(compile_onnx(folder / "golden.onnx", load_target(target)).archive)
+    return artifact
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        model = golden_model(export_step(load_checkpoint()), Path(folder))
+        model = ArtifactModel(golden_artifact(export_step(load_checkpoint()), Path(folder)))
         entries = [
             {"clip": clip, "probabilities": [[round(float(p), 5) for p in row] for row in model.run([speech(clip, 20)])[0]]}
             for clip in (10, 110)

@@ -139,6 +139,7 @@ def test_the_means_of_layers_with_a_bias_are_kept(tmp_path: Path, bias: str) -> 
         answers[rounding] = open_session(quantized).run(None, {"x": x})[0]
         wanted = open_session(model).run(None, {"x": x})[0]
         assert report.layers[0].sqnr_db is not None
+        assert {i.name for i in quantized.graph.initializer} <= {name for node in quantized.graph.node for name in node.input}
     errors = {name: float(((y - wanted) ** 2).mean()) for name, y in answers.items()}
     assert errors["gptq"] < 0.8 * errors["nearest"]
 
