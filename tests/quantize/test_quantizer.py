@@ -74,17 +74,19 @@ def test_same_bytes_twice(float_onnx: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("kind", ["int8", "fp16"])
 def test_runs_in_onnx_runtime_and_is_close_to_float(files: dict[str, Path], kind: str) -> None:
+    """In the mean over forty clips: one by itself is up to five times as far, another one with every way of rounding."""
+    clips = range(0, 200, 5)
     answers = {}
     for name in ("float", kind):
         model = onnx.load(files[name])
         contract = read_contract(model, name)
         assert contract is not None
         stream = OnnxStream(model, contract)
-        stream.reset(3)
-        audio = np.stack([speech(c, 12).reshape(12, 1280) for c in (0, 70, 150)])
+        stream.reset(len(clips))
+        audio = np.stack([speech(c, 12).reshape(12, 1280) for c in clips])
         answers[name] = np.stack([stream.probabilities(audio[:, s]) for s in range(12)])
     assert np.isfinite(answers[kind]).all()
-    assert np.abs(answers[kind] - answers["float"]).mean() < 0.02
+    assert np.abs(answers[kind] - answers["float"]).mean() < {"int8": 0.012, "fp16": 0.02}[kind]
 
 
 def test_report_names_every_layer(float_onnx: onnx.ModelProto) -> None:
