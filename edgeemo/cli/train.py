@@ -11,7 +11,7 @@ import click
 from edgeemo.cli.options import FILE, FOLDER, gathered, output_options
 from edgeemo.console import BUILD, print_json, user_errors
 from edgeemo.files import check_output
-from edgeemo.model.names import COSYVOICE_TINY, MODEL_NAMES
+from edgeemo.model.names import COSYVOICE_TINY, MODEL_NAMES, WHISPER_TINY_CLS
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,10 @@ class TrainOptions:
         if self.mixed and not self.intensity and self.epochs:
             raise click.UsageError("cosyvoice-tiny learns from a mix of clips without epochs: give --updates or --minutes")
         its_own = self.updates is not None or self.minutes is not None or self.resume or self.device != "cpu"
-        if not self.mixed and (its_own or (len(self.data) > 1 and not self.intensity)):
-            raise click.UsageError("--updates, --minutes, --device, --resume and a second --data are cosyvoice-tiny's")
+        if not self.mixed and its_own:
+            raise click.UsageError("--updates, --minutes, --device and --resume are cosyvoice-tiny's")
+        if self.epochs == 0 and (self.model != WHISPER_TINY_CLS or self.init):
+            raise click.UsageError("--epochs 0 is for whisper-tiny-cls without --init: only its classifier learns")
         if self.updates == 0 and (self.minutes is not None or self.device != "cpu" or self.teachers):
             raise click.UsageError("--updates 0 lets only the classifier learn: without --minutes, --device and --teacher")
         others = self.teachers or self.epochs or self.updates is not None or self.peak_lr or self.minutes or self.device != "cpu"
@@ -66,8 +68,9 @@ class TrainOptions:
     [
         click.option("--model", type=click.Choice(MODEL_NAMES), default=COSYVOICE_TINY, help="Which model."),
         click.option("--data", type=FOLDER, required=True, multiple=True,
-                     help="Folder with manifest.csv and splits train and dev; cosyvoice-tiny takes several."),
-        click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs [default: the recipe's]."),
+                     help="Folder with manifest.csv and splits train and dev; give several, of which corpora are balanced."),
+        click.option("--epochs", type=click.IntRange(0), default=None,
+                     help="Epochs [default: the recipe's]; 0 of whisper-tiny-cls: its classifier alone learns."),
         click.option("--updates", type=click.IntRange(0), default=None,
                      help="Of cosyvoice-tiny; 0: only the classifier of --init goes on to learn, as on own calls."),
         click.option("--minutes", type=click.FloatRange(0, min_open=True), default=None,
@@ -118,7 +121,7 @@ def _train(asked: TrainOptions, target: Path) -> dict[str, Any]:
     from edgeemo.train import listener, trainer, windows
     from edgeemo.train.teacher import load_teacher
 
-    given, data = asked.recipe(), asked.data[0]
+    given = asked.recipe()
     if asked.mixed:
         return listener.train_listener(
             asked.data,
@@ -134,5 +137,9 @@ def _train(asked: TrainOptions, target: Path) -> dict[str, Any]:
     teachers = [load_teacher(t, CallConfig().sample_rate) for t in asked.teachers]
     if asked.model in windows.RECIPES:
         recipe = replace(windows.RECIPES[asked.model], **given)
-        return windows.train_windowed(asked.model, data, target, recipe, asked.threads, asked.init, teachers, asked.unlabelled)
-    return trainer.train(data, target, replace(trainer.Recipe(), **given), asked.threads, asked.init, teachers, asked.unlabelled)
+        return windows.train_windowed(
+            asked.model, asked.data, target, recipe, asked.threads, asked.init, teachers, asked.unlabelled
+        )
+    return trainer.train(
+        asked.data, target, replace(trainer.Recipe(), **given), asked.threads, asked.init, teachers, asked.unlabelled
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -61,6 +62,14 @@ def find_clips(folder: str | Path) -> list[Clip]:
     if not clips:
         raise EdgeEmoError(f"{folder}: no audio in it ({', '.join(SUFFIXES)}) and no {MANIFEST}")
     return clips
+
+
+def newest(clips: Iterable[Clip]) -> list[Clip]:
+    """Those ``clips`` of several folders that count: of one corpus, speaker and name the last, which mends those before it."""
+    kept: dict[object, Clip] = {}
+    for clip in clips:
+        kept[(clip.corpus, clip.speaker, clip.path.name) if clip.corpus else clip.path] = clip
+    return list(kept.values())
 
 
 def read_manifest(folder: str | Path, split: str | None = None, labelled: bool = True) -> list[Clip]:

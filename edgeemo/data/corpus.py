@@ -18,6 +18,7 @@ CROP_S = 2.88  # 18 steps; random, so that a batch of any clips is little paddin
 SPEEDS = (0.9, 1.1)
 SILENCE_RMS = 1e-3
 LEAST_PIECE_S = 0.75
+ONLY_AUDIO = ("baved",)  # its one label is neutral: a language would become an emotion
 
 
 @dataclass
@@ -58,6 +59,12 @@ def unlabelled_pieces(folder: Path, rate: int) -> list[np.ndarray]:
     return pieces
 
 
+def balanced(source: np.ndarray) -> np.ndarray:
+    """Chance of each clip (n,) by the corpus that it is from (n,): a corpus is drawn by the root of its size."""
+    share = np.bincount(source) ** -0.5
+    return np.asarray(share[source] / share[source].sum())
+
+
 class Corpus:
     """Labelled clips in memory at the model's rate (float32, 115 MB an hour at 8 kHz)."""
 
@@ -68,18 +75,25 @@ class Corpus:
         self.audio = [load_audio(c.path, rate) for c in self.clips]
         self.label = np.array([c.label for c in self.clips])
         self.sources, self.source = np.unique([c.corpus for c in self.clips], return_inverse=True)  # names, and each clip's
+        self.chance = balanced(self.source)
+
+    def drawn(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Which clips an epoch of ``count`` has: every one where there is one corpus and so many clips, else by their chance."""
+        if len(self.sources) == 1 and count == len(self):
+            return rng.permutation(count)
+        return rng.choice(len(self), count, p=self.chance)
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def batches(self, size: int, rng: np.random.Generator | None = None) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Batches with the indices of their clips. With ``rng``: in random order, cropped at random and stretched by 0.9-1.1 in
-        time and pitch; without: all audio, by length.
+        """Batches with the indices of their clips. With ``rng``: drawn from balanced corpora, cropped at random and stretched
+        by 0.9-1.1 in time and pitch; without: all audio, by length.
 
         Batches of like lengths would be batches of one corpus: with them, training did not leave chance level in 500 steps.
         """
         audio = self.audio if rng is None else [self._vary(a, rng) for a in self.audio]
-        order = np.argsort([-len(a) for a in audio], kind="stable") if rng is None else rng.permutation(len(audio))
+        order = np.argsort([-len(a) for a in audio], kind="stable") if rng is None else self.drawn(len(audio), rng)
         groups = [order[i : i + size] for i in range(0, len(order), size)]
         for group in groups:
             steps = [-(-len(audio[i]) // self.step_samples) for i in group]

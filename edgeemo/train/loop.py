@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeemo.data.clips import read_manifest
-from edgeemo.data.corpus import Corpus
+from edgeemo.data.clips import newest, read_manifest
+from edgeemo.data.corpus import ONLY_AUDIO, Corpus
 from edgeemo.model.checkpoint import save_checkpoint
 from edgeemo.model.streaming import StreamingModel
 
 
-def load_sets(folder: Path, rate: int, step_samples: int) -> tuple[Corpus, Corpus]:
-    """The splits train and dev of a folder, in memory. Raises EdgeEmoError where one is not there."""
-    sets = [Corpus(read_manifest(folder, split), rate, step_samples) for split in ("train", "dev")]
+def load_sets(folders: Sequence[Path], rate: int, step_samples: int) -> tuple[Corpus, Corpus]:
+    """The splits train and dev of some folders, in memory. Raises EdgeEmoError where one is not there."""
+    listed = {split: newest(c for f in folders for c in read_manifest(f, split)) for split in ("train", "dev")}
+    sets = [Corpus([c for c in clips if c.corpus not in ONLY_AUDIO], rate, step_samples) for clips in listed.values()]
     print(f"clips: {len(sets[0].clips)} train, {len(sets[1].clips)} dev", file=sys.stderr)
     return sets[0], sets[1]
 
 
-def class_weights(label: np.ndarray, classes: int) -> Tensor:
-    """Square root of how much rarer a class is than the most frequent, on average 1 over the clips; float32 (classes,)."""
-    counts = np.bincount(label, minlength=classes)
+def class_weights(label: np.ndarray, classes: int, drawn: np.ndarray | None = None) -> Tensor:
+    """Square root of how much rarer a class is than the most frequent, on average 1 over the clips; float32 (classes,).
+    ``drawn`` (n,): how often each clip is, where that is not once."""
+    counts = np.bincount(label, weights=drawn, minlength=classes)
     weight = torch.tensor((counts.max() / np.maximum(counts, 1)) ** 0.5, dtype=torch.float32)
     return weight / ((weight * torch.tensor(counts)).sum() / counts.sum())
 

@@ -13,14 +13,13 @@ import torch
 from edgeemo_runtime.audio import load_audio
 from torch import Tensor
 
-from edgeemo.data.clips import MANIFEST, Clip, find_clips, hash_files
-from edgeemo.data.corpus import SILENCE_RMS, change_speed
+from edgeemo.data.clips import MANIFEST, Clip, find_clips, hash_files, newest
+from edgeemo.data.corpus import ONLY_AUDIO, SILENCE_RMS, balanced, change_speed
 from edgeemo.model.config import LABELS
 
 VOTES = "cremad_voice_votes.csv"  # next to a manifest: how many listeners heard which emotion
 VOTES_SHARE = 0.3  # of a target, the rest is what the actor intended
 SMOOTHING = 0.1
-ONLY_AUDIO = ("baved",)  # its one label is neutral: a language would become an emotion
 RMS = 0.05  # every clip's level before a line changes it
 SHORTEST_S = 0.3
 # What the classifier hears a clip after: nothing, more of the same emotion by the same speaker, or another of theirs first.
@@ -83,20 +82,16 @@ class Pool:
             if kept["of"] == of:
                 return cls([Row(**r) for r in kept["rows"]], np.load(cache))
         rows, parts, at = [], [], 0
-        seen: set[tuple[str, str, str]] = set()
-        for folder in reversed(folders):
-            votes = read_votes(folder)
-            for clip in find_clips(folder):
-                key = (clip.corpus, clip.speaker, clip.path.name)
-                audio = load_audio(clip.path, rate)
-                if (clip.corpus and key in seen) or len(audio) < SHORTEST_S * rate:
-                    continue
-                seen.add(key)
-                target = target_of(clip, votes.get(str(clip.path.relative_to(folder))))
-                split = clip.split or "unlabelled"
-                rows.append(Row(clip.corpus, clip.speaker, split, clip.label, at, len(audio), target))
-                parts.append(np.clip(np.round(audio * 32767), -32768, 32767).astype(np.int16))
-                at += len(audio)
+        votes = {folder / path: shares for folder in folders for path, shares in read_votes(folder).items()}
+        for clip in newest(c for folder in folders for c in find_clips(folder)):
+            audio = load_audio(clip.path, rate)
+            if len(audio) < SHORTEST_S * rate:
+                continue
+            target = target_of(clip, votes.get(clip.path))
+            split = clip.split or "unlabelled"
+            rows.append(Row(clip.corpus, clip.speaker, split, clip.label, at, len(audio), target))
+            parts.append(np.clip(np.round(audio * 32767), -32768, 32767).astype(np.int16))
+            at += len(audio)
         pool = cls(rows, np.concatenate(parts))
         np.save(cache, pool.samples)
         table.write_text(json.dumps({"of": of, "rows": [asdict(r) for r in rows]}))
@@ -129,9 +124,7 @@ class Mix:
         self.labelled = [r for r in train if r.target is not None]
         self.others = [r for r in [*train, *pool.of("unlabelled")] if r.target is None]
         self.corpora = sorted({r.corpus for r in self.labelled})
-        corpus = np.array([self.corpora.index(r.corpus) for r in self.labelled])
-        share = np.bincount(corpus) ** -0.5
-        self.chance = share[corpus] / share[corpus].sum()
+        self.chance = balanced(np.array([self.corpora.index(r.corpus) for r in self.labelled]))
         self.speakers: dict[str, list[Row]] = {}
         self.said: dict[str, dict[int | None, list[Row]]] = {}  # by speaker and label
         for r in train:

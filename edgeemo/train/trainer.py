@@ -117,7 +117,7 @@ def _parameter_groups(model: CosyVoiceNano, student: Student | None, recipe: Rec
 
 
 def train(
-    folder: Path,
+    folders: Sequence[Path],
     out: Path,
     recipe: Recipe,
     threads: int,
@@ -125,11 +125,11 @@ def train(
     teachers: Sequence[Listen] = (),
     unlabelled: Path | None = None,
 ) -> dict[str, object]:
-    """Trains on the split ``train`` of ``folder``, keeps the best averaged weights on ``dev``, writes them to ``out``.
+    """Trains on the split ``train`` of ``folders``, keeps the best averaged weights on ``dev``, writes them to ``out``.
 
     With ``teachers`` the student also follows the first one's hidden states and the soft labels of all (distillation), those of a
     folder of ``unlabelled`` speech, too.
-    ``init`` continues from a checkpoint: its weights and band statistics, a new cycle of the learning rate. Same folder, recipe,
+    ``init`` continues from a checkpoint: its weights and band statistics, a new cycle of the learning rate. Same folders, recipe,
     start and thread count give the same weights. Returns the report: recipe, dev scores per epoch, best.
     """
     torch.set_num_threads(threads)
@@ -140,7 +140,7 @@ def train(
         raise EdgeEmoError(f"{init}: is a checkpoint of {model.title}; give --model {model.kind} to go on with it")
     c = model.config
     print(f"recipe: {recipe}", file=sys.stderr)
-    train_set, dev_set = load_sets(folder, c.sample_rate, c.step_samples)
+    train_set, dev_set = load_sets(folders, c.sample_rate, c.step_samples)
     if init is None:
         _set_statistics(model, train_set, recipe.batch)
     lessons: Corpus | Lessons = train_set
@@ -148,7 +148,7 @@ def train(
     if teachers:
         lessons = Lessons(train_set, teachers, recipe.teacher_layers, recipe.copies, c.tokens_per_step, rng, unlabelled)
         student = Student(model, len(recipe.teacher_layers), lessons.copies[0][0].states.shape[1])
-    weight = class_weights(train_set.label, len(c.labels))
+    weight = class_weights(train_set.label, len(c.labels), train_set.chance * len(train_set))
     channel = TelephoneChannel(recipe.seed, recipe.line)
     groups = _parameter_groups(model, student, recipe)
 

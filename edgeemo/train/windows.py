@@ -30,7 +30,8 @@ Windows = Callable[[Sequence[np.ndarray]], tuple[Tensor, Tensor]]  # clips to sc
 LossOf = Callable[..., Tensor]  # (summaries, which clips they are of, soft labels)
 
 # The classifier on Whisper's encoder as it came; its widths, dropout and these were chosen by folds of speakers.
-HEAD_COPIES = 10  # windows of every clip
+HEAD_COPIES = 10  # windows of every clip, on average
+HEAD_WINDOWS = 60000  # at most
 HEAD_EPOCHS, HEAD_BATCH, HEAD_LR, HEAD_DECAY = 12, 128, 1e-3, 0.02
 DEV_STRIDE = 3  # every so many steps of a clip, and its last, count for dev: a window costs as much as a second of training
 
@@ -126,10 +127,11 @@ def _fit_classifier(
     extra: nn.Module,
     corpus: Corpus,
     recipe: WindowRecipe,
+    rng: np.random.Generator,
 ) -> None:
     """The classifier for the encoder as it came: fine-tuning from a random one would bend the encoder to it first (Kumar et al.
     2022). ``loss`` is that of summaries and of the clips they are of."""
-    clips = np.tile(np.arange(len(corpus)), HEAD_COPIES)
+    clips = corpus.drawn(min(HEAD_COPIES * len(corpus), HEAD_WINDOWS), rng)
     heard = []
     model.eval()
     with progress_bar("windows through Whisper", len(clips)) as advance:
@@ -169,7 +171,7 @@ def _windows_of(model: WindowedModel, recipe: WindowRecipe, rng: np.random.Gener
 
 
 def _loss_of(model: WindowedModel, sources: nn.Linear, train_set: Corpus, recipe: WindowRecipe) -> LossOf:
-    weight = class_weights(train_set.label, len(model.config.labels))
+    weight = class_weights(train_set.label, len(model.config.labels), train_set.chance * len(train_set))
 
     def loss_of(summary: Tensor, clips: np.ndarray, soft: Sequence[Tensor] = ()) -> Tensor:
         """Losses of what summaries say about the emotion, and about the corpus: to know the language and the room is half of
@@ -187,15 +189,15 @@ def _loss_of(model: WindowedModel, sources: nn.Linear, train_set: Corpus, recipe
 
 
 def _epoch(lessons: Lessons | None, train_set: Corpus, rng: np.random.Generator) -> list[tuple[int, np.ndarray, Tensor | None]]:
-    """Every clip once, in a new order: its number (-1 without a label), audio, and soft labels where there are teachers."""
+    """Clips in a new order: the number (-1 without a label), audio, and soft labels where there are teachers."""
     if lessons:
         return [(i, lesson.audio, soft) for i, lesson, soft in lessons.draw(rng)]
-    return [(int(i), train_set.audio[i], None) for i in rng.permutation(len(train_set))]
+    return [(int(i), train_set.audio[i], None) for i in train_set.drawn(len(train_set), rng)]
 
 
 def train_windowed(
     kind: str,
-    folder: Path,
+    folders: Sequence[Path],
     out: Path,
     recipe: WindowRecipe,
     threads: int,
@@ -213,7 +215,7 @@ def train_windowed(
         raise EdgeEmoError(f"{init}: is a checkpoint of {model.title}; give --model {model.kind} to go on with it")
     c = model.config
     print(f"recipe: {recipe}", file=sys.stderr)
-    train_set, dev_set = load_sets(folder, c.sample_rate, c.step_samples)
+    train_set, dev_set = load_sets(folders, c.sample_rate, c.step_samples)
     lessons = None
     if teachers:
         lessons = Lessons(train_set, teachers, (), recipe.copies, 1, rng, unlabelled)
@@ -227,10 +229,12 @@ def train_windowed(
     loss_of = _loss_of(model, sources, train_set, recipe)
     reached = -1.0
     if isinstance(model, WhisperTinyCls) and init is None:
-        _fit_classifier(model, windows, loss_of, sources, train_set, recipe)
+        _fit_classifier(model, windows, loss_of, sources, train_set, recipe, rng)
         reached = evaluate(model, dev_set, recipe.half)
         save_checkpoint(model, out)
         print(f"classifier alone  dev macro-F1 {reached:.4f}", file=sys.stderr, flush=True)
+        if not recipe.epochs:
+            return {"model": kind, "recipe": asdict(recipe), "best_dev_macro_f1": round(reached, 4), "checkpoint": str(out)}
 
     def losses() -> Iterator[Tensor]:
         epoch = _epoch(lessons, train_set, rng)

@@ -184,7 +184,7 @@ def test_usage_errors_exit_2() -> None:
         (("train", "--data", "x", "--intensity", "--minutes", "3"), "--intensity fits one linear head"),
         (("train", "--data", "x", "--updates", "0", "--device", "cuda"), "only the classifier"),
         (("train", "--model", "mfcc-bilstm", "--data", "x", "--device", "cuda"), "--device"),
-        (("train", "--model", "mfcc-bilstm", "--data", "x", "--data", "y"), "second --data"),
+        (("train", "--model", "mfcc-bilstm", "--data", "x", "--epochs", "0"), "--epochs 0 is for whisper-tiny-cls"),
     ):
         result = edgeemo(*arguments)
         assert result.exit_code == 2

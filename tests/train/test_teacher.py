@@ -111,11 +111,11 @@ def test_training_with_a_teacher(small_corpus: Path, tmp_path: Path) -> None:  #
     torch.manual_seed(0)
     teachers = [frozen_teacher(WhisperEncoder(32, 2, 2).eval(), 8000) for _ in range(2)]
     recipe = Recipe(epochs=1, batch=8, copies=2, teacher_layers=(1, 2))
-    made = [train(small_corpus, tmp_path / n, recipe, 1, teachers=teachers) and (tmp_path / n).read_bytes() for n in "ab"]
+    made = [train([small_corpus], tmp_path / n, recipe, 1, teachers=teachers) and (tmp_path / n).read_bytes() for n in "ab"]
     assert made[0] == made[1]
     assert all(torch.isfinite(p).all() for p in load_checkpoint(tmp_path / "a").parameters())
     for name, fewer in (("c", []), ("d", teachers[:1])):
-        train(small_corpus, tmp_path / name, recipe, 1, teachers=fewer)
+        train([small_corpus], tmp_path / name, recipe, 1, teachers=fewer)
         assert (tmp_path / name).read_bytes() != made[0]
 
 
@@ -146,7 +146,7 @@ def test_unlabelled_speech_is_followed_but_has_no_label(small_corpus: Path, tmp_
     assert sorted(i for i in index if i >= 0) == list(range(len(corpus)))
     assert len(index) == len(lessons)
     recipe = Recipe(epochs=1, batch=8, copies=1, teacher_layers=(1, 2))
-    report = train(small_corpus, tmp_path / "out", recipe, 1, teachers=teachers, unlabelled=prompts)
+    report = train([small_corpus], tmp_path / "out", recipe, 1, teachers=teachers, unlabelled=prompts)
     assert report["best_dev_macro_f1"] >= 0  # type: ignore[operator]
     with pytest.raises(EdgeEmoError, match="no speech"):
         (prompts / "long.wav").unlink()

@@ -39,7 +39,7 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_same_seed_same_bytes_other_seed_other_bytes(small_corpus: Path, tmp_path: Path) -> None:
     made = {}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train(small_corpus, tmp_path / name, Recipe(epochs=1, batch=8, seed=seed), threads=1)
+        train([small_corpus], tmp_path / name, Recipe(epochs=1, batch=8, seed=seed), threads=1)
         made[name] = (tmp_path / name).read_bytes()
     assert made["a"] == made["b"]
     assert made["a"] != made["c"]

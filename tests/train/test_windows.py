@@ -40,7 +40,7 @@ def test_same_seed_same_bytes_and_teachers_are_followed(small_corpus: Path, tmp_
         ("d", teachers, None),
         ("e", teachers, small_corpus),
     ):
-        report = train_windowed(KIND, small_corpus, tmp_path / name, recipe, 1, teachers=told, unlabelled=unlabelled)
+        report = train_windowed(KIND, [small_corpus], tmp_path / name, recipe, 1, teachers=told, unlabelled=unlabelled)
         made[name] = (tmp_path / name).read_bytes()
         assert len(report["dev_macro_f1"]) == 2  # type: ignore[arg-type]
         assert all(torch.isfinite(p).all() for p in load_checkpoint(tmp_path / name).parameters())
@@ -70,8 +70,8 @@ def test_whispers_classifier_is_fitted_before_its_encoder_moves(
 
     monkeypatch.setattr(windows, "fit", stop)
     recipe = RECIPES[WhisperTinyCls.kind]
-    train_windowed(WhisperTinyCls.kind, small_corpus, tmp_path / "x", recipe, 1)
-    train_windowed(WhisperTinyCls.kind, small_corpus, tmp_path / "x", recipe, 1)
+    train_windowed(WhisperTinyCls.kind, [small_corpus], tmp_path / "x", recipe, 1)
+    train_windowed(WhisperTinyCls.kind, [small_corpus], tmp_path / "x", recipe, 1)
     assert "classifier alone  dev macro-F1" in capsys.readouterr().err
     made, again, before = started[0].state_dict(), started[1].state_dict(), small_whisper("").state_dict()
     for name, value in made.items():
@@ -95,7 +95,7 @@ def test_a_checkpoint_holds_whispers_encoder_only_where_it_is_tuned(
     loaded = load_checkpoint(tmp_path / "as installed").state_dict()
     assert all(torch.equal(loaded[f"encoder.{k}"], v) for k, v in encoder.state_dict().items())
     recipe = replace(RECIPES[WhisperTinyCls.kind], epochs=1)
-    train_windowed(WhisperTinyCls.kind, small_corpus, tmp_path / "tuned", recipe, 1, tmp_path / "as installed")
+    train_windowed(WhisperTinyCls.kind, [small_corpus], tmp_path / "tuned", recipe, 1, tmp_path / "as installed")
     monkeypatch.setattr(whisper_cls, "load_whisper", None)
     tuned = load_checkpoint(tmp_path / "tuned").state_dict()
     assert not torch.equal(tuned["encoder.conv1.weight"], loaded["encoder.conv1.weight"].half().float())
@@ -116,6 +116,18 @@ def test_what_is_no_better_than_the_start_is_not_kept(tmp_path: Path) -> None:
         assert out.is_file() == kept
 
 
+def test_no_epochs_is_the_classifier_alone(
+    small_corpus: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(windows, "new_model", small_whisper)
+    recipe = replace(RECIPES[WhisperTinyCls.kind], epochs=0)
+    report = train_windowed(WhisperTinyCls.kind, [small_corpus, small_corpus], tmp_path / "x", recipe, 1)
+    assert 0 <= report["best_dev_macro_f1"] <= 1  # type: ignore[operator]
+    assert (tmp_path / "x").is_file()
+
+
 def test_a_corpus_of_its_own_is_told_from_others(small_corpus: Path, tmp_path: Path) -> None:  # noqa: F811
     """The second task is only there where there is more than one corpus to tell, and leaves nothing in the checkpoint."""
     recipe = replace(RECIPES[KIND], epochs=1)
@@ -128,7 +140,7 @@ def test_a_corpus_of_its_own_is_told_from_others(small_corpus: Path, tmp_path: P
     (two / "manifest.csv").write_text("\n".join([f"{lines[0]},corpus", *named]) + "\n")
     made = {}
     for folder, weight in ((small_corpus, 0.0), (small_corpus, 1.0), (two, 0.0), (two, 1.0)):
-        train_windowed(KIND, folder, tmp_path / "out", replace(recipe, source_loss=weight), 1)
+        train_windowed(KIND, [folder], tmp_path / "out", replace(recipe, source_loss=weight), 1)
         made[folder, weight] = (tmp_path / "out").read_bytes()
     assert made[small_corpus, 0.0] == made[small_corpus, 1.0]
     assert made[two, 0.0] != made[two, 1.0]
@@ -138,4 +150,4 @@ def test_a_corpus_of_its_own_is_told_from_others(small_corpus: Path, tmp_path: P
 def test_a_checkpoint_of_another_model_is_refused(small_corpus: Path, tmp_path: Path) -> None:  # noqa: F811
     save_checkpoint(CosyVoiceNano(), tmp_path / "other")
     with pytest.raises(EdgeEmoError, match="--model cosyvoice-nano"):
-        train_windowed(KIND, small_corpus, tmp_path / "x", RECIPES[KIND], 1, tmp_path / "other")
+        train_windowed(KIND, [small_corpus], tmp_path / "x", RECIPES[KIND], 1, tmp_path / "other")
