@@ -8,7 +8,7 @@ import pytest
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import TensorProto, helper
 
-from edgeemo.adapt.adapt import adapt
+from edgeemo.adapt.adapt import adapt, run
 from tests.graphs import Dims, graph
 
 N = helper.make_node
@@ -41,6 +41,14 @@ def test_resize_to_the_same_size_is_a_copy_whatever_the_scale(mode: str) -> None
     found = adapt(graph(nodes, {"x": ["n", 4, 2]}, {"y": ["n", 4, 2]}, {"s": np.array([1, 1, 1.3], np.float32)}, 20), "m", {}, {})
     assert found.difference == 0
     assert {n.op_type for n in found.model.graph.node} <= {"Identity", "Abs"}
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("scales", [[1, 1, 2, 1.3], [1, 1, 2, 2.4], [1, 1, 1.4, 3]])
+def test_one_size_by_a_whole_number_and_one_by_a_fraction(mode: str, scales: list[float]) -> None:
+    """TVM's Resize has one scale, the ratio of sizes: what stays a Resize would be another picture."""
+    node = N("Resize", ["x", "", "s"], ["y"], mode=mode, coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    assert "Resize" not in rewritten(node, [2, 3, 2], {"s": np.array(scales, np.float32)})
 
 
 @pytest.mark.parametrize("how", ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
@@ -87,6 +95,16 @@ def test_top_k(axis: int, largest: int, k: int) -> None:
 @pytest.mark.parametrize("axis", [1, 2])
 def test_cumulative_sum(options: dict[str, int], axis: int) -> None:
     assert "CumSum" not in rewritten(N("CumSum", ["x", "a"], ["y"], **options), [4, 5], {"a": np.array(axis)})
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_cumulative_sum_leaves_what_is_infinite_where_it_is(size: int) -> None:
+    for options in ({}, {"exclusive": 1}, {"reverse": 1}):
+        node = N("CumSum", ["x", "a"], ["y"], **options)
+        model = graph([node], {"x": ["n", 4, size]}, {"y": ["n", 4, size]}, {"a": np.array(2)}, opset=20)
+        x = np.arange(4 * size, dtype=np.float32).reshape(1, 4, size)
+        x[0, 0, size // 2], x[0, 1, -1], x[0, 2, 0] = np.inf, np.nan, -np.inf
+        np.testing.assert_array_equal(run(adapt(model, "m", {}, {}).model, {"x": x})["y"], run(model, {"x": x})["y"])
 
 
 def test_one_hot_trilu_hardmax_expand_shift() -> None:

@@ -155,21 +155,30 @@ def _back(value: str, axis: int, rank: int, make: Maker, output: str) -> None:
 
 
 def cumulative_sum(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
-    """A product with a triangle of ones."""
+    """Sums of twice as many again and again (Hillis and Steele 1986). A product with a triangle of ones would make one infinity
+    NaN everywhere."""
     options, axis = attributes(node), context.constant(node, 1)
     shape = context.shape(node.input[0])
     if axis is None or not shape:
         return False
     at = int(axis.reshape(-1)[0]) % len(shape)
-    size, dtype = shape[at], context.dtype(node.input[0])
-    if not isinstance(size, int):
+    size, dtype, back = shape[at], context.dtype(node.input[0]), bool(options.get("reverse", 0))
+    if not isinstance(size, int) or len(shape) == 1:
         return False
-    ones = np.tri(size, k=-1 if options.get("exclusive", 0) else 0).T
-    last = _last_axis(node.input[0], at, len(shape), make)
-    if len(shape) == 1:
-        return False
-    summed = make.op("MatMul", last, make.constant((ones.T if options.get("reverse", 0) else ones).astype(dtype), dtype))
-    _back(summed, at, len(shape), make, node.output[0])
+    zero, axes = make.constant(np.zeros((), dtype), dtype), make.constant([at], np.int64)
+
+    def moved(value: str, by: int) -> str:
+        """The value ``by`` places on, zeros where nothing came from."""
+        kept = make.slice(value, at, by, size) if back else make.slice(value, at, 0, size - by)
+        return make.op("Pad", kept, make.constant([0, by] if back else [by, 0], np.int64), zero, axes)
+
+    summed = node.input[0]
+    if options.get("exclusive", 0):
+        nothing = make.op("Cast", make.op("Less", summed, summed), to=onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+        summed = moved(summed, 1) if size > 1 else nothing
+    for doubling in range((size - 1).bit_length()):
+        summed = make.op("Add", summed, moved(summed, 1 << doubling))
+    make.op("Identity", summed, output=node.output[0])
     return True
 
 

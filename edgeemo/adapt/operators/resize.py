@@ -60,7 +60,7 @@ def resize(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
         if made == size and scale == 1 and grid.transform != "tf_crop_and_resize":
             continue
         places, weights, beyond = _tables(grid, size, made, scale, region)
-        steps.append((axis, places, weights))
+        steps.append((axis, scale, places, weights))
         if grid.transform == "tf_crop_and_resize":
             outside = outside | beyond.reshape([-1 if i == axis else 1 for i in range(rank)])
     if _tvm_is_right(grid, shape, result, steps, options):
@@ -68,7 +68,7 @@ def resize(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     dtype = context.dtype(node.input[0])
     if steps and grid.mode != "nearest" and dtype.kind != "f":
         value = make.op("Cast", value, to=onnx.TensorProto.FLOAT)
-    for axis, places, weights in steps:
+    for axis, _, places, weights in steps:
         value = _along(value, axis, rank, places, weights, dtype if dtype.kind == "f" else np.dtype(np.float32), make)
     if outside.any():
         filled = make.constant(np.asarray(grid.extrapolation, dtype=dtype))
@@ -91,10 +91,12 @@ def _scale(options: dict, scales: np.ndarray | None, sizes: np.ndarray | None, n
 
 
 def _tvm_is_right(grid: _Grid, shape: tuple, result: tuple, steps: list, options: dict) -> bool:
-    """Enlarging images by whole numbers, as networks do between convolutions: TVM's stays channels-last there."""
-    if len(shape) != 4 or not steps or any(axis < 2 for axis, _, _ in steps) or "axes" in options:
+    """Enlarging images by whole numbers, as networks do between convolutions: TVM's stays channels-last there. Its
+    scale is the ratio of sizes: 1.3 times 2 places, which are 2, it would copy."""
+    if len(shape) != 4 or not steps or any(axis < 2 for axis, *_ in steps) or "axes" in options:
         return False
-    whole = all(result[a] % shape[a] == 0 for a in (2, 3))
+    scaled = {axis: scale for axis, scale, *_ in steps}
+    whole = all(result[a] % shape[a] == 0 and result[a] == shape[a] * scaled.get(a, 1) for a in (2, 3))
     plain = grid.mode == "linear" and grid.transform in ("half_pixel", "align_corners", "asymmetric")
     usual = (("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"))
     return whole and (plain or (grid.mode == "nearest" and (grid.transform, grid.nearest) in usual))

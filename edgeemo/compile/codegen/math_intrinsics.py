@@ -13,14 +13,14 @@ import numpy as np
 from tvm import tirx
 
 from edgeemo.compile.kernels.vector_math import (
+    ERFC_SLOPE,
     EXP_COEFFICIENTS,
     EXP_MAX,
     EXP_MIN,
-    GELU_RANGE,
+    HALF_ERFC,
     LN2_HIGH,
     LN2_LOW,
     LOG2E,
-    PHI_COEFFICIENTS,
     fit_polynomial,
 )
 
@@ -28,6 +28,9 @@ Expr = Any
 SQRT_HALF = math.sqrt(0.5)
 # log1p(f) / f on f in [sqrt(1/2) - 1, sqrt(2) - 1]: relative error 2e-7.
 LOG_COEFFICIENTS = fit_polynomial(lambda f: np.log1p(f) / f, SQRT_HALF - 1.0, math.sqrt(2.0) - 1.0, 9)
+
+# erf(x) / x in x^2 on [0, 1]: relative error 1e-8.
+ERF_COEFFICIENTS = fit_polynomial(lambda y: np.vectorize(math.erf)(np.sqrt(y)) / np.sqrt(y), 1e-12, 1.0, 7)
 
 
 def _f(value: float) -> Expr:
@@ -73,9 +76,13 @@ def log(x: Expr) -> Expr:
 
 
 def erf(x: Expr) -> Expr:
-    """2 Phi(x sqrt 2) - 1, with the polynomial of the GELU kernel."""
-    y = _clamp(x * _f(math.sqrt(2.0)), -GELU_RANGE, GELU_RANGE)
-    return _f(2.0) * y * _polynomial(PHI_COEFFICIENTS, y * y)
+    """To a relative error of 2e-7: a polynomial below 1, 1 - erfc(|x|) above."""
+    size = _absolute(x)
+    t = _f(1.0) / (_f(1.0) + _f(ERFC_SLOPE) * size)
+    far = _f(1.0) - _f(2.0) * t * _polynomial(HALF_ERFC, t) * exp(_f(0.0) - size * size)
+    near = size * _polynomial(ERF_COEFFICIENTS, _clamp(x * x, 0.0, 1.0))
+    found = _select(size < _like(1.0, x), near, far)
+    return _select(x < _like(0.0, x), _f(0.0) - found, found)
 
 
 def sigmoid(x: Expr) -> Expr:
@@ -204,14 +211,16 @@ def atanh(x: Expr) -> Expr:
 
 
 def power(x: Expr, y: Expr) -> Expr:
-    """e^(y log |x|), with x's sign where y is odd; of x below zero and y no whole number not a number."""
-    size, zero, one = _absolute(x), _like(0.0, x), _like(1.0, x)
-    raised = exp_to_infinity(y * whole_log(size))
-    raised = _select(tirx.EQ(size, zero), _select(y > zero, zero, _like(math.inf, x)), raised)
+    """e^(y log |x|), with x's sign where y is odd; of a finite x below zero and y no whole number not a number."""
+    size, zero, one, infinite = _absolute(x), _like(0.0, x), _like(1.0, x), _like(math.inf, x)
     half = y * _f(0.5)
     odd = tirx.NE(_round(half), half)
-    signed = _select(tirx.EQ(_round(y), y), _select(odd, _f(0.0) - raised, raised), _like(math.nan, x))
-    found = _select(x < zero, signed, raised)
+    raised = exp_to_infinity(y * whole_log(size))
+    raised = _select(tirx.EQ(size, one), one, raised)  # to an infinite power, too
+    none = _select(size > _like(3.4e38, x), raised, _like(math.nan, x))
+    signed = _select(tirx.EQ(_round(y), y), _select(odd, _f(0.0) - raised, raised), none)
+    inverse = _select(tirx.EQ(_round(y), y), _select(odd, one / x, infinite), infinite)  # of a zero, with its sign
+    found = _select(tirx.EQ(size, zero), _select(y > zero, zero, inverse), _select(x < zero, signed, raised))
     return _select(tirx.EQ(y, zero), one, _select(tirx.EQ(y, one), x, found))
 
 

@@ -11,6 +11,7 @@ from math import copysign, inf
 from typing import Any
 
 import numpy as np
+import tvm
 from tvm import ir, tirx
 from tvm_ffi.structural import structural_map
 
@@ -28,11 +29,27 @@ WIDTHS = {"float32": "f32", "float64": "f64"}
 
 def keep(func: tirx.PrimFunc) -> tirx.PrimFunc:
     """``func`` with NaN and infinities kept. Scalar: before its loops are vectorized."""
-    rules = [(tirx.BufferStore, _from_infinity), (ir.Call, _function), (tirx.Max, _extreme), (tirx.Min, _extreme)]
+    rules = [
+        (tirx.BufferStore, _from_infinity),
+        (ir.Call, _function),
+        (tirx.Max, _extreme),
+        (tirx.Min, _extreme),
+        (tirx.For, _serial),
+    ]
     body = func.body
     for rule in rules:
         body = structural_map(body, rule)
-    return tirx.PrimFunc(func.params, body, func.ret_type, func.attrs)
+    kept = tirx.PrimFunc(func.params, body, func.ret_type, func.attrs)
+    # What is read twice (the square of a cosine) has one variable in two places now; each gets its own.
+    return tirx.transform.ConvertSSA()(tvm.IRModule({"main": kept}))["main"]
+
+
+def _serial(loop: tirx.For) -> tirx.For:
+    """TVM does not vectorize what asks for NaN, and makes such a loop serial; where a variable's value holds what it does not
+    vectorize either (Round, a concatenation) it fails at that."""
+    if loop.kind != tirx.ForKind.VECTORIZED or "T.Let(" not in str(loop.body):
+        return loop
+    return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body)
 
 
 def _from_infinity(store: tirx.BufferStore) -> tirx.BufferStore:
@@ -53,14 +70,27 @@ def _extreme(value: Expr) -> Expr:
 
 def _function(call: ir.Call) -> Expr:
     name = getattr(call.op, "name", "")
-    if name not in LOWERED or len(call.args) != 1 or not str(call.ty.dtype).startswith("float"):
+    if name not in LOWERED or not str(call.ty.dtype).startswith("float"):
         return call
+    if name == "tirx.pow":
+        return _power(call)
     argument = call.args[0]
     x = argument if isinstance(argument, (tirx.Var, ir.TensorLoad)) else tirx.Var("number", str(argument.ty.dtype))
     whole = WHOLE.get(name) if str(call.ty.dtype) == "float32" else None
     found = whole(x) if whole else ir.Call(call.op, [x], ret_ty=call.ty)
     found = tirx.Select(tirx.isnan(x), x, found)
     return found if x is argument else tirx.Let(x, argument, found)
+
+
+def _power(call: ir.Call) -> Expr:
+    """What is no number stays so, but 1 ** NaN and NaN ** 0 are 1 (C, Annex F)."""
+    dtype = str(call.ty.dtype)
+    x, y = (tirx.Var(name, dtype) for name in ("base", "exponent"))
+    zero, one = (tirx.FloatImm(dtype, value) for value in (0.0, 1.0))
+    found: Expr = ir.Call(call.op, [x, y], ret_ty=call.ty)
+    for value, other, exception in ((x, y, zero), (y, x, one)):  # by equality: TVM takes NaN for equal where it asks for unequal
+        found = tirx.Select(tirx.isnan(value), tirx.Select(tirx.EQ(other, exception), one, value), found)
+    return tirx.Let(x, call.args[0], tirx.Let(y, call.args[1], found))
 
 
 def _tanh(x: Expr) -> Expr:
