@@ -25,12 +25,12 @@ class Local:
 
     sqnr_db: float
     cosine: float
-    largest_error: float
-    largest_output: float
+    max_error: float
+    max_output: float
     threshold: float
-    largest_input: float
+    max_input: float
     saturation: float
-    histogram: np.ndarray  # (bins,) of absolute input values, 0 to largest_input
+    histogram: np.ndarray  # (bins,) of absolute input values, 0 to max_input
     input_channels: np.ndarray
     weight_channels: np.ndarray
 
@@ -60,14 +60,14 @@ def study(part: Part, calibration: Calibration, scalings: Scalings) -> Local:
     return Local(
         sqnr_db=sqnr_db(y, q),
         cosine=float(y @ q / norms) if norms else 1.0,
-        largest_error=float(np.abs(y - q).max()),
-        largest_output=float(np.abs(y).max()),
+        max_error=float(np.abs(y - q).max()),
+        max_output=float(np.abs(y).max()),
         threshold=threshold,
-        largest_input=observed.largest,
+        max_input=observed.largest,
         saturation=float(observed.histogram[beyond:].sum() / max(observed.histogram.sum(), 1)),
         histogram=observed.histogram,
-        input_channels=_largest_per_channel(x, 1 if part.op == "Conv" else x.ndim - 1),
-        weight_channels=_largest_per_channel(part.layers[0].weight, part.layers[0].axis) if part.layers else np.zeros(0),
+        input_channels=_max_per_channel(x, 1 if part.op == "Conv" else x.ndim - 1),
+        weight_channels=_max_per_channel(part.layers[0].weight, part.layers[0].axis) if part.layers else np.zeros(0),
     )
 
 
@@ -97,5 +97,5 @@ def _int8(tensor: str, calibration: Calibration, scalings: Scalings) -> np.ndarr
     return fake_quantize(calibration.samples[tensor], calibration.ranges[tensor].scale(how), how.qmax)
 
 
-def _largest_per_channel(values: np.ndarray, axis: int) -> np.ndarray:
+def _max_per_channel(values: np.ndarray, axis: int) -> np.ndarray:
     return np.abs(values).max(axis=tuple(i for i in range(values.ndim) if i != axis))

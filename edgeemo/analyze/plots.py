@@ -37,7 +37,7 @@ def histogram(local: Local) -> str:
     """Absolute input values with the recipe's threshold; counts on a logarithmic scale."""
     counts = local.histogram.reshape(BARS, -1).sum(axis=1)
     figure, axes = pyplot.subplots(figsize=(4.6, 2.6))
-    axes.stairs(np.maximum(counts, 0.5), np.linspace(0, local.largest_input or 1.0, BARS + 1), fill=True, color="#9ab4cc")
+    axes.stairs(np.maximum(counts, 0.5), np.linspace(0, local.max_input or 1.0, BARS + 1), fill=True, color="#9ab4cc")
     axes.axvline(local.threshold, color="#b04040", linewidth=1.2, label=f"threshold {local.threshold:.3g}")
     axes.set(yscale="log", xlabel="absolute input value", ylabel="count")
     axes.legend(fontsize=7)

@@ -24,7 +24,7 @@ COLUMNS = (
     ("macs", "MAC / step", ",d"),
     ("sqnr_db", "SQNR dB", ".1f"),
     ("cosine", "cosine", ".5f"),
-    ("largest_error", "max error", ".3g"),
+    ("max_error", "max error", ".3g"),
     ("saturation", "beyond", ".3%"),
     ("outlier_channels", "outliers", "d"),
     ("zero_range_inputs", "zero", "d"),
@@ -42,7 +42,7 @@ def part_rows(found: Sequence[Sensitivity], local: dict[str, Local], recipe: Rec
     for s in sorted(found, key=lambda s: s.alone.error, reverse=True):
         mine = local[s.part.name]
         ranges = {k: getattr(mine, k) for k in ("outlier_channels", "zero_range_inputs", "dead_channels")}
-        plain = ("sqnr_db", "cosine", "largest_error", "largest_output", "threshold", "largest_input", "saturation")
+        plain = ("sqnr_db", "cosine", "max_error", "max_output", "threshold", "max_input", "saturation")
         rows.append(
             {
                 "name": s.part.name, "op": s.part.op, "members": list(s.part.members), "macs": s.part.macs,

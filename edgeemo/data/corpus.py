@@ -17,7 +17,7 @@ from edgeemo.data.clips import Clip, find_clips
 CROP_S = 2.88  # 18 steps; random, so that a batch of any clips is little padding
 SPEEDS = (0.9, 1.1)
 SILENCE_RMS = 1e-3
-LEAST_PIECE_S = 0.75
+MIN_PIECE_S = 0.75
 ONLY_AUDIO = ("baved",)  # its one label is neutral: a language would become an emotion
 
 
@@ -49,11 +49,11 @@ def unlabelled_pieces(folder: Path, rate: int) -> list[np.ndarray]:
     size = int(CROP_S * rate)
     pieces = []
     for clip in find_clips(folder):
-        if audio_seconds(clip.path) < LEAST_PIECE_S:  # an empty file among prompts is no mistake
+        if audio_seconds(clip.path) < MIN_PIECE_S:  # an empty file among prompts is no mistake
             continue
         audio = load_audio(clip.path, rate)
         cut = (audio[i : i + size] for i in range(0, len(audio), size))
-        pieces += [p for p in cut if len(p) >= LEAST_PIECE_S * rate and np.sqrt(np.mean(p**2)) > SILENCE_RMS]
+        pieces += [p for p in cut if len(p) >= MIN_PIECE_S * rate and np.sqrt(np.mean(p**2)) > SILENCE_RMS]
     if not pieces:
         raise EdgeEmoError(f"{folder}: holds no speech of 0.75 s or more")
     return pieces

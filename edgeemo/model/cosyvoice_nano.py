@@ -12,7 +12,7 @@ from edgeemo.model.names import COSYVOICE_NANO
 
 # Chosen on dev, by the F1 of clips and of decisions in long calls (docs/training-log.md).
 SHARPNESS = 1.5  # of a call that has been heard for long: the recipe smooths labels, so that logits are small
-LEAST_SPOKEN = 0.1  # steps: without any the answer would be no label's
+MIN_SPOKEN = 0.1  # steps: without any the answer would be no label's
 BLOCK_STATES = ("local_k", "local_v", "global_k", "global_v")
 HEAD_STATES = ("head_q", "head_k", "head_v")
 
@@ -62,7 +62,7 @@ class CosyVoiceNano(CallModel):
         """Goes with how much speech the call has had, as a share of the longest window: from little speech the model is right
         less often than it thinks, and a mean over steps is then led by those that have heard more."""
         longest = float(self.config.longest)
-        return torch.clamp(torch.clamp(spoken, min=LEAST_SPOKEN), max=longest) * (SHARPNESS / longest)
+        return torch.clamp(torch.clamp(spoken, min=MIN_SPOKEN), max=longest) * (SHARPNESS / longest)
 
     def logits(self, features: Tensor, energy: Tensor, state: dict[str, Tensor], steps: int) -> tuple[Tensor, dict[str, Tensor]]:
         c = self.config

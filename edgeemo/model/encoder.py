@@ -15,7 +15,7 @@ from edgeemo.model.layers import FeedForward, attend, chunk_causal
 
 LAYER_STATES = ("local_k", "local_v", "global_k", "global_v")
 ROUND = 1504  # of Whisper's positions of 20 ms, 188 steps
-LEAST_WEIGHT = 1e-4  # of a summary; a call of nothing but digital silence has none
+MIN_WEIGHT = 1e-4  # of a summary; a call of nothing but digital silence has none
 NORM_REACH = 4.0  # deviations that a normalised channel reaches, about
 FARTHEST = 4.0  # deviations from its mean that a summary counts: a first step may be anything
 
@@ -157,7 +157,7 @@ class Summary(nn.Module):
             means += [x.reshape(-1, steps, self.tokens, x.shape[2]).mean(dim=2) for x in part]
         weight = torch.sqrt(torch.sqrt(torch.sqrt(energy))).reshape(-1, steps, 1)
         sums, total = self._decayed(torch.cat(means, dim=2) * weight, past[0], steps), self._decayed(weight, past[1], steps)
-        mean, square = torch.split(sums / torch.clamp(total, min=LEAST_WEIGHT), past[0].shape[1] // 2, dim=2)
+        mean, square = torch.split(sums / torch.clamp(total, min=MIN_WEIGHT), past[0].shape[1] // 2, dim=2)
         deviation = torch.sqrt(torch.clamp(square - mean * mean, min=1e-5))
         return torch.cat([mean, deviation], dim=2), [sums[:, -1:].reshape(-1, past[0].shape[1]), total[:, -1:].reshape(-1, 1)]
 

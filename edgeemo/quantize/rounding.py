@@ -20,7 +20,7 @@ from edgeemo.quantize.layers import Layer
 from edgeemo.quantize.weights import GPTQ
 
 DAMPING = 0.1  # of the mean of the moments' diagonal, added to it; chosen on dev (docs/quantization.md)
-LARGEST_K = 2048  # inputs of an output channel: their moments are a matrix
+MAX_K = 2048  # inputs of an output channel: their moments are a matrix
 MOST_BYTES = 1 << 26  # of a layer's moments
 ROWS = 1 << 15  # that are observed of a layer, about
 ROWS_PER_INPUT = 4  # with fewer, moments are of the clips rather than of the layer, and weights stay as they are nearest
@@ -34,10 +34,10 @@ def windows_of(layer: Layer) -> Windows | None:
         return None
     if layer.op != "Conv":
         size = layer.weight.size // shape[layer.axis]
-        return Windows(size) if len(shape) == 2 and not values.get("transA") and size <= LARGEST_K else None
+        return Windows(size) if len(shape) == 2 and not values.get("transA") and size <= MAX_K else None
     taps, groups = len(shape) - 2, int(values.get("group", 1))
     size = int(np.prod(shape[1:]))
-    if shape[1] == 1 or size > LARGEST_K or 8 * groups * size**2 > MOST_BYTES or values.get("auto_pad", b"NOTSET") != b"NOTSET":
+    if shape[1] == 1 or size > MAX_K or 8 * groups * size**2 > MOST_BYTES or values.get("auto_pad", b"NOTSET") != b"NOTSET":
         return None
     pads = values.get("pads") or [0] * (2 * taps)
     return Windows(

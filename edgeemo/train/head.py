@@ -17,8 +17,8 @@ from edgeemo.train.mix import Mix, Pool, Row
 from edgeemo.train.precision import bfloat16_products
 from edgeemo.train.sureness import Steps
 
-LEAST_STEPS = 3  # of a clip before its summary is one to learn from
-LEAST_AFTER = 9  # and of what comes after another emotion
+MIN_STEPS = 3  # of a clip before its summary is one to learn from
+MIN_AFTER = 9  # and of what comes after another emotion
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def gather(model: CosyVoiceTiny, mix: Mix, recipe: HeadRecipe, size: int = 32) -
                 pcm[row, : len(audio)] = torch.from_numpy(audio)
             pooled, _ = summaries(model, channel(pcm))
             for row, n in enumerate(counts):
-                first = min(begins[row] + (LEAST_AFTER if begins[row] else LEAST_STEPS), n - 1)
+                first = min(begins[row] + (MIN_AFTER if begins[row] else MIN_STEPS), n - 1)
                 at = [n - 1, *rng.integers(first, n, recipe.moments - 1)]
                 parts.append(pooled[row, at].half())
                 clips += [int(group[row])] * len(at)

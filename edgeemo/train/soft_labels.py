@@ -30,7 +30,7 @@ class SoftRecipe:
     weight_decay: float = 0.02
     source_loss: float = 0.1
     hidden: tuple[int, int] = (192, 256)
-    longest_steps: int = 80  # heard of a clip
+    max_steps: int = 80  # heard of a clip
 
 
 def summaries(
@@ -41,7 +41,7 @@ def summaries(
     found: dict[int, Tensor] = {}
     for first in range(0, len(order), 128):
         group = order[first : first + 128]
-        plan, samples = planner.whole([rows[i] for i in group], recipe.longest_steps)
+        plan, samples = planner.whole([rows[i] for i in group], recipe.max_steps)
         pcm, count = bank(plan)[0], torch.from_numpy(samples).to(bank.device)
         pooled = torch.cat([t.summary(pcm, count) for t in teachers], dim=1).half()
         found |= dict(zip(group, pooled, strict=True))

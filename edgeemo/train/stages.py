@@ -22,7 +22,7 @@ from edgeemo.model.config import LABELS
 from edgeemo.model.cosyvoice_tiny import SUMMARY_STATES, CosyVoiceTiny
 from edgeemo.model.encoder import SummaryHead
 from edgeemo.train.bank import Bank, Plan, Planner
-from edgeemo.train.head import LEAST_AFTER, LEAST_STEPS
+from edgeemo.train.head import MIN_AFTER, MIN_STEPS
 from edgeemo.train.mix import Mix, Rows
 from edgeemo.train.precision import bfloat16_products
 from edgeemo.train.whisper_states import Teacher
@@ -91,10 +91,10 @@ class Targets:
         clip = np.where(piece >= 0, plan.clip[row, np.maximum(piece, 0)], -1)
         label = np.where(clip >= 0, self.label[clip], -1)
         weight = np.zeros(piece.shape, dtype=np.float32)
-        since, least = np.zeros(len(piece), dtype=np.int64), np.full(len(piece), LEAST_STEPS)
+        since, least = np.zeros(len(piece), dtype=np.int64), np.full(len(piece), MIN_STEPS)
         for s in range(piece.shape[1]):
             changed = label[:, s] != label[:, max(s - 1, 0)]
-            least = np.where(changed, LEAST_AFTER, least)
+            least = np.where(changed, MIN_AFTER, least)
             since = np.where(changed, 1, since + 1)
             weight[:, s] = (label[:, s] >= 0) & (since >= least)
         return clip, weight / np.maximum(weight.sum(axis=1, keepdims=True), 1.0)
@@ -137,7 +137,7 @@ class Learner:
                 pcm, piece = self.bank(plan)
                 summary = heard(m, channel(pcm), self._began(plan))[1]
                 inside = piece >= 0
-                inside[:, :LEAST_STEPS] = False
+                inside[:, :MIN_STEPS] = False
                 parts.append(summary[inside])
         m.head.set_statistics(torch.cat(parts))
         self.averaged = copy.deepcopy(m)

@@ -11,7 +11,7 @@ from edgeemo_runtime.decision import MEMORY
 if TYPE_CHECKING:
     from edgeemo_runtime.artifact import Artifact
 
-RULES = ("alpha", "consistency", "disagreement", "confidence", "least_confidence", "neutral", "decision_s", "settle",
+RULES = ("alpha", "consistency", "disagreement", "confidence", "min_confidence", "neutral", "decision_s", "settle",
          "settle_decisions", "handoff", "handoff_decisions", "jump_s", "step_s", "step")  # fmt: skip
 NUMBERS = ("stream", "label", "handoff", "odd")  # odd, by bits: 1 another step is waiting already, 2 no probabilities
 FLAGS = ("low", "jumped", "changed", "decision")
@@ -25,7 +25,7 @@ COLUMNS = {"rules": list(RULES), "memory": list(MEMORY), "numbers": list(NUMBERS
            "speech": list(SPEECH)}  # fmt: skip
 # The order before it stood there.
 FIRST_COLUMNS = {
-    "rules": ["alpha", "consistency", "disagreement", "confidence", "least_confidence", "neutral", "settle", "settle_steps",
+    "rules": ["alpha", "consistency", "disagreement", "confidence", "min_confidence", "neutral", "settle", "settle_steps",
               "handoff", "handoff_steps", "jump_s", "step_s", "step"],
     "memory": ["steps", "answer", "in_row", "label", "since", "streak", "handed_off"],
     "numbers": ["stream", "label", "handoff", "odd"],

@@ -42,7 +42,7 @@ class CompiledRules:
         values = aligned_zeros((len(RULES),), np.float64)
         values[:] = [known[name] if name in known else getattr(decisions.rules, name) for name in RULES]
         limits = aligned_zeros((2,), np.float64)
-        limits[:] = conditioner.rules.largest_offset, sample_rate
+        limits[:] = conditioner.rules.max_offset, sample_rate
         self._start = aligned_zeros((MAX_BATCH,), np.float64)
         self._numbers = aligned_zeros((MAX_BATCH, len(NUMBERS)), np.int64)
         self._flags = aligned_zeros((MAX_BATCH, len(FLAGS)), np.uint8)

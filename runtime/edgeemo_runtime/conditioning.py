@@ -18,8 +18,8 @@ class AudioRules:
     """Raises EdgeEmoError for a value out of range."""
 
     gaps: str = "fill"  # missing audio becomes silence; "reset": the stream begins anew
-    longest_fill_s: float = 1.0  # longer gaps reset either way
-    largest_offset: float = 0.01  # a running mean beyond this is taken out; 1 leaves it in
+    max_fill_s: float = 1.0  # longer gaps reset either way
+    max_offset: float = 0.01  # a running mean beyond this is taken out; 1 leaves it in
     skip_silence: bool = False
     silence_dbfs: float = -50.0  # RMS of a step
     hangover_steps: int = 6  # silent steps that still go through the network: its windows then hold nothing but silence
@@ -28,8 +28,8 @@ class AudioRules:
         if self.gaps not in GAPS:
             raise EdgeEmoError(f"gaps must be one of {', '.join(GAPS)}, not {self.gaps!r}")
         for name, good in (
-            ("longest_fill_s must lie in 0..3600", 0 <= self.longest_fill_s <= 3600),
-            ("largest_offset must lie in (0, 1]", 0 < self.largest_offset <= 1),
+            ("max_fill_s must lie in 0..3600", 0 <= self.max_fill_s <= 3600),
+            ("max_offset must lie in (0, 1]", 0 < self.max_offset <= 1),
             ("silence_dbfs must be at most 0", self.silence_dbfs <= 0),
             ("hangover_steps must be at least 1", self.hangover_steps >= 1),
         ):
@@ -56,7 +56,7 @@ class Conditioner:
         if learn:
             mean += np.float32(OFFSET_MEMORY) * (audio.dot(self._average) - mean)
             self.mean[slots] = mean
-        shifted = np.abs(mean) > self.rules.largest_offset
+        shifted = np.abs(mean) > self.rules.max_offset
         if np.count_nonzero(shifted):
             audio[shifted] -= mean[shifted, None]
 

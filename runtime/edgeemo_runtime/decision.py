@@ -22,7 +22,7 @@ NEUTRAL = "neutral"
 REASONS = ("", "low confidence", "jumping", "low confidence and jumping")  # of a handoff, by bits: 1 low, 2 jumping
 
 STREAK = len(REASONS)
-LEAST_DOUBT = 1e-9  # where no step was yet, nothing is doubted
+MIN_DOUBT = 1e-9  # where no step was yet, nothing is doubted
 LISTENING = -1  # in the place of a label
 # Of a slot: steps since it was listened to; the answer of the decision before, settled or not, and of how many in a row; the
 # label said, and the step in which it was first; STREAK times the bad decisions in a row, and why, by REASONS' bits; whether
@@ -39,7 +39,7 @@ class DecisionRules:
     window_steps: int = 5  # 800 ms
     disagreement: float = 0.6  # a label that this share of the window is not counts half
     confidence: bool = True
-    least_confidence: float = 0.55  # below, the answer is neutral
+    min_confidence: float = 0.55  # below, the answer is neutral
     decision_s: float = 1.0  # seconds of speech from one decision to the next; 0: every step is one
     settle: bool = True
     settle_decisions: int = 1  # in a row that another label must be the answer of before it is said
@@ -53,7 +53,7 @@ class DecisionRules:
             ("alpha must lie in (0, 1]", 0 < self.alpha <= 1),
             ("window_steps must be 1 to 100", 1 <= self.window_steps <= 100),
             ("disagreement must lie in (0, 1]", 0 < self.disagreement <= 1),
-            ("least_confidence must lie in [0, 1]", 0 <= self.least_confidence <= 1),
+            ("min_confidence must lie in [0, 1]", 0 <= self.min_confidence <= 1),
             ("decision_s must be 0 or lie in 0.01..3600", self.decision_s == 0 or 0.01 <= self.decision_s <= 3600),
             ("settle_decisions must be at least 1", self.settle_decisions >= 1),
             ("handoff_decisions must be at least 1", self.handoff_decisions >= 1),
@@ -163,12 +163,12 @@ class Decisions:
         return due
 
     def _sure_again(self, slots: np.ndarray, weighed: np.ndarray) -> np.ndarray:
-        """Which steps are decisions before their time: those with ``least_confidence`` after a low decision.
+        """Which steps are decisions before their time: those with ``min_confidence`` after a low decision.
 
         Low after 0.64 s of speech, the next steps 0.5, 0.6: the second is a decision, and neutral was said for one step.
         """
         low = (self._low[slots] > 0) & self.rules.confidence
-        return low & (np.maximum.reduce(weighed, axis=1) >= self.rules.least_confidence) if np.count_nonzero(low) else low
+        return low & (np.maximum.reduce(weighed, axis=1) >= self.rules.min_confidence) if np.count_nonzero(low) else low
 
     def _decide(self, slots: np.ndarray, steps: np.ndarray, weighed: np.ndarray, top: np.ndarray) -> tuple[np.ndarray, ...]:
         """A decision of each of ``slots``: label, low, jumped, changed, handoff."""
@@ -205,7 +205,7 @@ class Decisions:
         """
         top = smoothed.argmax(axis=1)
         in_window = np.minimum(steps, self.rules.window_steps)
-        doubted = (in_window - self.seen[slots, top]) >= np.maximum(self.rules.disagreement * in_window, LEAST_DOUBT)
+        doubted = (in_window - self.seen[slots, top]) >= np.maximum(self.rules.disagreement * in_window, MIN_DOUBT)
         place = steps % self.rules.window_steps
         self.seen[slots, self.window[slots, place]] -= 1
         self.seen[slots, top] += 1
@@ -222,11 +222,11 @@ class Decisions:
         return weighed, top
 
     def _doubt(self, probabilities: np.ndarray, top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The likeliest label, or neutral where it is below ``least_confidence``.
+        """The likeliest label, or neutral where it is below ``min_confidence``.
 
         Angry 0.5, sad 0.3, rest 0.2 with 0.55: neutral, and the decision is a low one. Angry 0.56: angry.
         """
-        low = np.maximum.reduce(probabilities, axis=1) < self.rules.least_confidence
+        low = np.maximum.reduce(probabilities, axis=1) < self.rules.min_confidence
         return (np.where(low, self.neutral, top), low) if self.rules.confidence else (top, low)
 
     def _settle(self, slots: np.ndarray, begun: np.ndarray, answer: np.ndarray, before: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ HWCAPS = {
     "bf16": (AT_HWCAP2, 1 << 14),
 }
 # The target that runs on every machine of a kind; elsewhere the one that is made there.
-LEAST_TARGETS = {"aarch64": "aarch64-neon"}
+MIN_TARGETS = {"aarch64": "aarch64-neon"}
 
 
 def is_checked(extension: str) -> bool:
@@ -73,5 +73,5 @@ def auxiliary_value(key: int) -> int:
 
 def way_out() -> str:
     """The end of a refusal: which target to compile for."""
-    least = LEAST_TARGETS.get(platform.machine())
+    least = MIN_TARGETS.get(platform.machine())
     return f"compile it for this one with --target {least}" if least else "compile it here with --target host"

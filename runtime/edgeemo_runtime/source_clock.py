@@ -24,7 +24,7 @@ CREDIT_STEPS, CREDIT_SHARE = (
     4,
     4,
 )  # steps of silence that new beginnings may cost at once; and what part of the audio, in the long run
-LARGEST_COUNT = 1 << 62  # what a source may count to before only its last 32 bits are looked at
+MAX_COUNT = 1 << 62  # what a source may count to before only its last 32 bits are looked at
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ def as_count(at: object) -> int:
     except TypeError:
         text = printable(repr(at)[:60])
         raise EdgeEmoError(f"push(at=) takes a whole number of samples, as RTP's timestamps are, not {text}") from None
-    return count if abs(count) < LARGEST_COUNT else count % WRAP
+    return count if abs(count) < MAX_COUNT else count % WRAP
 
 
 class SourceClock:
     def __init__(self, slots: int, rings: AudioRings, rules: AudioRules, rate: int, counters: StreamCounters) -> None:
         self._rings, self._rules, self._counters = rings, rules, counters
-        self._longest_fill = int(rules.longest_fill_s * rate)
+        self._max_fill = int(rules.max_fill_s * rate)
         self.begun_at = aligned_zeros((slots,), np.int64)  # the source's count at the ring's position 0, for the next step
         self._origin = np.zeros(slots, dtype=np.int64)  # the same for what is pushed next: beyond every break
         self._since = np.zeros(slots, dtype=np.int64)  # the position from which this source has been heard without a break
@@ -145,7 +145,7 @@ class SourceClock:
         return anew
 
     def _after_gap(self, slot: int, samples: np.ndarray, count: int, missing: int) -> Placement:
-        if self._rules.gaps != "fill" or missing > self._longest_fill:
+        if self._rules.gaps != "fill" or missing > self._max_fill:
             return self._anew(slot, samples, count, {"gaps": 1, "resets": 1})
         room = self._rings.room(slot) - len(samples)
         if missing <= room:

@@ -33,7 +33,7 @@ def test_what_is_odd_about_channels_is_counted() -> None:
     weight[:, 4] = 0  # gives nothing
     found = study(*made(x, weight), SCALINGS)
     assert (found.outlier_channels, found.zero_range_inputs, found.dead_channels) == (1, 1, 1)
-    assert found.largest_input == pytest.approx(np.abs(x).max())
+    assert found.max_input == pytest.approx(np.abs(x).max())
     assert found.saturation == 0
 
 

@@ -50,10 +50,10 @@ SETTINGS = {
     "newest audio": Settings(overload="drop-oldest"),
     "newest audio, one hop": Settings(overload="drop-oldest", backlog_hops=1),
     "gaps reset": Settings(audio=AudioRules(gaps="reset"), rules=PRESETS["in-car"]),
-    "offsets": Settings(audio=AudioRules(largest_offset=1e-4), rules=PRESETS["raw"]),
+    "offsets": Settings(audio=AudioRules(max_offset=1e-4), rules=PRESETS["raw"]),
     "phases": Settings(max_streams=16, spread_phases=True, rules=DecisionRules(alpha=0.9, window_steps=3, disagreement=0.3)),
     "no intensity": Settings(
-        rules=DecisionRules(intensity=False, least_confidence=0.2, settle_decisions=1, handoff_decisions=1, decision_s=0.0)
+        rules=DecisionRules(intensity=False, min_confidence=0.2, settle_decisions=1, handoff_decisions=1, decision_s=0.0)
     ),
 }
 

@@ -58,9 +58,9 @@ Info = struct(
 Rules = struct(
     "Rules",
     "i consistency, confidence, settle, handoff, intensity, window_steps, settle_decisions, handoff_decisions, reserved; "
-    "d alpha, disagreement, least_confidence, jump_s, decision_s",
+    "d alpha, disagreement, min_confidence, jump_s, decision_s",
 )
-Audio = struct("Audio", "i reset_at_gaps, skip_silence, hangover_steps; d longest_fill_s, largest_offset, silence_dbfs")
+Audio = struct("Audio", "i reset_at_gaps, skip_silence, hangover_steps; d max_fill_s, max_offset, silence_dbfs")
 Options = struct(
     "Options",
     "i max_streams, backlog_hops, drop_oldest, spread_phases, reserved; d budget_s; p rules, audio, clock, clock_user",

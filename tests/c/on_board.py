@@ -26,7 +26,7 @@ from tests.c.library import Engine, Library
 def histories(library: Library, sounds: list[np.ndarray], name: str, seeds: int, events: int, artifacts: list[Path]) -> None:
     settings, swaps = SETTINGS[name], len(artifacts) > 1
     if swaps:  # as in test_engine.py: numpy sums an offset in another order
-        settings = replace(settings, audio=AudioRules(largest_offset=1))
+        settings = replace(settings, audio=AudioRules(max_offset=1))
     pair = Pair(library, artifacts, settings, sounds)
     for seed in range(seeds):
         run(pair, 200 + seed, events, swaps)

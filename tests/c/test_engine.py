@@ -27,7 +27,7 @@ def test_histories(library: Library, host_artifacts: dict[str, Path], sounds: li
 @pytest.mark.parametrize("name", ["defaults", "newest audio", "phases"])
 def test_histories_with_swaps(library: Library, host_artifacts: dict[str, Path], sounds: list[np.ndarray], name: str) -> None:
     # While two models serve, Python is numpy, which sums a step's offset in another order: here no offset is taken out.
-    settings = replace(SETTINGS[name], audio=AudioRules(largest_offset=1))
+    settings = replace(SETTINGS[name], audio=AudioRules(max_offset=1))
     pair = Pair(library, [host_artifacts["int8"], host_artifacts["float"]], settings, sounds)
     for seed in range(3):
         run(pair, 100 + seed, 250, swaps=True)

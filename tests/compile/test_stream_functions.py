@@ -27,7 +27,7 @@ def test_a_step_of_any_length_is_taken_whole(step: int) -> None:
     rings, conditioner = AudioRings(3, step, 2 * step, 2), Conditioner(3, step, AudioRules())
     for slot in range(3):  # the second has an offset that lasts
         rings.push(slot, rng.standard_normal(2 * step).astype(np.float32) + np.float32(0.5 * (slot == 0)))
-    begun_at, limits = aligned(np.array([5, 6, 7])), aligned(np.array([conditioner.rules.largest_offset, 100.0]))
+    begun_at, limits = aligned(np.array([5, 6, 7])), aligned(np.array([conditioner.rules.max_offset, 100.0]))
     for _ in range(2):
         taken, mean = aligned(rings.taken_samples), aligned(conditioner.mean)
         audio, start = aligned_zeros((2, step), np.float32), aligned_zeros((2,), np.float64)

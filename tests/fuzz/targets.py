@@ -168,7 +168,7 @@ backlog_hops = 4
 budget_ms = 20.0
 [audio]
 gaps = "fill"
-longest_fill_s = 1.0
+max_fill_s = 1.0
 [decision]
 preset = "call-centre"
 alpha = 0.3

@@ -9,7 +9,7 @@ from edgeemo.quantize.calibration.observer import Observer
 from edgeemo.quantize.thresholds.histogram import LEVELS
 from edgeemo.quantize.thresholds.kl import SLACK, divergence, expand, kl_divergence, threshold_bins
 from edgeemo.quantize.thresholds.mse import squared_errors
-from edgeemo.quantize.thresholds.mse import threshold_bins as least_error
+from edgeemo.quantize.thresholds.mse import threshold_bins as min_error
 
 
 def plain_error(counts: list[float], kept: int, levels: int) -> float:
@@ -77,7 +77,7 @@ def test_the_same_values_seen_again_move_nothing(histogram: list[int], times: in
 def test_a_threshold_lies_behind_a_bin_with_values_or_where_the_error_is_least(histogram: list[int]) -> None:
     counts = np.array(histogram)
     kept = threshold_bins(counts, 8)
-    assert kept in (len(histogram), least_error(counts, 8)) or counts[kept - 1] > 0 or counts[kept:].sum() == 0
+    assert kept in (len(histogram), min_error(counts, 8)) or counts[kept - 1] > 0 or counts[kept:].sum() == 0
 
 
 @given(st.lists(st.integers(0, 50), min_size=9, max_size=300))

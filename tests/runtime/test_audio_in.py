@@ -63,7 +63,7 @@ def test_a_gap_is_filled_with_silence_and_counted(artifact: Path) -> None:
     assert (engine.counters.gaps, engine.counters.filled_samples, engine.counters.resets) == (1, 1000, 0)
 
 
-@pytest.mark.parametrize("rules", [AudioRules(gaps="reset"), AudioRules(longest_fill_s=0.1)])
+@pytest.mark.parametrize("rules", [AudioRules(gaps="reset"), AudioRules(max_fill_s=0.1)])
 def test_a_gap_begins_the_stream_anew(artifact: Path, rules: AudioRules) -> None:
     call = speech(7, 6)
     engine = Engine(artifact, 1, audio=rules)
@@ -159,6 +159,6 @@ def test_a_stream_s_first_position_is_its_own(artifact: Path) -> None:
 
 
 def test_rules_out_of_range() -> None:
-    for wrong in ({"gaps": "x"}, {"longest_fill_s": -1.0}, {"largest_offset": 0.0}, {"silence_dbfs": 3.0}, {"hangover_steps": 0}):
+    for wrong in ({"gaps": "x"}, {"max_fill_s": -1.0}, {"max_offset": 0.0}, {"silence_dbfs": 3.0}, {"hangover_steps": 0}):
         with pytest.raises(EdgeEmoError, match=next(iter(wrong))):
             AudioRules(**wrong)

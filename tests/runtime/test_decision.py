@@ -82,7 +82,7 @@ def test_presets_and_what_is_out_of_range() -> None:
         {"alpha": 1.01},
         {"window_steps": 0},
         {"disagreement": 0.0},
-        {"least_confidence": 2.0},
+        {"min_confidence": 2.0},
         {"settle_decisions": 0},
         {"decision_s": 0.001},
     ):

@@ -165,7 +165,7 @@ def test_canary_side_by_side_then_for_all_or_none(old: Path, new: Path, promote:
 
 
 def test_a_canary_fails_by_errors_jumps_or_lateness() -> None:
-    rules = CanaryRules(least_steps=100)
+    rules = CanaryRules(min_steps=100)
     labels = ("angry", "neutral")
 
     def counters(**values: int) -> ModelCounters:

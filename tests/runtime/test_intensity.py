@@ -59,7 +59,7 @@ def test_the_evidence_is_the_same_all_along(chain: dict[str, Path]) -> None:
 
 
 def test_it_is_said_of_confident_anger_and_of_nothing_else(chain: dict[str, Path]) -> None:
-    rules = replace(PRESETS["raw"], least_confidence=0.4)
+    rules = replace(PRESETS["raw"], min_confidence=0.4)
     engine, off = (Engine(chain["edgeemo"], 4, r) for r in (rules, replace(rules, intensity=False)))
     said = set()
     for clip in [*ANGRY, *find_clips(CALIBRATION)[::60]]:

@@ -151,7 +151,7 @@ def test_a_canary_is_promoted_or_goes_back(
     models, clock = tmp_path / "models", Clock()
     first = store.install(artifact, models)
     engine = Engine(store.current(models), 6, PRESETS["raw"], clock=clock)
-    rules = CanaryRules(share=0.5, observe="5s", least_steps=20, largest_jump_rate_rise=1.0)
+    rules = CanaryRules(share=0.5, observe="5s", min_steps=20, max_jump_rate_rise=1.0)
     loop, supervisor = operated(engine, clock, models, Config(canary=rules))
     second = store.install(host_artifacts["float"], models, store.CANARY)
     calls = [Call(f"c{i}", np.resize(speech(i, 12), 60 * HOP), 0.1 + 0.03 * i, user=f"u-{i}{i}") for i in range(6)]

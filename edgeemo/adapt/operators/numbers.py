@@ -8,7 +8,7 @@ import onnx
 from edgeemo.adapt.operators.context import Context
 from edgeemo.onnxlib.graph import Maker, attributes
 
-LARGEST_POWER = 16
+MAX_POWER = 16
 ATANH_TERMS = 7  # up to 1/3: error (1/9)^7 / 15
 
 
@@ -21,7 +21,7 @@ def power(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
         if value == 0.5 and dtype.kind == "f":
             make.op("Sqrt", base, output=output)
             return True
-        if value == int(value) and 1 <= abs(value) <= LARGEST_POWER and (value > 0 or dtype.kind == "f"):
+        if value == int(value) and 1 <= abs(value) <= MAX_POWER and (value > 0 or dtype.kind == "f"):
             _whole_power(base, int(value), make, output)
             return True
     if context.kind(node.input[1]) == kind:

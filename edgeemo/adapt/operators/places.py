@@ -10,7 +10,7 @@ import onnx
 from edgeemo.adapt.operators.context import Context, static
 from edgeemo.onnxlib.graph import BATCH, Maker, attributes
 
-LARGEST_RANK_TABLE = 1 << 20  # comparisons of one row's values with each other
+MAX_RANK_TABLE = 1 << 20  # comparisons of one row's values with each other
 END = 10**6  # an end beyond it is the end of whatever size: exporters write 10^9 or 2^31
 
 
@@ -122,8 +122,8 @@ def top_k(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
         return False
     axis, count = options.get("axis", -1) % len(shape), int(k.reshape(-1)[0])
     size = shape[axis]
-    if not isinstance(size, int) or size * size > LARGEST_RANK_TABLE:
-        raise context.refusal(node, f"over {size} values; at most {int(LARGEST_RANK_TABLE**0.5)} are ranked without sorting")
+    if not isinstance(size, int) or size * size > MAX_RANK_TABLE:
+        raise context.refusal(node, f"over {size} values; at most {int(MAX_RANK_TABLE**0.5)} are ranked without sorting")
     last = _last_axis(node.input[0], axis, len(shape), make)
     mine, its = make.op("Unsqueeze", last, make.constant([-1])), make.op("Unsqueeze", last, make.constant([-2]))
     before = make.op("Greater" if options.get("largest", 1) else "Less", its, mine)
@@ -208,10 +208,8 @@ def scatter_elements(node: onnx.NodeProto, context: Context, make: Maker) -> boo
     others = all(a == b for i, (a, b) in enumerate(zip(shape, at, strict=True)) if i != axis)
     if not isinstance(size, int) or not isinstance(count, int) or not others or reduction not in ("none", "add"):
         raise context.refusal(node, "only with a fixed axis, all of the other dimensions and no other reduction than add")
-    if size * count > LARGEST_RANK_TABLE:
-        raise context.refusal(
-            node, f"of {count} updates to {size} places; {LARGEST_RANK_TABLE} pairs are the most that are compared"
-        )
+    if size * count > MAX_RANK_TABLE:
+        raise context.refusal(node, f"of {count} updates to {size} places; {MAX_RANK_TABLE} pairs are the most that are compared")
     data, index, update = (_last_axis(n, axis, len(shape), make) for n in node.input)
     index = make.op("Cast", index, to=onnx.TensorProto.INT64)
     below = make.op("Less", index, make.constant(np.zeros((), np.int64)))

@@ -56,7 +56,7 @@ NUMBERS: dict[str, int | float] = {
     "PHASES": schedule.PHASES,
     "CREDIT_STEPS": source_clock.CREDIT_STEPS,
     "CREDIT_SHARE": source_clock.CREDIT_SHARE,
-    "LARGEST_COUNT": source_clock.LARGEST_COUNT,
+    "MAX_COUNT": source_clock.MAX_COUNT,
     "WAITING": abi.WAITING,
     "BAD": abi.BAD,
     "OFFSET_MEMORY": conditioning.OFFSET_MEMORY,
@@ -91,7 +91,7 @@ def _values(rules: Any, names: Iterable[str]) -> str:
 
 
 RULES = ("consistency", "confidence", "settle", "handoff", "intensity", "window_steps", "settle_decisions", "handoff_decisions")
-WEIGHTS = ("alpha", "disagreement", "least_confidence", "jump_s", "decision_s")
+WEIGHTS = ("alpha", "disagreement", "min_confidence", "jump_s", "decision_s")
 
 
 def _rules() -> str:
@@ -102,10 +102,10 @@ def _rules() -> str:
         text += f'    {{"{name}", {{sizeof(edgeemo_rules), {_values(rules, RULES)}, 0, {_values(rules, WEIGHTS)}}}}},\n'
     audio = AudioRules()
     assert {f.name for f in fields(audio)} == {
-        "gaps", "longest_fill_s", "largest_offset", "skip_silence", "silence_dbfs", "hangover_steps"
+        "gaps", "max_fill_s", "max_offset", "skip_silence", "silence_dbfs", "hangover_steps"
     }, "a rule that C does not know"  # fmt: skip
     members = (f"{int(audio.gaps == 'reset')}", _values(audio, ("skip_silence", "hangover_steps")),
-               _values(audio, ("longest_fill_s", "largest_offset", "silence_dbfs")))  # fmt: skip
+               _values(audio, ("max_fill_s", "max_offset", "silence_dbfs")))  # fmt: skip
     text += "};\n\nstatic const edgeemo_audio_rules ee_audio_rules = {sizeof(edgeemo_audio_rules), " + ", ".join(members) + "};\n"
     return text
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgeemo_runtime.abi import FLAGS, NUMBERS, RULES, SPEECH, TIMES
-from edgeemo_runtime.decision import LEAST_DOUBT, LISTENING, MEMORY, STREAK
+from edgeemo_runtime.decision import LISTENING, MEMORY, MIN_DOUBT, STREAK
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
@@ -21,7 +21,7 @@ from edgeemo.compile.stream_functions.builder import FunctionBuilder, rounded
 
 Expr = Any
 DECIDE = "decide"
-LARGEST_FLOAT = 3.4e38
+MAX_FLOAT = 3.4e38
 SAID = ("label", "handoff", *FLAGS)
 PARAMETERS: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "slots": ("int32", ("batch",)),
@@ -96,7 +96,7 @@ class _Call:
         total = self.b.local("float32", T.float32(0))
         with T.serial(0, self.labels) as label:
             T.buffer_store(total, total[0] + self.a["answers"][self.i, label], [0])
-        self.sound = T.Bind(tirx.abs(total[0]) <= T.float32(LARGEST_FLOAT))
+        self.sound = T.Bind(tirx.abs(total[0]) <= T.float32(MAX_FLOAT))
         self.steps = T.Bind(self.kept("steps"))
         self.begun = T.Bind(self.steps > 0)
         place = T.Bind(T.Cast("int64", self.a["speech"][SPEECH.index("place")]))
@@ -127,7 +127,7 @@ class _Call:
         every = T.Bind(self.rule("decision_s"))
         periods = self.spoken * self.rule("step_s") / tirx.Select(every > 0, every, T.float64(1))
         period = T.Bind(T.Cast("int64", periods))
-        sure = share[0] >= T.Cast("float32", self.rule("least_confidence"))
+        sure = share[0] >= T.Cast("float32", self.rule("min_confidence"))
         sure_again = tirx.And(tirx.And(self.on("confidence"), self.kept("low") > 0), sure)
         due = T.Bind(tirx.Or(tirx.Or(every <= 0, period != self.kept("period")), sure_again))
         self.keep("period", tirx.Select(every > 0, period, self.kept("period")))
@@ -139,7 +139,7 @@ class _Call:
     def weigh(self, top: Expr, share: Expr) -> None:
         seen, window, slot, size = self.a["seen"], self.a["window"], self.slot, self.b.sizes["window"]
         in_window = T.Bind(tirx.min(self.steps, size))
-        least = tirx.max(self.rule("disagreement") * T.Cast("float64", in_window), T.float64(LEAST_DOUBT))
+        least = tirx.max(self.rule("disagreement") * T.Cast("float64", in_window), T.float64(MIN_DOUBT))
         doubted = T.Bind(T.Cast("float64", in_window - seen[slot, top[0]]) >= least)
         place = T.Bind(tirx.truncmod(self.steps, size))
         left = T.Bind(window[slot, place])
@@ -161,7 +161,7 @@ class _Call:
         T.buffer_store(share, most[0], [0])
 
     def decide(self, top: Expr, share: Expr) -> None:
-        low = T.Bind(share[0] < T.Cast("float32", self.rule("least_confidence")))
+        low = T.Bind(share[0] < T.Cast("float32", self.rule("min_confidence")))
         neutral = T.Cast("int64", self.rule("neutral"))
         answer = T.Bind(tirx.Select(tirx.And(self.on("confidence"), low), neutral, top[0]))
         before, stood = T.Bind(self.kept("answer")), T.Bind(self.kept("label"))

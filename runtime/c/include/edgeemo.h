@@ -172,7 +172,7 @@ EDGEEMO_API edgeemo_status edgeemo_model_get_tensor(const edgeemo_model *model, 
 typedef struct edgeemo_rules {
   uint32_t struct_size;
   int32_t consistency; /* 0 or 1: a label that most of the window is not counts half */
-  int32_t confidence;  /* 0 or 1: below least_confidence the answer is neutral */
+  int32_t confidence;  /* 0 or 1: below min_confidence the answer is neutral */
   int32_t settle;      /* 0 or 1: another label is said after settle_decisions in a row */
   int32_t handoff;     /* 0 or 1: tell when a call should go to a person */
   int32_t intensity;   /* 0 or 1: tell the second level of a confident label, where the model has one */
@@ -181,7 +181,7 @@ typedef struct edgeemo_rules {
   int32_t reserved;
   double alpha;        /* weight of the newest step in the moving average; 1 is no smoothing */
   double disagreement; /* share of the window */
-  double least_confidence;
+  double min_confidence;
   double jump_s; /* a label given up sooner than this was a jump */
   double decision_s; /* seconds of speech from one decision to the next; 0: every step is one */
 } edgeemo_rules;
@@ -192,8 +192,8 @@ typedef struct edgeemo_audio_rules {
   int32_t reset_at_gaps;  /* 0: missing audio becomes silence; 1: the call begins anew */
   int32_t skip_silence;   /* 1: steps that are silent for long do not go through the network */
   int32_t hangover_steps; /* silent steps that still do */
-  double longest_fill_s;  /* longer gaps begin the call anew either way */
-  double largest_offset;  /* a running mean beyond this is taken out; 1 leaves it in */
+  double max_fill_s;  /* longer gaps begin the call anew either way */
+  double max_offset;  /* a running mean beyond this is taken out; 1 leaves it in */
   double silence_dbfs;    /* RMS of a step, below which it is silent */
 } edgeemo_audio_rules;
 

@@ -13,7 +13,7 @@ static int64_t ee_rest_of_step(const edgeemo_engine *e, int32_t slot) {
 
 /* A count as it is kept: a longer one than any source has keeps its last 32 bits only. */
 static int64_t ee_as_count(int64_t at) {
-  return at < EE_LARGEST_COUNT && at > -EE_LARGEST_COUNT ? at : (int64_t)((uint64_t)at & UINT32_MAX);
+  return at < EE_MAX_COUNT && at > -EE_MAX_COUNT ? at : (int64_t)((uint64_t)at & UINT32_MAX);
 }
 
 static void ee_clock_clear(edgeemo_engine *e, int32_t slot) {
@@ -44,7 +44,7 @@ static void ee_anew(const edgeemo_engine *e, int32_t slot, ee_placement *p, int6
 static void ee_after_gap(const edgeemo_engine *e, int32_t slot, ee_placement *p, int64_t count, int64_t missing) {
   const int64_t size = (int64_t)ee_samples_count(&p->samples);
   p->gaps = 1;
-  if (e->audio_rules.reset_at_gaps != 0 || missing > e->longest_fill) {
+  if (e->audio_rules.reset_at_gaps != 0 || missing > e->max_fill) {
     p->resets = 1;
     ee_anew(e, slot, p, count);
     return;

@@ -40,13 +40,13 @@ static edgeemo_status ee_check_rules(const edgeemo_rules *r, const edgeemo_audio
   } checks[] = {{r->alpha > 0 && r->alpha <= 1, "alpha must lie in (0, 1]"},
                 {r->window_steps >= 1 && r->window_steps <= 100, "window_steps must be 1 to 100"},
                 {r->disagreement > 0 && r->disagreement <= 1, "disagreement must lie in (0, 1]"},
-                {r->least_confidence >= 0 && r->least_confidence <= 1, "least_confidence must lie in [0, 1]"},
+                {r->min_confidence >= 0 && r->min_confidence <= 1, "min_confidence must lie in [0, 1]"},
                 {r->settle_decisions >= 1, "settle_decisions must be at least 1"},
                 {r->jump_s >= 0, "jump_s must not be negative"},
                 {r->decision_s == 0 || (r->decision_s >= 0.01 && r->decision_s <= 3600), "decision_s must be 0 or lie in 0.01..3600"},
                 {r->handoff_decisions >= 1, "handoff_decisions must be at least 1"},
-                {a->longest_fill_s >= 0 && a->longest_fill_s <= 3600, "longest_fill_s must lie in 0..3600"},
-                {a->largest_offset > 0 && a->largest_offset <= 1, "largest_offset must lie in (0, 1]"},
+                {a->max_fill_s >= 0 && a->max_fill_s <= 3600, "max_fill_s must lie in 0..3600"},
+                {a->max_offset > 0 && a->max_offset <= 1, "max_offset must lie in (0, 1]"},
                 {a->silence_dbfs <= 0, "silence_dbfs must be at most 0"},
                 {a->hangover_steps >= 1, "hangover_steps must be at least 1"}};
   for (size_t i = 0; i < EE_COUNT(checks); i++)
@@ -206,10 +206,10 @@ static void ee_fill_engine(edgeemo_engine *e, const edgeemo_model *model, const 
   e->intensity = r->intensity != 0;
   e->audio_rules = o->audio;
   e->silence = (float)pow(10.0, o->audio.silence_dbfs / 10.0);
-  e->offset = (float)o->audio.largest_offset;
+  e->offset = (float)o->audio.max_offset;
   e->sample_rate = (double)m->sample_rate;
   e->step_s = (double)e->step / e->sample_rate;
-  e->longest_fill = (int64_t)(o->audio.longest_fill_s * e->sample_rate);
+  e->max_fill = (int64_t)(o->audio.max_fill_s * e->sample_rate);
   e->budget_s = o->engine.budget_s;
   e->clock = o->engine.clock;
   e->clock_user = o->engine.clock_user;
@@ -218,7 +218,7 @@ static void ee_fill_engine(edgeemo_engine *e, const edgeemo_model *model, const 
       [EE_RULES_CONSISTENCY] = r->consistency != 0,
       [EE_RULES_DISAGREEMENT] = r->disagreement,
       [EE_RULES_CONFIDENCE] = r->confidence != 0,
-      [EE_RULES_LEAST_CONFIDENCE] = r->least_confidence,
+      [EE_RULES_MIN_CONFIDENCE] = r->min_confidence,
       [EE_RULES_NEUTRAL] = ee_neutral(m),
       [EE_RULES_SETTLE] = r->settle != 0,
       [EE_RULES_SETTLE_DECISIONS] = r->settle_decisions,
@@ -230,7 +230,7 @@ static void ee_fill_engine(edgeemo_engine *e, const edgeemo_model *model, const 
       [EE_RULES_STEP] = (double)e->step,
   };
   memcpy(e->rules, values, sizeof values);
-  e->limits[0] = o->audio.largest_offset;
+  e->limits[0] = o->audio.max_offset;
   e->limits[1] = e->sample_rate;
   for (int32_t slot = 0; slot < e->max_streams; slot++) {
     e->ids[slot] = -1;

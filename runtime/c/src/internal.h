@@ -208,8 +208,8 @@ struct edgeemo_engine {
   bool drop_oldest, spread_phases, intensity;
   edgeemo_audio_rules audio_rules;
   float silence; /* mean square */
-  float offset;  /* largest_offset */
-  int64_t longest_fill;
+  float offset;  /* max_offset */
+  int64_t max_fill;
   int32_t window_steps;
   double step_s, sample_rate, budget_s;
   edgeemo_clock clock;

@@ -208,7 +208,7 @@ def _limits(root: Path) -> Limits:
     groups = [line.split(":", 2) for line in _text(root / "proc/self/cgroup").splitlines() if line.count(":") >= 2]
     own = next((path for _, kinds, path in groups if not kinds), None)
     old = next((path for _, kinds, path in groups if "cpu" in kinds.split(",")), None)
-    cores, least_bytes = _group_limits(root, own)
+    cores, min_bytes = _group_limits(root, own)
     return Limits(
         rtprio=99 if soft == "unlimited" else int(soft) if soft.isdigit() else None,
         may_nice=capabilities is not None and bool(int(capabilities[1], 16) & CAP_SYS_NICE),
@@ -216,7 +216,7 @@ def _limits(root: Path) -> Limits:
         rt_period_us=_integer(root / "proc/sys/kernel/sched_rt_period_us"),
         group_rt_runtime_us=None if old is None else _integer(root / f"sys/fs/cgroup/cpu/{old.strip('/')}/cpu.rt_runtime_us"),
         group_cores=cores,
-        group_bytes=least_bytes,
+        group_bytes=min_bytes,
         cpus=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (),
     )
 

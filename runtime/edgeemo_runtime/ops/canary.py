@@ -25,10 +25,10 @@ class CanaryRules:
 
     share: float = 0.05  # of the users, by the tail of their id
     observe: str = "30m"
-    least_steps: int = 1000  # nothing is judged before
-    largest_error_rate: float = 0.001  # answers that are no probabilities
-    largest_jump_rate_rise: float = 0.02  # over the other model's
-    largest_late_rise: float = 0.01  # share of answers after the budget, over the other model's
+    min_steps: int = 1000  # nothing is judged before
+    max_error_rate: float = 0.001  # answers that are no probabilities
+    max_jump_rate_rise: float = 0.02  # over the other model's
+    max_late_rise: float = 0.01  # share of answers after the budget, over the other model's
 
     def __post_init__(self) -> None:
         check_range(self, "share must lie between 0 and 1", 0 < self.share < 1)
@@ -36,8 +36,8 @@ class CanaryRules:
             seconds(self.observe)
         except EdgeEmoError as error:
             raise EdgeEmoError(f"observe {error}") from None
-        check_range(self, "least_steps must be at least 1", self.least_steps >= 1)
-        for name in ("largest_error_rate", "largest_jump_rate_rise", "largest_late_rise"):
+        check_range(self, "min_steps must be at least 1", self.min_steps >= 1)
+        for name in ("max_error_rate", "max_jump_rate_rise", "max_late_rise"):
             check_range(self, f"{name} must not be negative", getattr(self, name) >= 0)
 
 
@@ -46,12 +46,12 @@ def failure(rules: CanaryRules, canary: ModelCounters, live: ModelCounters) -> s
 
     Jump rates 0.08 and 0.03 with a largest rise of 0.02: "jump rate 0.0800, beside 0.0300 of the live model".
     """
-    if canary.steps < rules.least_steps:
+    if canary.steps < rules.min_steps:
         return ""
-    if canary.errors > rules.largest_error_rate * canary.steps:
+    if canary.errors > rules.max_error_rate * canary.steps:
         return f"{canary.errors} errors in {canary.steps} steps"
-    if canary.jump_rate > live.jump_rate + rules.largest_jump_rate_rise:
+    if canary.jump_rate > live.jump_rate + rules.max_jump_rate_rise:
         return f"jump rate {canary.jump_rate:.4f}, beside {live.jump_rate:.4f} of the live model"
-    if canary.late_share > live.late_share + rules.largest_late_rise:
+    if canary.late_share > live.late_share + rules.max_late_rise:
         return f"{canary.late_share:.2%} of the answers late, beside {live.late_share:.2%} of the live model's"
     return ""

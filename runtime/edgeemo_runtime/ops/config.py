@@ -112,10 +112,10 @@ def _section(default: Any, values: dict[str, Any], name: str) -> Any:
             raise EdgeEmoError(f"has no key {printable(key)}; there are {', '.join(known)}")
         wanted = type(known[key])
         if isinstance(value, int) and not isinstance(value, bool) and wanted is float:
-            value = float(min(max(value, -LARGEST_NUMBER), LARGEST_NUMBER))
+            value = float(min(max(value, -MAX_NUMBER), MAX_NUMBER))
         if wanted is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
             value = tuple(value)
-        too_large = isinstance(value, int | float) and not abs(value) < LARGEST_NUMBER
+        too_large = isinstance(value, int | float) and not abs(value) < MAX_NUMBER
         if type(value) is not wanted or too_large:
             raise EdgeEmoError(f"{key} must be {_KINDS[wanted]}, not {printable(repr(value)[:60])}")
         known[key] = value
@@ -123,4 +123,4 @@ def _section(default: Any, values: dict[str, Any], name: str) -> Any:
 
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", tuple: "a list of strings"}
-LARGEST_NUMBER = 1 << 53
+MAX_NUMBER = 1 << 53

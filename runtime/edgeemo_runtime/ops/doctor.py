@@ -24,7 +24,7 @@ SINCE_START = 16
 SUPPLY = "use the supply made for the board (5 V, 3 A for a Pi 4, 5 A for a Pi 5) and a short cable"
 COOLING = "give it a heat sink or a fan"
 HOT_CELSIUS = 80.0  # where Raspberry Pi's firmware begins to slow the cores
-LEAST_BYTES = 150 << 20  # resident: 57 MB with 80 calls, and twice as much while a model is exchanged
+MIN_BYTES = 150 << 20  # resident: 57 MB with 80 calls, and twice as much while a model is exchanged
 BUSY = 0.5  # load per core from which others are in the way
 GOVERNORS = "/sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
 
@@ -164,8 +164,8 @@ def _share(board: Board) -> Iterator[Finding]:
         what = f"its control group has {limits.group_cores:.2f} cores' worth of time: beyond that steps stand still"
         yield Finding(WARN, what, "remove CPUQuota= of the unit, or --cpus of the container, and bind to a core instead")
     least = min((b for b in (limits.group_bytes, board.memory_bytes) if b is not None), default=None)
-    if least is not None and least < LEAST_BYTES:
-        what = f"there are {least / 2**20:.0f} MiB of memory; an engine and the exchange of its model want {LEAST_BYTES >> 20}"
+    if least is not None and least < MIN_BYTES:
+        what = f"there are {least / 2**20:.0f} MiB of memory; an engine and the exchange of its model want {MIN_BYTES >> 20}"
         yield Finding(WARN, what, "raise MemoryMax= of the unit, or --memory of the container")
     if board.load is not None and board.cores and board.load > BUSY * len(board.cores):
         what = f"others are at work: a load of {board.load:.1f} on {len(board.cores)} cores"

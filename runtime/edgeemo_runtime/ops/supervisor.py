@@ -160,7 +160,7 @@ class Supervisor:
             with self._storing("canary_not_removed"):
                 store.drop_canary(models)
         elif now - self._tried_since >= canary.seconds(self.config.canary.observe):
-            if mine.steps < self.config.canary.least_steps:
+            if mine.steps < self.config.canary.min_steps:
                 return  # nothing to judge by yet
             self.engine.end_canary(True, self.config.swap.carry)
             self._serving, self._trying = self._trying, None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 RECENT = 50  # events that a page which has just been opened is shown, and at most at once
 LIVE_S = 0.5  # between two pictures of all calls
-EXPECTED_S, LONGEST_EXPECTED_S = 60.0, 3600.0
+EXPECTED_S, MAX_EXPECTED_S = 60.0, 3600.0
 PAGE = {
     "/": ("index.html", "text/html"), "/page.css": ("page.css", "text/css"), "/page.js": ("page.js", "text/javascript"),
     "/microphone.js": ("microphone.js", "text/javascript"),
@@ -239,8 +239,8 @@ class Api:
             asked = float(seconds)
         except ValueError:
             raise EdgeEmoError("seconds is a number") from None
-        if not 0 < asked <= LONGEST_EXPECTED_S:
-            raise EdgeEmoError(f"seconds lie in (0, {LONGEST_EXPECTED_S:.0f}]")
+        if not 0 < asked <= MAX_EXPECTED_S:
+            raise EdgeEmoError(f"seconds lie in (0, {MAX_EXPECTED_S:.0f}]")
         self._service.calls.expect(call_id, asked)
         return web.json_response({"call": call_id, "seconds": asked})
 

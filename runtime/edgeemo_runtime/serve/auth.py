@@ -23,7 +23,7 @@ SESSIONS = 1000
 COOKIE = "edgeemo"
 CLOCK_SKEW_S = 3  # of AudioHook signatures; docs of Genesys' reference implementation
 SIGNATURE_AGE_S = 10
-LEAST_NONCE = 22  # characters
+MIN_NONCE = 22  # characters
 SIGNED = (
     "@request-target",
     "@authority",
@@ -130,7 +130,7 @@ class Auth:
         sound = (
             len(set(names)) == len(names)
             and set(SIGNED) <= set(names)
-            and len(parameters.get("nonce", "")) >= LEAST_NONCE
+            and len(parameters.get("nonce", "")) >= MIN_NONCE
             and parameters.get("keyid") == headers.get("X-API-KEY")
             and parameters.get("alg", "hmac-sha256") == "hmac-sha256"
         )

@@ -302,7 +302,7 @@ class Calls:
                         self._give_up(call)
                 elif now - call.heard > limits.idle_s:
                     call.hang_up("idle")
-                elif now - call.began > limits.longest_call_s:
+                elif now - call.began > limits.max_call_s:
                     call.hang_up("too long")
 
     def _give_up(self, call: Call) -> None:

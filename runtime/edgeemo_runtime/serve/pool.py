@@ -25,11 +25,11 @@ from edgeemo_runtime.serve.rings import AudioWriter, SlotWriter, make_region
 from edgeemo_runtime.serve.settings import Settings
 
 YOUNG_S = 10.0  # an engine that dies before is waited for longer the next time
-LONGEST_WAIT_S = 30.0
+MAX_WAIT_S = 30.0
 WATCH_S = 0.5
 METRICS_S = 1.0  # that an engine has to tell its figures
 REPLAY_S = 0.35  # that hearing all calls' last audio again may take
-LEAST_REPLAYED = 3  # hops
+MIN_REPLAYED = 3  # hops
 DEATHS = 3  # engines that a call may outlive: perhaps it is what they die of
 
 
@@ -147,7 +147,7 @@ class Pool:
         wait = self.settings.serve.restart_s
         if time.monotonic() - engine.began < YOUNG_S:
             engine.young_deaths += 1
-            wait = min(LONGEST_WAIT_S, wait * 2 ** min(engine.young_deaths, 12))
+            wait = min(MAX_WAIT_S, wait * 2 ** min(engine.young_deaths, 12))
         else:
             engine.young_deaths = 0
         while not self._closing:
@@ -156,7 +156,7 @@ class Pool:
                 await engine.start(self._task_of(engine))
             except EdgeEmoError as error:
                 log("engine_not_started", engine=engine.index, reason=str(error))
-                wait = min(LONGEST_WAIT_S, wait * 2)
+                wait = min(MAX_WAIT_S, wait * 2)
                 continue
             log("engine_started", engine=engine.index, took_s=round(time.monotonic() - engine.began, 2))
             self._settle()
@@ -230,7 +230,7 @@ class Pool:
         cost = max((e.beat["busy_s"] / e.beat["steps"] for e in self.engines if e.beat.get("steps")), default=0.0)
         alive = max(1, sum(e.ready for e in self.engines))
         calls = -(-len(self.channels) // alive)
-        return min(most, max(LEAST_REPLAYED, int(REPLAY_S / max(1e-9, cost * calls))))
+        return min(most, max(MIN_REPLAYED, int(REPLAY_S / max(1e-9, cost * calls))))
 
     # -- what engines say ------------------------------------------------------------------------------------------------
     def answered(self, rows: np.ndarray, models: list[str]) -> None:

@@ -28,7 +28,7 @@ HEADER = 12
 MOST_PAYLOAD = 16_384  # bytes; more than any network's packet
 COMFORT_NOISE = (13, 19)  # RFC 3389, and the number it had before: a pause
 RESERVED_S = 60.0  # that an announced call has to come
-LONGEST_GAP_S = 60.0  # a larger jump of timestamps is another source
+MAX_GAP_S = 60.0  # a larger jump of timestamps is another source
 QUIET_S = 0.1  # after which another SSRC of the same address is the call's source
 RECEIVE_BYTES = 1 << 20  # of the kernel's queue for a port
 _HEAD = struct.Struct("!BBHII")
@@ -81,12 +81,12 @@ class MediaClock:
             jumped = 0
         else:
             ahead = (timestamp - self._expected + (1 << 31)) % (1 << 32) - (1 << 31)
-            if 0 < ahead <= LONGEST_GAP_S * self._rate:
+            if 0 < ahead <= MAX_GAP_S * self._rate:
                 jumped = self.count = self.count + ahead
             elif ahead:  # a source that counts anew: by the time that has passed
                 silent = round((now - self._heard) * self._rate) - samples
                 if silent > samples:
-                    jumped = self.count = self.count + min(silent, int(LONGEST_GAP_S * self._rate))
+                    jumped = self.count = self.count + min(silent, int(MAX_GAP_S * self._rate))
         self._heard = now
         self._expected = (timestamp + samples) % (1 << 32)
         self.count += samples

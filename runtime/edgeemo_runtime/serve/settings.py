@@ -15,7 +15,7 @@ from edgeemo_runtime.serve.formats import Format, parse_format
 
 CAPACITIES = ("plan", "max_streams")
 EVENTS = ("begin", "segment", "step", "handoff", "end")
-LARGEST_MESSAGE = 1 << 20
+MAX_MESSAGE = 1 << 20
 LISTENERS = ("websocket", "audiosocket", "rtp", "http")
 
 
@@ -59,7 +59,7 @@ class ListenRules:
 class LimitRules:
     handshake_s: float = 5.0  # from a connection to its first sound message
     idle_s: float = 30.0  # without audio before a call ends
-    longest_call_s: float = 14_400.0
+    max_call_s: float = 14_400.0
     message_bytes: int = 65_536  # of one WebSocket message
     unread_bytes: int = 262_144  # that a client leaves unread before it is dropped
     unread_events: int = 1_000  # the same of events that wait for a subscriber, a broker or a webhook
@@ -69,11 +69,11 @@ class LimitRules:
     drain_s: float = 30.0  # that running calls get to end after SIGTERM
 
     def __post_init__(self) -> None:
-        for name in ("handshake_s", "idle_s", "longest_call_s", "opens_per_s"):
+        for name in ("handshake_s", "idle_s", "max_call_s", "opens_per_s"):
             check_range(self, f"{name} must be positive", getattr(self, name) > 0)
         check_range(self, "drain_s must not be negative", self.drain_s >= 0)
-        good = 1024 <= self.message_bytes <= LARGEST_MESSAGE
-        check_range(self, f"message_bytes must lie in 1024..{LARGEST_MESSAGE}", good)
+        good = 1024 <= self.message_bytes <= MAX_MESSAGE
+        check_range(self, f"message_bytes must lie in 1024..{MAX_MESSAGE}", good)
         for name in ("unread_bytes", "unread_events", "per_address", "subscribers"):
             check_range(self, f"{name} must be at least 1", getattr(self, name) >= 1)
 

@@ -18,7 +18,7 @@ from edgeemo_runtime.serve.calls import Calls
 from edgeemo_runtime.serve.events import Event
 from edgeemo_runtime.serve.settings import Settings, read_secret
 
-LONGEST_WAIT_S = 30.0  # between two attempts
+MAX_WAIT_S = 30.0  # between two attempts
 REQUEST_S = 10.0  # that a webhook's answer may take
 AT_ONCE = 4  # webhook requests; the events of one call go one after the other
 
@@ -66,7 +66,7 @@ class EventQueue:
 
 def backoff(attempt: int) -> float:
     """Seconds to wait after ``attempt`` failures, half of it at random so that many do not come back at once."""
-    return min(LONGEST_WAIT_S, 0.5 * 2**attempt) * (0.5 + random.random() / 2)
+    return min(MAX_WAIT_S, 0.5 * 2**attempt) * (0.5 + random.random() / 2)
 
 
 class MqttSink:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgeemo_runtime.serve.context import Service
 
 HEARTBEAT_S = 20.0  # pings; a client that does not answer is gone
-LONGEST_REASON = 120  # bytes of a closing frame's reason
+MAX_REASON = 120  # bytes of a closing frame's reason
 
 
 class WebSocketSession:
@@ -99,7 +99,7 @@ class WebSocketSession:
     async def _close(self) -> None:
         code, reason = self._closing or (1000, "")
         with contextlib.suppress(ConnectionError, RuntimeError):
-            await self._socket.close(code=code, message=reason.encode("ascii", "replace")[:LONGEST_REASON])
+            await self._socket.close(code=code, message=reason.encode("ascii", "replace")[:MAX_REASON])
 
     async def _read(self) -> None:
         """Messages until the client or the call has ended; then what the engines still have to say is waited for."""

@@ -61,7 +61,7 @@ def test_a_new_model_serves_running_calls(artifact: Path, another: Path, tmp_pat
 def test_a_canary_is_judged_and_promoted(artifact: Path, another: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
     store.install(artifact, models)
-    canary = CanaryRules(share=0.99, observe="1s", least_steps=5, largest_jump_rate_rise=1.0, largest_late_rise=1.0)
+    canary = CanaryRules(share=0.99, observe="1s", min_steps=5, max_jump_rate_rise=1.0, max_late_rise=1.0)
     running = Running(models, config=replace(CONFIG, swap=replace(CONFIG.swap, watch_s=0.1), canary=canary))
     name = store.install(another, models, store.CANARY)
     audio = (np.asarray(speech(3, 5)) * 32767).astype("<i2").tobytes()

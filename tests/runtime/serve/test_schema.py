@@ -32,7 +32,7 @@ def test_the_schema_is_one_and_refuses() -> None:
 @pytest.mark.slow
 def test_a_calls_events_are_as_it_says(serve: Callable[..., Running], artifact: Path) -> None:
     """All kinds of them: with the rules, an unclear beginning is handed off."""
-    rules = replace(PRESETS["call-centre"], least_confidence=0.9, decision_s=0.0)
+    rules = replace(PRESETS["call-centre"], min_confidence=0.9, decision_s=0.0)
     running = serve(config=replace(CONFIG, decision=rules))
     audio = (np.asarray(speech(3, 30)) * 32767).astype("<i2").tobytes()
     header = json.dumps({"edgeemo": 1, "format": "s16", "rate": 8000, "steps": True, "user": "caller-17"})

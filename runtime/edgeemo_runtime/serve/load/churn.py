@@ -13,7 +13,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.serve.load.clients import CLIENTS, PACKET_S, Client
 from edgeemo_runtime.serve.load.run import make_packets, status
 
-LONGEST_S = 2.0  # that one of them talks
+MAX_S = 2.0  # that one of them talks
 SHORT = 0.2  # share that says nothing at all
 ABRUPT = 0.3  # share that is gone without a word
 SETTLED_S = 30.0  # that the service may take to forget the last of them
@@ -24,7 +24,7 @@ async def _one(client: Client, packets: list[bytes], rng: np.random.Generator) -
     client.told = lambda event: None
     try:
         await client.open()
-        count = 0 if rng.random() < SHORT else int(rng.uniform(1, LONGEST_S / PACKET_S))
+        count = 0 if rng.random() < SHORT else int(rng.uniform(1, MAX_S / PACKET_S))
         due = time.monotonic()
         for number, packet in enumerate(packets[:count]):
             await client.send(number, packet)
@@ -55,7 +55,7 @@ async def run_churn(
     """``count`` connections, up to ``at_once`` at a time. Raises EdgeEmoError where there is no service."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     kind, rng = CLIENTS[protocol], np.random.default_rng(seed)
-    packets = make_packets(paths, at_once, LONGEST_S, kind.encoding, seed)
+    packets = make_packets(paths, at_once, MAX_S, kind.encoding, seed)
     before, began = await status(http, headers), time.monotonic()
     waiting = iter(range(count))
     outcome = {"served": 0, "refused": 0, "failed": 0}

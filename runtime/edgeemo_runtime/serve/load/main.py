@@ -52,7 +52,7 @@ def show(report: dict[str, Any]) -> None:
         f"of a core: front {100 * cpu['front']:.0f} %, engines {engines}; packets left up to {report['sender_worst_ms']} ms late"
     )
     if report["reconnects"]:
-        print(f"connections opened again {report['reconnects']}, away for up to {report['longest_away_s']} s")
+        print(f"connections opened again {report['reconnects']}, away for up to {report['max_away_s']} s")
     _show_memory(report, "before, early, at the end")
 
 

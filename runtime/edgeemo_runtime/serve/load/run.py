@@ -312,5 +312,5 @@ def _report(
         },
         "restarts": after["restarts"] - before["restarts"],
         "reconnects": sum(len(c.away_s) for c in calls),
-        "longest_away_s": round(max((s for c in calls for s in c.away_s), default=0.0), 2),
+        "max_away_s": round(max((s for c in calls for s in c.away_s), default=0.0), 2),
     }
