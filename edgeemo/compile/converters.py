@@ -52,6 +52,15 @@ def _log(bb: relax.BlockBuilder, inputs: list[Expr], attrs: dict[str, Any], opse
     return relax.op.where(relax.op.greater(x, zero), relax.op.log(x), beyond)
 
 
+def _sign(bb: relax.BlockBuilder, inputs: list[Expr], attrs: dict[str, Any], opset: int) -> Expr | None:
+    """Not a number of what is none, where TVM's is zero."""
+    x = inputs[0]
+    if not str(x.ty.dtype).startswith("float"):
+        return None
+    found = bb.normalize(relax.op.sign(x))
+    return relax.op.where(bb.normalize(relax.op.isnan(x)), x, found)
+
+
 def _gather_elements(bb: relax.BlockBuilder, inputs: list[Expr], attrs: dict[str, Any], opset: int) -> Expr | None:
     data, indices = inputs
     axis = int(attrs.get("axis", 0)) % len(_shape(data))
@@ -69,4 +78,5 @@ CONVERTERS: dict[str, Converter] = {
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "Log": _log,
+    "Sign": _sign,
 }

@@ -108,7 +108,7 @@ def test_the_extreme_of_infinities_is_infinite(kind: str, tmp_path: Path) -> Non
 
 
 SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, -1.0, 2.0, 87.9, 88.5, 89.0, -87.5, -100.0, -110.0, 3e38, 1e-3, -1e-6]
-FUNCTIONS = ["Exp", "Log", "Tanh", "Sigmoid", "Erf", "Relu", "Sqrt", "Softplus", "Mish", "Elu", "Abs", "Atan"]
+FUNCTIONS = ["Exp", "Log", "Tanh", "Sigmoid", "Erf", "Relu", "Sqrt", "Softplus", "Mish", "Elu", "Abs", "Atan", "Sign"]
 
 
 @pytest.mark.parametrize("count", [16, 15])  # in whole vectors, and one by one
