@@ -134,6 +134,18 @@ def test_powers_of_every_special_value(tmp_path: Path) -> None:
     np.testing.assert_allclose(compiled(model, tmp_path)[1].run(feeds)["y"], run(model, feeds)["y"], rtol=2e-5)
 
 
+@pytest.mark.parametrize("before", ["Round", "Concat"])
+def test_what_tvm_does_not_vectorize_may_be_read_twice(before: str, tmp_path: Path) -> None:
+    """By a function of its own that looks for NaN, and the square of that."""
+    joined = before == "Concat"
+    first = helper.make_node(before, ["x", "x"] if joined else ["x"], ["a"], **({"axis": 1} if joined else {}))
+    nodes = [first, helper.make_node("Cos", ["a"], ["b"]), helper.make_node("ReduceSumSquare", ["b", "axes"], ["y"])]
+    model = graph(nodes, {"x": ["n", 2, 1, 4]}, {"y": ["n", 1, 1, 4]}, {"axes": np.array([1])}, opset=20)
+    x = np.random.default_rng(0).standard_normal((3, 2, 1, 4)).astype(np.float32)
+    got = compiled(adapt(model, "m", {}, {}).model, tmp_path)[1].run({"x": x})["y"]
+    np.testing.assert_allclose(got, run(model, {"x": x})["y"], rtol=1e-5)
+
+
 @pytest.mark.parametrize("op", ["Softplus", "Mish"])
 def test_small_results_are_right_by_themselves(op: str, tmp_path: Path) -> None:
     """Every number to a relative error: log(1 + u) of a small u is no log of what 1 + u is rounded to."""
