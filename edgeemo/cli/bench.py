@@ -37,7 +37,7 @@ def bench(
     int8: Path, floating: Path | None, board: Path, board_float: Path | None, a72cost: Path | None, sizes: list[int],
     plot: Path | None, out: Path | None, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Cost per stream against batch size: ratios on this machine, and modelled cycles of a Cortex-A72 where a72cost is."""
+    """Cost per stream against batch size: ratios on this machine, and modelled cycles of the board's core where a72cost is."""
     from edgeemo.bench.report import bench_host, bench_modelled
 
     check_report(out, force)
@@ -45,7 +45,7 @@ def bench(
     with progress_bar("this machine", 1 if floating is None else 2) as advance:
         document: dict[str, Any] = {"host": bench_host(int8, floating, sizes, advance)}
     if a72cost is not None:
-        with progress_bar("modelled Cortex-A72", len(sizes) + (3 if board_float else 0)) as advance:
+        with progress_bar("the board, modelled", len(sizes) + (3 if board_float else 0)) as advance:
             document["modelled"] = bench_modelled(a72cost, board, board_float, sizes, advance)
     if plot is not None:
         write_file(plot, _plot(document), force)
@@ -67,7 +67,7 @@ def _plot(document: dict[str, Any]) -> bytes:
     curves, unit, limit = document["host"]["cost_per_stream"], document["host"]["unit"], None
     if "modelled" in document:
         found = document["modelled"]
-        curves = {"INT8, modelled Cortex-A72": {r["streams"]: r["real_per_stream"] / 1e6 for r in found["int8"]}}
+        curves = {"INT8, the board modelled": {r["streams"]: r["real_per_stream"] / 1e6 for r in found["int8"]}}
         unit, limit = "M cycles per stream and step (modelled)", found["limit_per_stream"] / 1e6
     return plot_cost(curves, unit, limit, "Cost per stream against batch size")
 
@@ -76,7 +76,7 @@ def _print_modelled(found: dict[str, Any]) -> None:
     heads = ["streams", "core M", "real M", "real M/stream", "over limit", "streams/core"]
     lines = [[r["streams"], f"{r['core'] / 1e6:.2f}", f"{r['real'] / 1e6:.2f}", f"{r['real_per_stream'] / 1e6:.3f}",
               r["over_limit"] and f"{r['over_limit']:.2f}", r["streams_per_core"]] for r in found["int8"]]  # fmt: skip
-    show_table("Cortex-A72, modelled cycles", heads, lines)
+    show_table("the board, modelled cycles", heads, lines)
     show_table("share per kernel", ["kernel", "%"], [[k, f"{100 * v:.1f}"] for k, v in found["share_per_kernel"].items()])
     for key, value in found.get("at_8_streams", {}).items():
         click.echo(f"{key.replace('_', ' ')} at 8 streams: {value}")
