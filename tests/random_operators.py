@@ -206,15 +206,12 @@ def _order(g: Graph) -> None:
 def _normal_of_channels(g: Graph) -> None:
     if len(g.shape) not in (2, 3):
         return
-    kinds = ("InstanceNormalization", "GroupNormalization", "BatchNormalization", "LRN")
+    kinds = ("InstanceNormalization", "BatchNormalization", "LRN")
     channels, kind = g.shape[0], g.draw.choice(kinds if len(g.shape) == 3 else kinds[:-1])
     if kind == "LRN":
         g.add(kind, size=g.draw.choice((1, 3, 5)), alpha=0.1, beta=0.75)
     elif kind == "BatchNormalization":
         g.add(kind, *(g.weights(channels) for _ in range(3)), g.constant(g.noise.uniform(0.5, 2, channels).astype(np.float32)))
-    elif kind == "GroupNormalization":
-        groups = g.draw.choice([d for d in range(1, channels + 1) if channels % d == 0])
-        g.add(kind, g.weights(channels), g.weights(channels), num_groups=groups)
     else:
         g.add(kind, g.weights(channels), g.weights(channels))
 
@@ -291,7 +288,7 @@ def _to_depth(g: Graph) -> None:
 
 def _recurrent(g: Graph) -> None:
     """Over an axis of the item, as exporters write it: time first, then back."""
-    if len(g.shape) != 2 or g.shape[0] > 8:
+    if len(g.shape) != 2 or g.shape[0] > 8 or not g.ordered:
         return
     kind, hidden = g.draw.choice(("LSTM", "GRU", "RNN")), g.draw.choice((1, 3, 8))
     way, (time, size) = g.draw.choice(("forward", "reverse", "bidirectional")), g.shape
