@@ -146,6 +146,17 @@ def test_what_tvm_does_not_vectorize_may_be_read_twice(before: str, tmp_path: Pa
     np.testing.assert_allclose(got, run(model, {"x": x})["y"], rtol=1e-5)
 
 
+def test_a_chain_of_remainders_is_no_code_of_exponential_size(tmp_path: Path) -> None:
+    """Each reads its argument ten times: written into one expression, four of them take LLVM longer than anybody waits."""
+    divisors = {f"d{i}": np.float32(d) for i, d in enumerate((3.1, 1.7, 0.9, 0.4))}
+    names = ["x", "a", "b", "c", "y"]
+    nodes = [helper.make_node("Mod", [names[i], f"d{i}"], [names[i + 1]], fmod=1) for i in range(4)]
+    model = graph(nodes, {"x": ["n", 8]}, {"y": ["n", 8]}, divisors, opset=20)
+    x = np.random.default_rng(0).normal(scale=5, size=(3, 8)).astype(np.float32)
+    got = compiled(adapt(model, "m", {}, {}).model, tmp_path)[1].run({"x": x})["y"]
+    np.testing.assert_allclose(got, run(model, {"x": x})["y"], atol=1e-5)
+
+
 @pytest.mark.parametrize("op", ["Softplus", "Mish"])
 def test_small_results_are_right_by_themselves(op: str, tmp_path: Path) -> None:
     """Every number to a relative error: log(1 + u) of a small u is no log of what 1 + u is rounded to."""

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import tvm
 from edgeemo_runtime.errors import EdgeEmoError
-from tvm import relax, s_tir, te, tirx, topi
+from tvm import ir, relax, s_tir, te, tirx, topi
+from tvm_ffi.structural import structural_walk
 
 from edgeemo.compile.codegen import math_intrinsics as lower_math
 from edgeemo.compile.codegen import special_values
@@ -19,6 +20,7 @@ from edgeemo.compile.ir import MAIN, Graph, static_shape
 
 LANES = 4
 UNROLLED = 16  # places at most
+MAX_INLINED = 100  # reads in an expression; beyond that a value is stored
 SMALLEST_DIVISOR = 1e-30  # the reciprocal of less may be infinite
 RESHAPES = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten")
 
@@ -125,11 +127,33 @@ def _schedule(func: tirx.PrimFunc) -> tirx.PrimFunc:
     vectors along the last axis. LLVM would not do that by itself: a concatenation's branches keep its loops scalar."""
     schedule = s_tir.Schedule(func)
     for block in schedule.get_child_blocks(schedule.get_sblock("root")):
+        if _inlined_size(schedule, block) > MAX_INLINED:
+            _vectorize(schedule, block)
+            continue
         try:
             schedule.compute_inline(block)
         except s_tir.schedule.ScheduleError:
             _vectorize(schedule, block)  # a reduction, or an output
     return schedule.mod["main"]
+
+
+def _inlined_size(schedule: s_tir.Schedule, block: Any) -> int:
+    """Reads in the longest expression that ``block`` would be part of: values read twice by others that are (a remainder,
+    a chain of choices) make code of exponential size."""
+    own = _reads(schedule, block)
+    written = schedule.get(block).writes[0].source
+    longest = 0
+    for reader in schedule.get_consumers(block):
+        reads = _reads(schedule, reader)
+        times = sum(read.source.same_as(written) for read in reads)
+        longest = max(longest, len(reads) + times * (len(own) - 1))
+    return longest
+
+
+def _reads(schedule: s_tir.Schedule, block: Any) -> list[Any]:
+    found: list[Any] = []
+    structural_walk(schedule.get(block).body, (ir.TensorLoad, found.append))
+    return found
 
 
 def _vectorize(schedule: s_tir.Schedule, block: Any) -> None:
