@@ -52,8 +52,10 @@ class FakeBuilder:
 
 def interleaver_of(log: list[str], rows: int, steps: int) -> tuple[EpilogueInterleaver, FakeDesk]:
     spill = FakeDesk()
-    beside = DeferredEpilogue(spill, lambda: lambda row: counting(log, f"row{row} ", steps), lambda row, part, sums: None, steps)  # type: ignore[arg-type]
-    return EpilogueInterleaver(FakeBuilder(), beside, rows), spill  # type: ignore[arg-type]
+    deferred = DeferredEpilogue(
+        spill, lambda: lambda row: counting(log, f"row{row} ", steps), lambda row, part, sums: None, steps
+    )  # type: ignore[arg-type]
+    return EpilogueInterleaver(FakeBuilder(), deferred, rows), spill  # type: ignore[arg-type]
 
 
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 300))
@@ -97,7 +99,7 @@ def test_every_row_is_in_one_turn(rows: int, taps: int, turns: int) -> None:
     interleaver, _ = interleaver_of([], rows, 1)
     parts = list(turns_of(interleaver, taps, turns))
     assert [(tap, turn) for tap, turn, _ in parts] == [(tap, turn) for tap in range(taps) for turn in range(turns)]
-    assert sorted(row for _, _, beside in parts for row in beside) == list(range(rows))
+    assert sorted(row for _, _, deferred in parts for row in deferred) == list(range(rows))
 
 
 @pytest.mark.parametrize(("name", "ops"), [("gelu", 26), ("silu", 39), ("hard_swish", 8), ("relu6", 4)])

@@ -178,7 +178,7 @@ def test_a_canary_fails_by_errors_jumps_or_lateness() -> None:
 
     fine = counters(jumps=30)
     assert failure(rules, counters(jumps=49), fine) == ""
-    assert failure(rules, counters(jumps=80), fine) == "jump rate 0.0800, beside 0.0300 of the live model"
+    assert failure(rules, counters(jumps=80), fine) == "jump rate 0.0800, against 0.0300 of the live model"
     assert failure(rules, counters(errors=2), fine) == "2 errors in 1000 steps"
     assert "late" in failure(rules, counters(late=100), fine)
     assert failure(rules, counters(steps=99, errors=99), fine) == ""

@@ -99,7 +99,7 @@ edgeemo_status edgeemo_model_load(const char *path, const edgeemo_load_options *
   edgeemo_load_options options;
   ee_bytes signature = {NULL, 0};
   bool exposed = false, signature_exposed = false;
-  char beside[4096];
+  char signature_path[4096];
   if (path == NULL || out == NULL) return ee_fail(EDGEEMO_INVALID, "edgeemo_model_load: path or out is NULL");
   *out = NULL;
   edgeemo_status status = ee_load_options(given, &options);
@@ -110,8 +110,9 @@ edgeemo_status edgeemo_model_load(const char *path, const edgeemo_load_options *
   status = folder ? ee_read_folder(path, &model->archive, &exposed)
                   : ee_read_file(path, (int64_t)EE_MANIFEST_LIMIT + EE_LIBRARY_LIMIT + EE_WEIGHTS_LIMIT, &model->archive, &exposed);
   if (status == EDGEEMO_OK && options.key_count > 0) {
-    const int length = snprintf(beside, sizeof beside, folder ? "%s/artifact.minisig" : "%s.minisig", path);
-    if (length > 0 && (size_t)length < sizeof beside) status = ee_read_file(beside, EE_SIGNATURE_LIMIT, &signature, &signature_exposed);
+    const int length = snprintf(signature_path, sizeof signature_path, folder ? "%s/artifact.minisig" : "%s.minisig", path);
+    if (length > 0 && (size_t)length < sizeof signature_path)
+      status = ee_read_file(signature_path, EE_SIGNATURE_LIMIT, &signature, &signature_exposed);
     if (status == EDGEEMO_NO_FILE) status = EDGEEMO_OK; /* not signed: said by whoever asks for it */
   }
   if (status == EDGEEMO_OK) status = ee_check_archive(model, &signature, exposed, &options);

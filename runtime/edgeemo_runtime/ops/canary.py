@@ -21,7 +21,7 @@ def seconds(text: str) -> float:
 
 @dataclass(frozen=True)
 class CanaryRules:
-    """When a canary has failed: by its own errors, or by being worse than the model beside it."""
+    """When a canary has failed: by its own errors, or by being worse than the live model."""
 
     share: float = 0.05  # of the users, by the tail of their id
     observe: str = "30m"
@@ -44,14 +44,14 @@ class CanaryRules:
 def failure(rules: CanaryRules, canary: ModelCounters, live: ModelCounters) -> str:
     """Why the canary must go back, or nothing.
 
-    Jump rates 0.08 and 0.03 with a largest rise of 0.02: "jump rate 0.0800, beside 0.0300 of the live model".
+    Jump rates 0.08 and 0.03 with a largest rise of 0.02: "jump rate 0.0800, against 0.0300 of the live model".
     """
     if canary.steps < rules.min_steps:
         return ""
     if canary.errors > rules.max_error_rate * canary.steps:
         return f"{canary.errors} errors in {canary.steps} steps"
     if canary.jump_rate > live.jump_rate + rules.max_jump_rate_rise:
-        return f"jump rate {canary.jump_rate:.4f}, beside {live.jump_rate:.4f} of the live model"
+        return f"jump rate {canary.jump_rate:.4f}, against {live.jump_rate:.4f} of the live model"
     if canary.late_share > live.late_share + rules.max_late_rise:
-        return f"{canary.late_share:.2%} of the answers late, beside {live.late_share:.2%} of the live model's"
+        return f"{canary.late_share:.2%} of the answers late, against {live.late_share:.2%} of the live model's"
     return ""

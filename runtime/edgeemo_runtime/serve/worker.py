@@ -54,7 +54,7 @@ PLAN_S = 2.0  # of simulated time for each plan
 
 
 class ServedSupervisor(Supervisor):
-    """Beside others on the same folder: an engine whose canary another has judged follows the links."""
+    """One of several on the same folder: an engine whose canary another has judged follows the links."""
 
     def look(self) -> None:
         """Looks at the links with the next poll, as after SIGHUP."""
