@@ -141,8 +141,8 @@ def _run(model: onnx.ModelProto, feed: Feed) -> Outputs:
 
 
 def _stream_problem(model: onnx.ModelProto, contract: StreamContract, artifact: Path) -> str:
-    """Names what is wrong with the probabilities of some calls, "" if nothing is: of all at once against ONNX Runtime's, and of one
-    call alone against its own among others, which is far stricter."""
+    """Names what is wrong with the probabilities of some calls, "" if nothing is: of all at once against ONNX Runtime's, and of
+    one call alone against its own among others, which is far stricter."""
     noise = np.random.default_rng(0)
     loudness = 10.0 ** noise.uniform(-3, -0.5, (HOPS, CALLS, 1))  # pauses and shouting
     audio = (noise.standard_normal((HOPS, CALLS, contract.samples_per_step)) * loudness).astype(np.float32)
