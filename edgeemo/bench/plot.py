@@ -76,6 +76,7 @@ def plot_front(names: Sequence[str], calls: Sequence[float], f1: Sequence[float]
         axes.annotate(name, (count, score), textcoords="offset points", xytext=(6, 6), fontsize=9)
     axes.set_xscale("log")
     axes.set_xlim(min(calls) / 2, max(calls) * 4)
+    axes.margins(y=0.15)
     ticks = [n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500) if min(calls) / 2 <= n <= max(calls) * 4]
     axes.set_xticks(ticks, [str(n) for n in ticks])
     axes.minorticks_off()
