@@ -83,7 +83,7 @@ def _function(call: ir.Call) -> Expr:
 
 
 def _power(call: ir.Call) -> Expr:
-    """What is no number stays so, but 1 ** NaN and NaN ** 0 are 1 (C, Annex F)."""
+    """A power that keeps NaN, but 1 ** NaN and NaN ** 0 are 1 (C, Annex F)."""
     dtype = str(call.ty.dtype)
     x, y = (tirx.Var(name, dtype) for name in ("base", "exponent"))
     zero, one = (tirx.FloatImm(dtype, value) for value in (0.0, 1.0))
