@@ -50,10 +50,13 @@ def with_intensity_head(model: CallModel) -> CallModel:
     return made.eval()
 
 
-def gathered(model: CallModel, corpus: Corpus, channel: TelephoneChannel | None, rng: np.random.Generator | None) -> Tensor:
-    """Inputs of the head at the end of each clip, the last column by its bias: float64 (clips, inputs + 1)."""
+def gathered(
+    model: CallModel, corpus: Corpus, channel: TelephoneChannel | None, rng: np.random.Generator | None
+) -> tuple[Tensor, np.ndarray]:
+    """Inputs of the head at the end of each clip heard, the last column by its bias, float64 (n, inputs + 1); and the clips' places
+    in ``corpus`` (n,). With ``rng`` clips are drawn: some come twice, others not at all."""
     c = model.config
-    rows = torch.empty(len(corpus), model.classifier.in_features + 1, dtype=torch.float64)
+    rows, places = list[Tensor](), list[np.ndarray]()
     seen: list[Tensor] = []
     hook = model.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.inference_mode():
@@ -64,9 +67,10 @@ def gathered(model: CallModel, corpus: Corpus, channel: TelephoneChannel | None,
             left = batch.steps[:, None] - 1 - torch.arange(steps)
             share = torch.where(left >= 0, c.intensity_decay ** left.double(), 0.0) * answers[:, :, LABELS.index("angry")]
             h = seen.pop().reshape(len(index), steps, -1).double()
-            rows[index] = (share[:, :, None] * torch.cat([h, torch.ones(*h.shape[:2], 1)], dim=2)).sum(dim=1)
+            rows.append((share[:, :, None] * torch.cat([h, torch.ones(*h.shape[:2], 1)], dim=2)).sum(dim=1))
+            places.append(index)
     hook.remove()
-    return rows
+    return torch.cat(rows), np.concatenate(places)
 
 
 def fit_intensity(folders: Sequence[Path], init: Path, out: Path, threads: int, seed: int = 1) -> dict[str, object]:
@@ -81,8 +85,9 @@ def fit_intensity(folders: Sequence[Path], init: Path, out: Path, threads: int, 
     sets = {s: Corpus(angry_clips(folders, s), c.sample_rate, c.step_samples) for s in ("train", "dev")}
     strong = {s: np.array([x.intensity == NORMAL_STRONG[1] for x in corpus.clips]) for s, corpus in sets.items()}
     rng, channel = np.random.default_rng(seed), TelephoneChannel(seed, LINE)
-    rows = torch.cat([gathered(model, sets["train"], channel, rng) for _ in range(COPIES)])
-    target = torch.from_numpy(np.tile(strong["train"], COPIES)).double()
+    heard = [gathered(model, sets["train"], channel, rng) for _ in range(COPIES)]
+    rows = torch.cat([inputs for inputs, _ in heard])
+    target = torch.from_numpy(strong["train"][np.concatenate([places for _, places in heard])]).double()
     spread = rows.std(dim=0).clamp(min=1e-6)
     x, w = rows / spread, torch.zeros(rows.shape[1], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([w], max_iter=100, line_search_fn="strong_wolfe")
@@ -98,9 +103,10 @@ def fit_intensity(folders: Sequence[Path], init: Path, out: Path, threads: int, 
         head = w / spread
         model.classifier.weight[-1] = head[:-1].float()
         model.classifier.bias[-1] = head[-1].float()
-        answer = (gathered(model, sets["dev"], None, None) @ head > 0).numpy()
+        inputs, places = gathered(model, sets["dev"], None, None)
+        answer = (inputs @ head > 0).numpy()
     save_checkpoint(model, out)
-    f1 = macro_f1(confusion_matrix(strong["dev"].astype(int), answer.astype(int), len(INTENSITIES)))
+    f1 = macro_f1(confusion_matrix(strong["dev"][places].astype(int), answer.astype(int), len(INTENSITIES)))
     clips = {s: len(corpus) for s, corpus in sets.items()}
     return {
         "dev_intensity_macro_f1": round(f1, 4),

@@ -15,7 +15,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.cli.main import main
 from edgeemo.data.clips import find_clips, read_manifest
-from edgeemo.data.corpus import change_speed
+from edgeemo.data.corpus import Corpus, change_speed
 from edgeemo.evaluate.evaluate import TorchModel, evaluate_intensity
 from edgeemo.model.call import CallModel
 from edgeemo.model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, save_checkpoint
@@ -23,7 +23,7 @@ from edgeemo.model.config import LABELS
 from edgeemo.model.cosyvoice_nano import CosyVoiceNano
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.mfcc_bilstm import MfccBiLstm
-from edgeemo.train.intensity import fit_intensity, with_intensity_head
+from edgeemo.train.intensity import angry_clips, fit_intensity, gathered, with_intensity_head
 from tests.conftest import CALIBRATION, speech
 
 pytestmark = pytest.mark.slow
@@ -84,6 +84,18 @@ def test_learns_a_difference_that_is_there(told: Path, tmp_path: Path) -> None:
     for key, value in base.items():  # the second head is the classifier's last row
         seven = slice(None, len(LABELS)) if key.startswith("head.classifier") else ...
         torch.testing.assert_close(fitted[key][seven], value[seven])
+
+
+def test_inputs_are_those_of_the_clips_drawn(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several corpora clips are drawn by chance: what was not drawn has no row (it was memory as it came, once)."""
+    model = with_intensity_head(load_checkpoint(DEFAULT_CHECKPOINT))
+    corpus = Corpus(angry_clips([told], "dev")[:3], model.config.sample_rate, model.config.step_samples)
+    every, order = gathered(model, corpus, None, None)
+    monkeypatch.setattr(corpus, "drawn", lambda count, rng: np.array([2, 2, 0]))
+    monkeypatch.setattr(corpus, "_vary", lambda audio, rng: audio)
+    inputs, places = gathered(model, corpus, None, np.random.default_rng(1))
+    assert places.tolist() == [2, 2, 0]
+    torch.testing.assert_close(inputs, every[[int(np.flatnonzero(order == i)[0]) for i in places]], rtol=1e-4, atol=1e-4)
 
 
 def test_what_cannot_be_fitted_is_refused(told: Path, tmp_path: Path) -> None:
