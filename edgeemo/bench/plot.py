@@ -6,11 +6,23 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from edgeemo.evaluate.metrics import confusion_matrix
 from edgeemo.plotting import pyplot
+from edgeemo.train.sureness import calibration_error
+
+FEWEST = 5  # answers that make a point of a reliability curve
+
+
+class Curve(NamedTuple):
+    """Answers (n, labels) and what was true (n,), under a name."""
+
+    name: str
+    probabilities: np.ndarray
+    truth: np.ndarray
 
 
 def plot_cost(curves: dict[str, dict[int, float]], unit: str, limit: float | None, title: str) -> bytes:
@@ -43,12 +55,33 @@ def plot_answers(probabilities: np.ndarray, truth: np.ndarray, labels: tuple[str
     left.set_xticks(range(len(labels)), labels, rotation=40)
     left.set_yticks(range(len(labels)), labels)
     left.set(xlabel="answer", ylabel="label", title=title)
-    edges = np.linspace(0, 1, 11)
-    bins = np.clip(np.digitize(sure, edges) - 1, 0, 9)
-    used = [b for b in range(10) if (bins == b).sum() >= 5]
     right.plot([0, 1], [0, 1], color="grey", linewidth=1)
-    right.plot([sure[bins == b].mean() for b in used], [(answer == truth)[bins == b].mean() for b in used], marker="o")
+    right.plot(*_reliability(sure, answer == truth), marker="o")
     right.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1), title="reliability")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _reliability(sure: np.ndarray, right: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean confidence, and how many are right, in each tenth of confidence that has answers enough."""
+    bins = np.clip(np.digitize(sure, np.linspace(0, 1, 11)) - 1, 0, 9)
+    used = [b for b in range(10) if (bins == b).sum() >= FEWEST]
+    return [float(sure[bins == b].mean()) for b in used], [float(right[bins == b].mean()) for b in used]
+
+
+def plot_reliability(panels: dict[str, Sequence[Curve]], path: Path) -> None:
+    """Reliability curves side by side, a panel for each of what was answered, with their expected calibration errors."""
+    figure, all_axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), sharey=True, squeeze=False)
+    for axes, (title, curves) in zip(all_axes[0], panels.items(), strict=True):
+        axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
+        for curve in curves:
+            p = curve.probabilities
+            said = f"{curve.name}: {calibration_error(p, curve.truth):.3f}"
+            axes.plot(*_reliability(p.max(axis=1), p.argmax(axis=1) == curve.truth), marker="o", markersize=4, label=said)
+        axes.legend(title="expected calibration error", fontsize=7, title_fontsize=7)
+        axes.set(xlabel="confidence", title=title, xlim=(0, 1), ylim=(0, 1))
+    all_axes[0][0].set_ylabel("share that is right")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

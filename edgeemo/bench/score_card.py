@@ -26,7 +26,8 @@ def folder_clips(folders: Sequence[Path], split: str) -> list[list[Clip]]:
     return [[c for c in read_manifest(f, split) if c.label is not None and c.corpus != "baved"] for f in folders]
 
 
-def _answers(model: StepModel, clips: list[Clip], line: str, said: str) -> list[np.ndarray]:
+def clip_steps(model: StepModel, clips: list[Clip], line: str, said: str) -> list[np.ndarray]:
+    """Each clip's answers (steps, 7) through a line, with a progress bar."""
     with progress_bar(said, len(clips)) as advance:
         return clip_answers(model, clips, advance, line)
 
@@ -34,7 +35,7 @@ def _answers(model: StepModel, clips: list[Clip], line: str, said: str) -> list[
 def scored(model: StepModel, folders: list[list[Clip]], line: str, said: str) -> dict[str, Any]:
     """Macro-F1 of the first folder, of all, by corpus; calibration errors over all."""
     clips = [c for folder in folders for c in folder]
-    answers = _answers(model, clips, line, said)
+    answers = clip_steps(model, clips, line, said)
     label, counts = np.array([c.label for c in clips]), [len(a) for a in answers]
     first, every = (evaluate(model, clips[:n], answers[:n]) for n in (len(folders[0]), len(clips)))
     return {
@@ -54,7 +55,7 @@ def int8_drop(model: StepModel, other: StepModel, folders: list[list[Clip]], sai
     """Comparison of ``other`` with ``model`` on each folder."""
     found = []
     for clips in folders:
-        before, after = (_answers(m, clips, "clean", said) for m in (model, other))
+        before, after = (clip_steps(m, clips, "clean", said) for m in (model, other))
         made = compare(before, after, clips, tuple(model.labels)).document()
         found.append({name: value for name, value in made.items() if name != "worst"})
     return found

@@ -53,8 +53,8 @@ def with_intensity_head(model: CallModel) -> CallModel:
 def gathered(
     model: CallModel, corpus: Corpus, channel: TelephoneChannel | None, rng: np.random.Generator | None
 ) -> tuple[Tensor, np.ndarray]:
-    """Inputs of the head at the end of each clip heard, the last column by its bias, float64 (n, inputs + 1); and the clips' places
-    in ``corpus`` (n,). With ``rng`` clips are drawn: some come twice, others not at all."""
+    """Inputs of the head at the end of each clip heard, the last column by its bias, float64 (n, inputs + 1); and the clips'
+    places in ``corpus`` (n,). With ``rng`` clips are drawn: some come twice, others not at all."""
     c = model.config
     rows, places = list[Tensor](), list[np.ndarray]()
     seen: list[Tensor] = []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeemo.bench import table
-from edgeemo.bench.plot import pareto_front, plot_answers, plot_front
+from edgeemo.bench.plot import Curve, pareto_front, plot_answers, plot_front, plot_reliability
 from edgeemo.data.clips import find_clips
 from edgeemo.model.config import LABELS
 from tests.conftest import CALIBRATION
@@ -59,3 +59,11 @@ def test_the_front_is_what_no_other_beats(tmp_path: Path) -> None:
     calls, f1 = zip(*points, strict=True)
     plot_front("abcde", calls, f1, "models", tmp_path / "front.png")
     assert (tmp_path / "front.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_plots_how_often_answers_are_right(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(len(LABELS)), 200)
+    curves = [Curve(name, p, rng.integers(len(LABELS), size=200)) for name in ("before", "after")]
+    plot_reliability({"steps": curves, "clips": curves[:1]}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
