@@ -1,9 +1,9 @@
 # make run   environment, install, export -> quantize -> compile -> classify sample clips
-# make bench cost per stream against batch size, INT8 against float, share per kernel; the C runtime beside Python's
+# make bench cost per stream against batch size, INT8 against float, share per kernel; the C runtime next to Python's
 # make soak  1000 model swaps under 80 calls
 # make fuzz  a million damaged files, packets and settings: each is read, or refused in a line
 # make storm 80 calls among broken models, dripping clients, signals and a full disk
-# make bench-peers  ONNX Runtime and LiteRT beside us (an environment of its own in build/peers: 1.5 GB)
+# make bench-peers  ONNX Runtime and LiteRT next to us (an environment of its own in build/peers: 1.5 GB)
 # make bench-calibration  time and memory of calibration against the number of clips (half an hour)
 # make test  environment if missing, lint, all tests; make test T=tests/quantize: those only
 # make quick what can be checked in 90 seconds: no types, no slow tests

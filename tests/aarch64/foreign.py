@@ -2,7 +2,7 @@
 
 Each is adapted, compiled for this machine and for the board, and compared with ONNX Runtime, in float and in INT8 (`int8-mse`
 over made-up inputs); on the board under qemu, where it is (`make qemu`). Prints the first table of docs/bring-your-own.md; words
-choose files. With `--cost A72COST` the second: what one item costs in float and in INT8, beside ONNX Runtime. Packages go to
+choose files. With `--cost A72COST` the second: what one item costs in float and in INT8, next to ONNX Runtime. Packages go to
 build/foreign; nothing is committed.
 """
 

@@ -1,4 +1,4 @@
-"""Plans: the scheduler's own arithmetic is tested beside it; here what goes in and comes out."""
+"""Plans: the scheduler's own arithmetic is tested next to it; here what goes in and comes out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# find_package(edgeemo): targets edgeemo::edgeemo (shared) and edgeemo::static, beside this file's folder.
+# find_package(edgeemo): targets edgeemo::edgeemo (shared) and edgeemo::static, next to this file's folder.
 get_filename_component(_edgeemo_lib "${CMAKE_CURRENT_LIST_DIR}/../.." ABSOLUTE)
 get_filename_component(_edgeemo_include "${_edgeemo_lib}/../include" ABSOLUTE)
 if(NOT EXISTS "${_edgeemo_include}/edgeemo.h")

@@ -12,7 +12,7 @@ def test_a_clip_becomes_maximum_and_minimum() -> None:
     bounds = {"low": np.float32(0), "high": np.float32(6)}
     model = graph([helper.make_node("Clip", ["x", "low", "high"], ["y"])], {"x": ["batch", 8]}, {"y": ["batch", 8]}, bounds)
     before, _, _ = after(model)
-    assert set(before) == {"call_tir", "isnan", "where"}  # a check of its bounds beside the loops
+    assert set(before) == {"call_tir", "isnan", "where"}  # a check of its bounds next to the loops
     assert sorted(after(model, canonicalize_clip)[0]) == ["maximum", "minimum"]
 
 

@@ -1,4 +1,4 @@
-"""A service that runs beside the tests, on ports of its own."""
+"""A service that runs next to the tests, on ports of its own."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def free_port() -> int:
 
 @contextmanager
 def program(*command: object, ready: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """A process beside the test; ``ready``: a port that it opens."""
+    """A process next to the test; ``ready``: a port that it opens."""
     process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         if ready is not None:

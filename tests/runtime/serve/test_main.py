@@ -172,7 +172,7 @@ def test_as_systemd_runs_it(artifact: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_front_takes_its_engines_with_it(artifact: Path, tmp_path: Path) -> None:
-    """So that the next one, which a supervisor starts, finds its cores free. A load test beside it ends with one line."""
+    """So that the next one, which a supervisor starts, finds its cores free. A load test next to it ends with one line."""
     with managed(artifact, tmp_path) as (process, manager, http):
         assert b"READY=1" in manager.recv(200)
         pids = [e["pid"] for e in get(http + "/v1/status")["engines"]]

@@ -36,7 +36,7 @@ END = '{"end": true}'
 
 @contextmanager
 def live_call(running: Running, seconds: float = 60.0) -> Iterator[tuple[str, Callable[[], tuple[list, bool]]]]:
-    """A call in real time beside a test. The function ends it: (its events, whether every packet was sent in time)."""
+    """A call in real time next to a test. The function ends it: (its events, whether every packet was sent in time)."""
     call, stop = uuid.uuid4().hex, threading.Event()
     events: list = []
 
@@ -165,7 +165,7 @@ def test_an_engine_that_hangs_is_killed(serve: Callable[..., Running]) -> None:
 
 
 def test_strangers_and_garbage_disturb_no_call(serve: Callable[..., Running], artifact: Path) -> None:
-    """Random bytes at every listener, half requests, frames that promise much: one call beside them is answered to the bit."""
+    """Random bytes at every listener, half requests, frames that promise much: one call next to them is answered to the bit."""
     rng, running = np.random.default_rng(7), serve(Settings(limits=LimitRules(idle_s=2.0)))
     with live_call(running) as (_, end):
         for round_ in range(25):
