@@ -51,6 +51,15 @@ class LineWriter:
             self.flush()
 
 
+def say(line: str) -> None:
+    """A line on stdout. Where nobody reads it, or the disk behind it is full, it is left out."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError, AttributeError):  # closed, or none
+        return
+    LineWriter(descriptor).write(line)
+
+
 _logs: LineWriter | None = None
 
 

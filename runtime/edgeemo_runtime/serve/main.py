@@ -8,11 +8,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeemo_runtime.errors import EdgeEmoError, first_line, printable
 from edgeemo_runtime.ops import commands
-from edgeemo_runtime.ops.lines import log
+from edgeemo_runtime.ops.lines import log, say
 from edgeemo_runtime.serve.settings import LISTENERS, Settings, load_settings, parse_address
+
+if TYPE_CHECKING:
+    from edgeemo_runtime.serve.service import Service
 
 _EPILOG = (
     "--listen audiosocket=HOST:PORT takes the place of the addresses in the config; audiosocket= listens nowhere. "
@@ -63,23 +67,21 @@ async def _serve(arguments: argparse.Namespace) -> None:
     service = Service(arguments.artifact, settings, config, keys, arguments.allow_writable or config.models.allow_writable)
     service.install_signal_handlers()
     await service.start()
-    addresses = {name: [f"{host}:{port}" for host, port in found] for name, found in service.addresses.items()}
-    addresses["rtp"] = list(settings.listen.rtp)
-    log(
-        "serving",
-        artifact=str(arguments.artifact),
-        channels=service.pool.capacity,
-        engines=len(service.pool.engines),
-        **addresses,
-    )
-    if addresses["http"]:
-        scheme = "https" if settings.tls.certificate else "http"
-        print(f"edgeemo-serve: {service.pool.capacity} channels; page at {scheme}://{addresses['http'][0]}", flush=True)
     try:
+        _say_ready(service, arguments.artifact, settings)
         await service.wait()
     finally:
         await service.close()
         log("stopped")
+
+
+def _say_ready(service: Service, artifact: str, settings: Settings) -> None:
+    addresses = {name: [f"{host}:{port}" for host, port in found] for name, found in service.addresses.items()}
+    addresses["rtp"] = list(settings.listen.rtp)
+    log("serving", artifact=str(artifact), channels=service.pool.capacity, engines=len(service.pool.engines), **addresses)
+    if addresses["http"]:
+        scheme = "https" if settings.tls.certificate else "http"
+        say(f"edgeemo-serve: {service.pool.capacity} channels; page at {scheme}://{addresses['http'][0]}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

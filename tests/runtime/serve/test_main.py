@@ -193,6 +193,29 @@ def _runs(pid: int) -> bool:
 
 
 @pytest.mark.slow
+def test_a_full_disk_reaches_no_call(artifact: Path, tmp_path: Path) -> None:
+    """Nothing can be logged, and the status file cannot be written: every answer comes all the same, and an end is an end."""
+    with socket.create_server(("127.0.0.1", 0)) as http:
+        command, passed = _command(tmp_path, artifact, http)
+        with (tmp_path / "serve.toml").open("a") as config:
+            config.write('[metrics]\nstatus = "/dev/full/status.json"\n')
+        address = f"http://127.0.0.1:{http.getsockname()[1]}"
+        with open("/dev/full", "wb", buffering=0) as full:
+            process = subprocess.Popen(command, stdout=full, stderr=full, **passed)
+        try:
+            wait_for(lambda: get(address + "/v1/status")["state"] == "ready")
+            websocket = ("--http", address, "--address", address.replace("http", "ws"))
+            code, text = said(*LOAD, "websocket", "--calls", "2", "--seconds", "3", *websocket, "--json")
+            report = json.loads(text)
+            assert code == 0 and report["lost_answers"] == 0 and report["answers"] > 20, report
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait(20)
+
+
+@pytest.mark.slow
 def test_a_load_test_reports(artifact: Path, tmp_path: Path) -> None:
     """Two calls of each protocol at once against one process: every answer, and figures of all of it."""
     with managed(artifact, tmp_path) as (_, manager, http):
