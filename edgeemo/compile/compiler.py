@@ -29,7 +29,7 @@ from edgeemo.compile.codegen.verify import verify_library
 from edgeemo.compile.importer import Imported, import_onnx
 from edgeemo.compile.ir import KernelTable
 from edgeemo.compile.kernels.specs import KernelSpec
-from edgeemo.compile.pipeline import Dump, lower
+from edgeemo.compile.pipeline import Dump, lower, stage
 from edgeemo.compile.relax_import import WAY_OUT
 from edgeemo.compile.stream_functions.decision_rules import DECIDE
 from edgeemo.compile.stream_functions.intake import INTAKE
@@ -137,10 +137,10 @@ def _build(step: Step, target: BoardTarget, dump: Dump) -> tuple[bytes, bytes]:
             module = tvm.tirx.build(step.mod, target=target.tvm_target())
         if target.kernels.neon:
             assembly = mark_calls(module.inspect_source("asm"), step.calls, target.kernels.prefetch)
-            dump("09_step.s", lambda: assembly)
+            dump(stage("step.s"), lambda: assembly)
             assemble(assembly, objects, target)
         else:
-            dump("09_step.s", lambda: module.inspect_source("asm"))
+            dump(stage("step.s"), lambda: module.inspect_source("asm"))
             module.write_to_file(str(objects), "o")
         link_shared(objects, library, target)
         verify_library(library, target)

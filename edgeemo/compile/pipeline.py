@@ -32,21 +32,27 @@ PASSES: tuple[ModuleType, ...] = (
     lower_quantize,  # those that no fusion has taken in
 )
 
+STAGES = ("imported.relax", *(f"{p.__name__.rpartition('.')[2]}.relax" for p in PASSES), "legalize.relax", "step.tir", "step.s")
+
+
+def stage(name: str) -> str:
+    """File name of a stage's dump: its number, and ``name`` of STAGES."""
+    return f"{STAGES.index(name):02}_{name}"
+
 
 def lower(model: Imported, table: KernelTable, dump: Dump) -> tuple[Step, list[str]]:
     """The step, and a line for each product left to TVM's stock operators; ``table`` gets the kernels it uses. ``dump`` sees
     the module as imported, after each pass, legalized, and as TIR."""
-    dump("00_imported.relax", lambda: model.mod.script(show_meta=False))
+    dump(stage("imported.relax"), lambda: model.mod.script(show_meta=False))
     graph, context = Graph(model.mod), PassContext(table, model.layout, model.states)
-    for number, one in enumerate(PASSES, 1):
+    for one, name in zip(PASSES, STAGES[1:], strict=False):
         one.run(graph, context)
-        name = one.__name__.rpartition(".")[2]
-        dump(f"{number:02}_{name}.relax", lambda: graph.finish().script(show_meta=False))
+        dump(stage(name), lambda: graph.finish().script(show_meta=False))
     mod = legalize.run(graph.finish(_results(graph, context)), infinities=model.contract is None)
-    dump(f"{len(PASSES) + 1:02}_legalize.relax", lambda: mod.script(show_meta=False))
+    dump(stage("legalize.relax"), lambda: mod.script(show_meta=False))
     outputs, inputs = model.outputs, list(model.inputs.values())
     step = build_step(mod, table, model.layout, model.states, inputs, outputs, model.contract is not None)
-    dump(f"{len(PASSES) + 2:02}_step.tir", lambda: step.mod.script(show_meta=False))
+    dump(stage("step.tir"), lambda: step.mod.script(show_meta=False))
     return step, context.unfused
 
 

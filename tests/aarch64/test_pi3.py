@@ -16,6 +16,7 @@ from onnx import helper
 
 from edgeemo.adapt.adapt import adapt
 from edgeemo.compile.compiler import compile_onnx
+from edgeemo.compile.pipeline import stage
 from edgeemo.onnxlib.feeds import made_up
 from edgeemo.quantize.recipe import load_recipe
 from edgeemo.targets.board import BoardTarget, load_target
@@ -63,7 +64,7 @@ def cycles_of_the_longest_loop(target: BoardTarget, folder: Path) -> float:
     """llvm-mca's cycles of the block with the most int8 multiplications. It knows issue, pipes and latencies of a Cortex-A53 and
     takes every load for a hit, 128-bit ones for as cheap as others."""
     compile_onnx(folder / "m.onnx", target, folder)
-    blocks = re.split(r"^(?:\.LBB\w+:|\t(?:b|cbn?z|tbn?z|ret)\b.*)$", (folder / "09_step.s").read_text(), flags=re.M)
+    blocks = re.split(r"^(?:\.LBB\w+:|\t(?:b|cbn?z|tbn?z|ret)\b.*)$", (folder / stage("step.s")).read_text(), flags=re.M)
     kept = [[i for i in re.findall(r"^\t([a-z].*?)(?://.*)?$", b, re.M) if not re.match(r"hint|csdb|bl\b", i)] for b in blocks]
     longest = max(kept, key=lambda b: sum(i.startswith(("smull", "smlal")) for i in b))
     assert sum(i.startswith("sadalp") for i in longest) > 100

@@ -219,8 +219,9 @@ def recipe(rng: random.Random) -> None:
 @target(80_000)
 def calibration(rng: random.Random) -> None:
     from edgeemo.quantize.calibration.cache import _stored
+    from edgeemo.quantize.thresholds import THRESHOLDS
 
-    thresholds = {"kl": 1.0, "mse": 1.0, "percentile": 1.0, "min-max": 1.0}
+    thresholds = dict.fromkeys(THRESHOLDS, 1.0)
     document = {
         "model_sha256": "0",
         "data_sha256": "0",

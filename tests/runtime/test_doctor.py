@@ -73,6 +73,7 @@ def said(document: dict[str, Any]) -> str:
 def test_the_list_of_targets_agrees_with_the_files() -> None:
     """A board that is in a file only is not offered by doctor; one that is offered is that of the file."""
     files = {n: load_target(n) for n in target_names() if n != "host"}
+    assert {known.name for known in board_targets.TARGETS} == set(files)
     for known in board_targets.TARGETS:
         assert (known.machine, known.needs) == (files[known.name].machine, files[known.name].needs), known.name
 

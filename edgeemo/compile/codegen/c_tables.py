@@ -90,13 +90,21 @@ def _values(rules: Any, names: Iterable[str]) -> str:
     return ", ".join(_number(float(v) if isinstance(v := getattr(rules, n), float) else int(v)) for n in names)
 
 
+# Members of edgeemo_rules in their order: integers, then doubles.
 RULES = ("consistency", "confidence", "settle", "handoff", "intensity", "window_steps", "settle_decisions", "handoff_decisions")
 WEIGHTS = ("alpha", "disagreement", "min_confidence", "jump_s", "decision_s")
 
 
+def _defaults() -> str:
+    """Values of the compiled rules by column: a rule that edgeemo_rules has no member for is what Python's default is."""
+    rules = decision.DecisionRules()
+    values = (float(getattr(rules, name, 0)) for name in abi.RULES)  # neutral and a step's length are the engine's to fill in
+    return f"static const double ee_rules_defaults[] = {{{', '.join(map(_number, values))}}};\n\n"
+
+
 def _rules() -> str:
-    assert {f.name for f in fields(decision.DecisionRules)} == {*RULES, *WEIGHTS}, "a rule that C does not know"
-    text = "/* Of edgeemo_rules, from its second member on: decision.PRESETS. */\n"
+    assert {*RULES, *WEIGHTS} <= {f.name for f in fields(decision.DecisionRules)}
+    text = _defaults() + "/* Of edgeemo_rules, from its second member on: decision.PRESETS. */\n"
     text += "static const struct {\n  const char *name;\n  edgeemo_rules rules;\n} ee_presets[] = {\n"
     for name, rules in decision.PRESETS.items():
         text += f'    {{"{name}", {{sizeof(edgeemo_rules), {_values(rules, RULES)}, 0, {_values(rules, WEIGHTS)}}}}},\n'

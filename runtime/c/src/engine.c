@@ -197,6 +197,24 @@ static void ee_pass_around(edgeemo_engine *e) {
   ee_pass2(c, e->times, EDGEEMO_FLOAT64, batch, EE_TIMES_COUNT);
 }
 
+static void ee_fill_rules(edgeemo_engine *e, const edgeemo_rules *r, int32_t neutral) {
+  memcpy(e->rules, ee_rules_defaults, sizeof ee_rules_defaults);
+  e->rules[EE_RULES_ALPHA] = r->alpha;
+  e->rules[EE_RULES_CONSISTENCY] = r->consistency != 0;
+  e->rules[EE_RULES_DISAGREEMENT] = r->disagreement;
+  e->rules[EE_RULES_CONFIDENCE] = r->confidence != 0;
+  e->rules[EE_RULES_MIN_CONFIDENCE] = r->min_confidence;
+  e->rules[EE_RULES_NEUTRAL] = neutral;
+  e->rules[EE_RULES_SETTLE] = r->settle != 0;
+  e->rules[EE_RULES_SETTLE_DECISIONS] = r->settle_decisions;
+  e->rules[EE_RULES_HANDOFF] = r->handoff != 0;
+  e->rules[EE_RULES_HANDOFF_DECISIONS] = r->handoff_decisions;
+  e->rules[EE_RULES_DECISION_S] = r->decision_s;
+  e->rules[EE_RULES_JUMP_S] = r->jump_s;
+  e->rules[EE_RULES_STEP_S] = e->step_s;
+  e->rules[EE_RULES_STEP] = (double)e->step;
+}
+
 static void ee_fill_engine(edgeemo_engine *e, const edgeemo_model *model, const ee_options *o) {
   const ee_manifest *m = &model->manifest;
   const edgeemo_rules *r = &o->rules;
@@ -213,23 +231,7 @@ static void ee_fill_engine(edgeemo_engine *e, const edgeemo_model *model, const 
   e->budget_s = o->engine.budget_s;
   e->clock = o->engine.clock;
   e->clock_user = o->engine.clock_user;
-  const double values[EE_RULES_COUNT] = {
-      [EE_RULES_ALPHA] = r->alpha,
-      [EE_RULES_CONSISTENCY] = r->consistency != 0,
-      [EE_RULES_DISAGREEMENT] = r->disagreement,
-      [EE_RULES_CONFIDENCE] = r->confidence != 0,
-      [EE_RULES_MIN_CONFIDENCE] = r->min_confidence,
-      [EE_RULES_NEUTRAL] = ee_neutral(m),
-      [EE_RULES_SETTLE] = r->settle != 0,
-      [EE_RULES_SETTLE_DECISIONS] = r->settle_decisions,
-      [EE_RULES_HANDOFF] = r->handoff != 0,
-      [EE_RULES_HANDOFF_DECISIONS] = r->handoff_decisions,
-      [EE_RULES_DECISION_S] = r->decision_s,
-      [EE_RULES_JUMP_S] = r->jump_s,
-      [EE_RULES_STEP_S] = e->step_s,
-      [EE_RULES_STEP] = (double)e->step,
-  };
-  memcpy(e->rules, values, sizeof values);
+  ee_fill_rules(e, r, ee_neutral(m));
   e->limits[0] = o->audio.max_offset;
   e->limits[1] = e->sample_rate;
   for (int32_t slot = 0; slot < e->max_streams; slot++) {

@@ -53,6 +53,8 @@ static const char *const ee_dtypes[] = {"float16", "float32", "float64", "int8",
 static const char *const ee_reasons[] = {"", "low confidence", "jumping", "low confidence and jumping", NULL};
 #define EE_NEUTRAL "neutral"
 
+static const double ee_rules_defaults[] = {0.3, 1.0, 0.6, 1.0, 0.55, 0.0, 1.0, 1.0, 1.0, 1.0, 3.0, 0.5, 0.0, 0.0};
+
 /* Of edgeemo_rules, from its second member on: decision.PRESETS. */
 static const struct {
   const char *name;
