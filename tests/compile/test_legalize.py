@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from edgeemo_runtime.artifact import load_artifact
-from onnx import helper
+from onnx import TensorProto, helper
 
 from edgeemo.adapt.adapt import adapt, run
 from edgeemo.compile.compiler import compile_onnx
@@ -122,6 +122,36 @@ def test_what_is_no_number_or_infinite_stays_so(count: int, tmp_path: Path) -> N
     wanted, got = run(model, {"x": x}), compiled(model, tmp_path)[1].run({"x": x})
     for name in outputs:
         np.testing.assert_allclose(got[name], wanted[name], rtol=1e-5, atol=1e-35, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [
+        ("ArgMax", {}), ("ArgMin", {}), ("ArgMax", {"select_last_index": 1}), ("ArgMin", {"select_last_index": 1}),
+        ("ArgMax", {"keepdims": 0}), ("Hardmax", {}), ("ReduceLogSumExp", {}), ("ReduceLogSumExp", {"keepdims": 0}),
+    ],
+)  # fmt: skip
+def test_reductions_of_infinities(op: str, attributes: dict[str, int], tmp_path: Path) -> None:
+    """Of nothing but what their least value is: places were -1 and 4, which a Gather behind them reads from."""
+    inf = np.inf
+    rows = [[inf] * 4, [-inf] * 4, [inf, inf, 1, inf], [1, -inf, -inf, -inf], [inf, -inf, 3, 0], [1, 2, 2, 1], [-0.0, 0, -0.0, 0]]
+    axes = {"axes": [1]} if op.startswith("Reduce") else {"axis": 1}
+    node = helper.make_node(op, ["x"], ["y"], **axes, **attributes)
+    kept = [] if attributes.get("keepdims") == 0 else [4 if op == "Hardmax" else 1]
+    model = graph([node], {"x": ["n", 4]}, {"y": ["n", *kept]}, opset=13)
+    if op.startswith("Arg"):
+        model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    x = np.array(rows, np.float32)
+    np.testing.assert_array_equal(compiled(model, tmp_path)[1].run({"x": x})["y"], run(model, {"x": x})["y"])
+
+
+@pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
+def test_a_place_among_bytes_that_are_all_alike(op: str, tmp_path: Path) -> None:
+    x = np.array([[0] * 3, [255] * 3, [0, 255, 255]], np.uint8)
+    model = graph([helper.make_node(op, ["x"], ["y"], axis=1)], {"x": ["n", 3]}, {"y": ["n", 1]}, opset=13)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    np.testing.assert_array_equal(compiled(model, tmp_path)[1].run({"x": x})["y"], run(model, {"x": x})["y"])
 
 
 def test_powers_of_every_special_value(tmp_path: Path) -> None:
