@@ -33,7 +33,7 @@ def chain(model: CallModel, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     folder = tmp_path_factory.mktemp("intensity")
     made = with_intensity_head(model)
     torch.manual_seed(1)
-    rows = gathered(made, Corpus(ANGRY, 8000, 1280), None, None).float()
+    rows = gathered(made, Corpus(ANGRY, 8000, 1280), None, None)[0].float()
     with torch.no_grad():
         head = made.classifier
         head.weight[-1].normal_()
