@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgeemo.evaluate.metrics import confusion_matrix
+from edgeemo.evaluate.metrics import calibration_error, confidence_tenths, confusion_matrix
 from edgeemo.plotting import pyplot
-from edgeemo.train.sureness import calibration_error
 
 FEWEST = 5  # answers that make a point of a reliability curve
 
@@ -65,8 +64,8 @@ def plot_answers(probabilities: np.ndarray, truth: np.ndarray, labels: tuple[str
 
 def _reliability(sure: np.ndarray, right: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean confidence, and how many are right, in each tenth of confidence that has answers enough."""
-    bins = np.clip(np.digitize(sure, np.linspace(0, 1, 11)) - 1, 0, 9)
-    used = [b for b in range(10) if (bins == b).sum() >= FEWEST]
+    bins = confidence_tenths(sure)
+    used = [b for b in np.unique(bins) if (bins == b).sum() >= FEWEST]
     return [float(sure[bins == b].mean()) for b in used], [float(right[bins == b].mean()) for b in used]
 
 

@@ -16,7 +16,7 @@ from edgeemo.console import check_report, progress_bar, user_errors, write_repor
 from edgeemo.data.clips import Clip, read_manifest
 from edgeemo.evaluate.compare import compare
 from edgeemo.evaluate.evaluate import StepModel, clip_answers, evaluate, evaluate_intensity, open_model
-from edgeemo.train.sureness import calibration_error
+from edgeemo.evaluate.metrics import calibration_error
 
 LINES = ("clean", "alaw", "noise10")
 

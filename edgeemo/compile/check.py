@@ -22,7 +22,7 @@ from edgeemo_runtime.model import Model
 
 from edgeemo.compile.bisect import first_bad_node
 from edgeemo.compile.compiler import Compiled, compile_here
-from edgeemo.console import progress_bar
+from edgeemo.console import progress_bar, warn
 from edgeemo.isolated import Job, isolated
 from edgeemo.onnxlib.contract import StreamContract, read_contract
 from edgeemo.onnxlib.difference import AMPLIFIED, difference, nearby
@@ -59,11 +59,12 @@ def compile_checked(
             job.result() if target.name == host.name else isolated(f"{path}: compiling for the check", compile_here, path, host)
         )
         advance(1)
-        isolated(f"{path}: checking", check_artifact, Path(path), here.archive, feeds)
+        doubts = isolated(f"{path}: checking", check_artifact, Path(path), here.archive, feeds)
         advance(1)
         made = job.result()
         advance(1)
-        return made
+    warn(doubts)
+    return made
 
 
 @contextmanager
@@ -76,8 +77,9 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def check_artifact(path: Path, archive: bytes, feeds: Path | None = None) -> None:
-    """``archive``: of the model in ``path``, for this machine. Raises EdgeEmoError naming the first tensor that is wrong."""
+def check_artifact(path: Path, archive: bytes, feeds: Path | None = None) -> list[str]:
+    """``archive``: of the model in ``path``, for this machine. Sentences to warn with, none where all is well. Raises
+    EdgeEmoError naming the first tensor that is wrong."""
     model = load_onnx(path)
     contract = read_contract(model, str(path))
     with tempfile.TemporaryDirectory(prefix="edgeemo-") as folder:
@@ -86,11 +88,15 @@ def check_artifact(path: Path, archive: bytes, feeds: Path | None = None) -> Non
         if contract is not None:
             if problem := _stream_problem(model, contract, artifact):
                 raise EdgeEmoError(f"{path}: compiled, {problem}; report it; --no-check compiles it all the same")
-            return
+            return []
+        doubts: list[str] = []
         for feed in _feeds(model, path, feeds):
-            if problem := _problem(model, artifact, feed):
+            problem, doubt = _problem(model, artifact, feed)
+            if problem:
                 where = _first_wrong(model, feed, Path(folder))
                 raise EdgeEmoError(f"{path}: compiled, {problem}{where}; report it; --no-check compiles it all the same")
+            doubts = doubts or ([f"{path}: {doubt}"] if doubt else [])
+        return doubts
 
 
 def _feeds(model: onnx.ModelProto, path: Path, folder: Path | None) -> list[Feed]:
@@ -102,8 +108,8 @@ def _feeds(model: onnx.ModelProto, path: Path, folder: Path | None) -> list[Feed
         raise EdgeEmoError(f"{error}; --feeds names a folder of real ones, --no-check does without") from error
 
 
-def _problem(model: onnx.ModelProto, artifact: Path, feed: Feed) -> str:
-    """Names what is wrong with an artifact's outputs, "" if nothing is."""
+def _problem(model: onnx.ModelProto, artifact: Path, feed: Feed) -> tuple[str, str]:
+    """Names what is wrong with an artifact's outputs, "" if nothing is; and a sentence where rounding decides INT8's answers."""
     function = Function(artifact)
     int8 = _is_int8(model)
     wanted = _run(model, feed)
@@ -114,10 +120,12 @@ def _problem(model: onnx.ModelProto, artifact: Path, feed: Feed) -> str:
     alone = {n: np.concatenate([one[n] for one in each]) for n in together}
     first = {n: a[: len(each)] for n, a in wanted.items()}
     if problem := _differs(together, wanted, near, int8):
-        return problem
+        return problem, ""
     if problem := _differs(alone, first, {n: a[: len(each)] for n, a in near.items()}, int8):
-        return f"one item at a time, {problem}"
-    return ""
+        return f"one item at a time, {problem}", ""
+    strict = _differs(together, wanted, wanted, int8) if int8 else ""
+    doubt = f"{strict}: rounding decides it, and ONNX Runtime does not agree with itself either; compare on real inputs (--feeds)"
+    return "", doubt if strict else ""
 
 
 def _differs(found: Outputs, wanted: Outputs, near: Outputs, int8: bool) -> str:
@@ -174,7 +182,7 @@ def _first_wrong(model: onnx.ModelProto, feed: Feed, folder: Path) -> str:
         onnx.save(part, file)
         try:
             artifact.write_bytes(compile_here(file, load_target("host")).archive)
-            return bool(_problem(part, artifact, feed))
+            return bool(_problem(part, artifact, feed)[0])
         except EdgeEmoError:
             return False  # by itself it does not compile: what is behind it will be named
 

@@ -32,7 +32,12 @@ PASSES: tuple[ModuleType, ...] = (
     lower_quantize,  # those that no fusion has taken in
 )
 
-STAGES = ("imported.relax", *(f"{p.__name__.rpartition('.')[2]}.relax" for p in PASSES), "legalize.relax", "step.tir", "step.s")
+
+def _dump_of(one: ModuleType) -> str:
+    return f"{one.__name__.rpartition('.')[2]}.relax"
+
+
+STAGES = ("imported.relax", *map(_dump_of, PASSES), "legalize.relax", "step.tir", "step.s")
 
 
 def stage(name: str) -> str:
@@ -45,9 +50,9 @@ def lower(model: Imported, table: KernelTable, dump: Dump) -> tuple[Step, list[s
     the module as imported, after each pass, legalized, and as TIR."""
     dump(stage("imported.relax"), lambda: model.mod.script(show_meta=False))
     graph, context = Graph(model.mod), PassContext(table, model.layout, model.states)
-    for one, name in zip(PASSES, STAGES[1:], strict=False):
+    for one in PASSES:
         one.run(graph, context)
-        dump(stage(name), lambda: graph.finish().script(show_meta=False))
+        dump(stage(_dump_of(one)), lambda: graph.finish().script(show_meta=False))
     mod = legalize.run(graph.finish(_results(graph, context)), infinities=model.contract is None)
     dump(stage("legalize.relax"), lambda: mod.script(show_meta=False))
     outputs, inputs = model.outputs, list(model.inputs.values())

@@ -34,3 +34,16 @@ def jump_rate(labels: list[np.ndarray]) -> float:
     changes = sum(int(np.count_nonzero(x[1:] != x[:-1])) for x in labels)
     pairs = sum(max(0, len(x) - 1) for x in labels)
     return changes / pairs if pairs else 0.0
+
+
+def confidence_tenths(sure: np.ndarray) -> np.ndarray:
+    """The tenth of [0, 1], 0 to 9, that each confidence lies in."""
+    return np.minimum((sure * 10).astype(int), 9)
+
+
+def calibration_error(probabilities: np.ndarray, label: np.ndarray) -> float:
+    """Expected calibration error of the likeliest label, ten bins of equal width (Naeini et al. 2015)."""
+    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == label
+    place = confidence_tenths(sure)
+    gaps = [abs(sure[place == i].mean() - right[place == i].mean()) * (place == i).mean() for i in np.unique(place)]
+    return float(sum(gaps))

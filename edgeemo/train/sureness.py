@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgeemo.data.telephone import through_line
+from edgeemo.evaluate.metrics import calibration_error
 from edgeemo.model.config import LABELS
 from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.train.mix import Pool, Row
 
 LINES = ("clean", "alaw", "noise10")
-BINS = 10
 FIRST_HALF = 6.0  # steps, where the fit begins
 SESSION_S = 16.0  # of clips of one speaker and emotion, one after another
 
@@ -120,14 +120,6 @@ def fit_sureness(model: CosyVoiceTiny, steps: Steps) -> CosyVoiceTiny:
     made = CosyVoiceTiny(replace(model.config, sure_more=round(more, 4), sure_half=round(FIRST_HALF * half, 4)))
     made.load_state_dict(model.state_dict())
     return made.eval()
-
-
-def calibration_error(probabilities: np.ndarray, label: np.ndarray) -> float:
-    """Expected calibration error of the likeliest label, ten bins of equal width (Naeini et al. 2015)."""
-    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == label
-    place = np.minimum((sure * BINS).astype(int), BINS - 1)
-    gaps = [abs(sure[place == i].mean() - right[place == i].mean()) * (place == i).mean() for i in np.unique(place)]
-    return float(sum(gaps))
 
 
 def errors(model: CosyVoiceTiny, steps: Steps) -> dict[str, float]:

@@ -17,6 +17,8 @@ from tvm import relax
 from edgeemo.cli.main import main
 from edgeemo.compile import check, converters
 from edgeemo.compile.check import check_artifact, compile_checked
+from edgeemo.compile.compiler import compile_onnx
+from edgeemo.onnxlib.feeds import Feed
 from edgeemo.targets.board import load_target
 from tests.graphs import graph, quantized
 
@@ -84,6 +86,21 @@ def test_int8_may_differ_by_what_another_order_of_sums_makes_of_it(by_itself: fl
     wanted = np.ones(100, np.float32)
     said = check._differs({"y": wanted * 1.09}, {"y": wanted}, {"y": wanted * (1 + by_itself)}, int8=True)
     assert bool(said) is refused
+
+
+def test_an_int8_answer_that_rounding_decides_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "int8.onnx"
+    onnx.save(quantized(onnx.load(model(tmp_path / "m.onnx")), tmp_path), path)
+    archive = compile_onnx(path, load_target("host")).archive
+    assert check_artifact(path, archive) == []
+    real = check._run
+
+    def off(model: onnx.ModelProto, feed: Feed, as_written: bool = False) -> check.Outputs:
+        return {name: a * (1.12 if as_written else 1.09) for name, a in real(model, feed).items()}
+
+    monkeypatch.setattr(check, "_run", off)
+    (said,) = check_artifact(path, archive)
+    assert said.startswith(f"{path}: output y differs") and "rounding decides it" in said and "--feeds" in said
 
 
 def test_a_boards_artifact_is_checked_by_way_of_this_machine(tmp_path: Path, wrong_softsign: None) -> None:

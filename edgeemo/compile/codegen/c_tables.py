@@ -94,16 +94,20 @@ def _values(rules: Any, names: Iterable[str]) -> str:
 RULES = ("consistency", "confidence", "settle", "handoff", "intensity", "window_steps", "settle_decisions", "handoff_decisions")
 WEIGHTS = ("alpha", "disagreement", "min_confidence", "jump_s", "decision_s")
 
+OF_ENGINE = ("neutral", "step_s", "step")  # columns that are no rules
+
 
 def _defaults() -> str:
     """Values of the compiled rules by column: a rule that edgeemo_rules has no member for is what Python's default is."""
     rules = decision.DecisionRules()
-    values = (float(getattr(rules, name, 0)) for name in abi.RULES)  # neutral and a step's length are the engine's to fill in
+    values = (0.0 if name in OF_ENGINE else float(getattr(rules, name)) for name in abi.RULES)
     return f"static const double ee_rules_defaults[] = {{{', '.join(map(_number, values))}}};\n\n"
 
 
 def _rules() -> str:
-    assert {*RULES, *WEIGHTS} <= {f.name for f in fields(decision.DecisionRules)}
+    unknown = {f.name for f in fields(decision.DecisionRules)} - {*RULES, *WEIGHTS}
+    default = decision.DecisionRules()
+    assert all(getattr(p, n) == getattr(default, n) for p in decision.PRESETS.values() for n in unknown), "C has the default"
     text = _defaults() + "/* Of edgeemo_rules, from its second member on: decision.PRESETS. */\n"
     text += "static const struct {\n  const char *name;\n  edgeemo_rules rules;\n} ee_presets[] = {\n"
     for name, rules in decision.PRESETS.items():

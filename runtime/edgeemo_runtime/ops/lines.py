@@ -51,13 +51,20 @@ class LineWriter:
             self.flush()
 
 
+def _descriptor(stream: Any) -> int | None:
+    """A standard stream's; None where it is closed, or there is none."""
+    try:
+        found: int = stream.fileno()
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found
+
+
 def say(line: str) -> None:
     """A line on stdout. Where nobody reads it, or the disk behind it is full, it is left out."""
-    try:
-        descriptor = sys.stdout.fileno()
-    except (OSError, ValueError, AttributeError):  # closed, or none
-        return
-    LineWriter(descriptor).write(line)
+    descriptor = _descriptor(sys.stdout)
+    if descriptor is not None:
+        LineWriter(descriptor).write(line)
 
 
 _logs: LineWriter | None = None
@@ -66,9 +73,8 @@ _logs: LineWriter | None = None
 def log(event: str, **what: Any) -> None:
     """One JSON object and line on stderr. What cannot be written is left out: a log stops nothing."""
     global _logs
-    try:
-        descriptor = sys.stderr.fileno()
-    except (OSError, ValueError, AttributeError):  # closed, or none
+    descriptor = _descriptor(sys.stderr)
+    if descriptor is None:
         return
     if _logs is None or _logs.descriptor != descriptor:
         _logs = LineWriter(descriptor)

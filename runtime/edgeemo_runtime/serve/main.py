@@ -75,7 +75,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         log("stopped")
 
 
-def _say_ready(service: Service, artifact: str, settings: Settings) -> None:
+def _say_ready(service: Service, artifact: Path, settings: Settings) -> None:
     addresses = {name: [f"{host}:{port}" for host, port in found] for name, found in service.addresses.items()}
     addresses["rtp"] = list(settings.listen.rtp)
     log("serving", artifact=str(artifact), channels=service.pool.capacity, engines=len(service.pool.engines), **addresses)
