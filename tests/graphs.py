@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,13 @@ Dims = Sequence[int | str]
 def graph(
     nodes: list[onnx.NodeProto],
     inputs: dict[str, Dims],
-    outputs: dict[str, Dims],
+    outputs: Mapping[str, Dims | None],
     constants: dict[str, np.ndarray] | None = None,
     opset: int = 17,
     kinds: dict[str, int] | None = None,
 ) -> onnx.ModelProto:
-    def info(name: str, shape: Dims) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, (kinds or {}).get(name, TensorProto.FLOAT), list(shape))
+    def info(name: str, shape: Dims | None) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, (kinds or {}).get(name, TensorProto.FLOAT), shape)
 
     held = [numpy_helper.from_array(np.asarray(v), n) for n, v in (constants or {}).items()]
     made = helper.make_graph(nodes, "g", [info(*i) for i in inputs.items()], [info(*o) for o in outputs.items()], held)

@@ -11,13 +11,13 @@ from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.adapt.constants import fold_constants
 from edgeemo.adapt.crash import naming_the_crash
-from edgeemo.adapt.fold import fix, fold, refuse_foreign, upgrade
+from edgeemo.adapt.fold import fix, fold, fold_one, refuse_foreign, upgrade
 from edgeemo.adapt.functions import expand_functions
 from edgeemo.adapt.qoperators import QOPERATORS, without_qoperators
 from edgeemo.adapt.recurrent import unroll
 from edgeemo.adapt.rows import keep_rows
 from edgeemo.adapt.simplify import simplify
-from edgeemo.adapt.single import for_any_batch
+from edgeemo.adapt.vectorize import items_are_apart, vectorize
 from edgeemo.isolated import isolated
 from edgeemo.onnxlib.difference import AMPLIFIED, difference, nearby
 from edgeemo.onnxlib.feeds import Feed, runnable
@@ -68,41 +68,70 @@ def _adapt(data: bytes, source: str, shapes: dict[str, Shape], values: dict[str,
     tidy(given, source)
     given.ir_version = IR_VERSION  # 3 would want initializers among the inputs
     del given.graph.value_info[:]  # what the exporter thought of a batch of one
+    declared = {i.name: dims(i) for i in inputs_of(given)}
     fixed = fix(given, source, shapes, values)
     refuse_foreign(given, source, QOPERATORS)
     upgraded = upgrade(given, source)
     plain = without_qoperators(expand_functions(upgraded, source), source)
     reference = given if plain is upgraded else plain
-    try:
-        adapted, feed, worst = _for_any_batch(plain, reference, fixed, source)
-    except EdgeEmoError as refused:  # a file that was written for one item?
-        single = for_any_batch(plain, fixed)
-        try:
-            adapted, feed, worst = _for_any_batch(single, reference, fixed, source)
-        except EdgeEmoError:
-            raise refused from None
+    for_one = any(BATCH not in shape or declared[name][shape.index(BATCH) :][:1] == (1,) for name, shape in fixed.items())
+    adapted, feed, worst = _for_any_batch(plain, reference, fixed, for_one, source)
     noise = None if plain is upgraded else _noise(given, plain, feed, fixed, source)
     return adapted.SerializeToString(), worst, noise
 
 
+Result = tuple[onnx.ModelProto, Feed, float]
+
+
 def _for_any_batch(
-    model: onnx.ModelProto, reference: onnx.ModelProto, shapes: dict[str, Shape], source: str
-) -> tuple[onnx.ModelProto, Feed, float]:
-    """The adapted model, inputs that were made up for it, and how far it is from ``reference`` on these."""
+    model: onnx.ModelProto, reference: onnx.ModelProto, shapes: dict[str, Shape], for_one: bool, source: str
+) -> Result:
+    """The adapted model, inputs that were made up for it, and how far it is from ``reference`` on these.
+
+    With the batch that the file has, where each tensor keeps items apart then; else as what it computes for one item, with a
+    batch added to every node. The latter also where the file is for one item: it says so (``for_one``), or runs with no other
+    number. One that mixes the items it is given is neither.
+    """
+    refused = found = None
+    if all(BATCH in shape for shape in shapes.values()):
+        try:
+            found = _compared(_with_its_batch(model, shapes, source), reference, shapes, source)
+            if items_are_apart(found[0]):
+                return found
+        except EdgeEmoError as error:
+            if not for_one and runs_with(reference, shapes, 2):
+                raise
+            refused = error
     try:
-        adapted = _rewritten(model, shapes, source)
+        return _compared(_of_one_item(model, shapes, source), reference, shapes, source)
+    except EdgeEmoError as error:
+        if found is not None:
+            return found
+        raise (refused or error) from None
+
+
+def _compared(adapted: onnx.ModelProto, reference: onnx.ModelProto, shapes: dict[str, Shape], source: str) -> Result:
+    feed = runnable(adapted, STREAMS, source)
+    return adapted, feed, _difference(reference, adapted, feed, shapes, source)
+
+
+def _with_its_batch(model: onnx.ModelProto, shapes: dict[str, Shape], source: str) -> onnx.ModelProto:
+    try:
+        folded = fold(model, source, shapes)
+        return _finished(fold_constants(simplify(keep_rows(unroll(folded, source)), source)))
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         said = str(error).strip().splitlines()[0][:200]
         raise EdgeEmoError(
             f"{source}: is no valid graph with any other number of items ({said}); export it with a dynamic first dimension"
         ) from error
-    feed = runnable(adapted, STREAMS, source)
-    return adapted, feed, _difference(reference, adapted, feed, shapes, source)
 
 
-def _rewritten(model: onnx.ModelProto, shapes: dict[str, Shape], source: str) -> onnx.ModelProto:
-    folded = fold(model, source, shapes)
-    adapted = fold_constants(simplify(keep_rows(unroll(folded, source)), source))
+def _of_one_item(model: onnx.ModelProto, shapes: dict[str, Shape], source: str) -> onnx.ModelProto:
+    one = fold_constants(simplify(unroll(fold_one(model, source, shapes), source), source))
+    return _finished(fold_constants(simplify(vectorize(one, shapes, source), source)))
+
+
+def _finished(adapted: onnx.ModelProto) -> onnx.ModelProto:
     _name_nodes(adapted)
     onnx.checker.check_model(adapted)
     return onnx.shape_inference.infer_shapes(adapted, data_prop=True)
@@ -173,7 +202,7 @@ def _one_by_one(model: onnx.ModelProto, feed: Feed, shapes: dict[str, Shape], so
         session = open_session(model)
         return [
             dict(zip(names, session.run(None, {
-                i.name: np.moveaxis(feed[i.name][stream : stream + 1], 0, shapes[i.name].index(BATCH)) for i in inputs_of(model)
+                i.name: _of_item(feed[i.name], stream, shapes[i.name]) for i in inputs_of(model)
             }), strict=True))
             for stream in range(STREAMS)
         ]  # fmt: skip
@@ -182,6 +211,23 @@ def _one_by_one(model: onnx.ModelProto, feed: Feed, shapes: dict[str, Shape], so
             f"{source}: ONNX Runtime does not run it with one stream ({str(error).splitlines()[0][:200]}); "
             f"--shape {inputs_of(model)[0].name}=batch,SIZE... gives inputs other sizes"
         ) from error
+
+
+def runs_with(model: onnx.ModelProto, shapes: dict[str, Shape], items: int) -> bool:
+    """Whether ONNX Runtime runs the file as it is with ``items`` at once."""
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    for info in inputs_of(sized):
+        set_dims(info, tuple(items if d == BATCH else d for d in shapes[info.name]))
+    try:
+        runnable(sized, items, "")
+    except EdgeEmoError:
+        return False
+    return True
+
+
+def _of_item(values: np.ndarray, item: int, shape: Shape) -> np.ndarray:
+    return np.moveaxis(values[item : item + 1], 0, shape.index(BATCH)) if BATCH in shape else values[item]
 
 
 def run(model: onnx.ModelProto, feed: Feed) -> dict[str, np.ndarray]:

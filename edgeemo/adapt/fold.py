@@ -79,8 +79,12 @@ def fix(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], values: d
         if odd := [d for d in shape if isinstance(d, str) and d != BATCH]:
             written = ",".join(str(d) if isinstance(d, int) or d == BATCH else "SIZE" for d in shape)
             raise EdgeEmoError(f"{source}: input {name}: dimension {odd[0]!r} has no size; --shape {name}={written}")
-        if shape.count(BATCH) != 1:
-            raise EdgeEmoError(f"{source}: input {name}: shape {shape} needs the batch once; --shape {name}=batch,...")
+        if shape.count(BATCH) > 1 or (BATCH not in shape and name not in shapes):
+            several = ",".join(map(str, (BATCH, *shape[1:])))
+            raise EdgeEmoError(
+                f"{source}: input {name}: shape {shape} needs the batch once; --shape {name}={several} where its first "
+                f"dimension is that, --shape {name}={','.join(map(str, shape))} where all of it is one item's"
+            )
         fixed[name] = shape
         set_dims(value_info, shape)  # what the file says of its batch may be a number
     for info in model.graph.output:
@@ -101,6 +105,11 @@ def fold(model: onnx.ModelProto, source: str, shapes: dict[str, Shape]) -> onnx.
     free_the_batch(small, large, source)
     del small.graph.value_info[:]
     return _batch_first(small)
+
+
+def fold_one(model: onnx.ModelProto, source: str, shapes: dict[str, Shape]) -> onnx.ModelProto:
+    """The graph of one item, folded, every shape in it known."""
+    return _folded(model, source, shapes, 1)
 
 
 def refuse_foreign(model: onnx.ModelProto, source: str, known: Collection[str]) -> None:

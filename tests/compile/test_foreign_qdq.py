@@ -55,3 +55,57 @@ def test_static_qdq_of_onnx_runtime(activations: QuantType, per_channel: bool, t
     step = np.diff(np.unique(wanted)).min()
     assert np.abs(got - wanted).max() <= 1.01 * step
     assert (np.abs(got - wanted) > step / 2).mean() < 0.1
+
+
+@pytest.mark.parametrize("zero", [np.int8(0), np.int8(-20), np.uint8(128), np.uint8(142)])
+def test_a_zero_point_behind_a_layer_norm(zero: np.integer, tmp_path: Path) -> None:
+    """The kernel's own epilogue quantizes without one."""
+    rng = np.random.default_rng(2)
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "gamma", "beta"], ["n"]),
+        helper.make_node("QuantizeLinear", ["n", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("MatMul", ["d", "w"], ["y"]),
+    ]
+    constants = {"gamma": np.ones(16, np.float32), "beta": np.full(16, 0.5, np.float32), "s": np.float32(0.03), "z": zero,
+                 "w": rng.standard_normal((16, 8)).astype(np.float32)}  # fmt: skip
+    model = graph(nodes, {"x": ["batch", 4, 16]}, {"y": ["batch", 4, 8]}, constants, opset=20)
+    _, function = compiled(model, tmp_path)
+    feed = {"x": rng.standard_normal((3, 4, 16)).astype(np.float32)}
+    np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], atol=0.2)  # a value or two a level off
+
+
+@pytest.mark.parametrize("zeros", [(0, 0), (9, 0), (0, -7)])
+def test_zero_points_around_attention(zeros: tuple[int, int], tmp_path: Path) -> None:
+    """Of queries, keys and values, and of what comes out: without rings attention is two products, which take none either."""
+    rng = np.random.default_rng(3)
+    heads, width, tokens = 2, 8, 8
+    row = heads * width
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"]),
+        helper.make_node("Split", ["p"], ["q", "k", "v"], axis=2, num_outputs=3),
+    ]
+    for name in "qkv":
+        nodes += [
+            helper.make_node("QuantizeLinear", [name, "s", "z"], [f"{name}i"]),
+            helper.make_node("DequantizeLinear", [f"{name}i", "s", "z"], [f"{name}d"]),
+            helper.make_node("Reshape", [f"{name}d", "apart"], [f"{name}r"]),
+            helper.make_node("Transpose", [f"{name}r"], [f"{name}t"], perm=[0, 2, 3, 1] if name == "k" else [0, 2, 1, 3]),
+        ]
+    nodes += [
+        helper.make_node("MatMul", ["qt", "kt"], ["scores"]),
+        helper.make_node("Mul", ["scores", "scale"], ["scaled"]),
+        helper.make_node("Softmax", ["scaled"], ["weights"], axis=-1),
+        helper.make_node("MatMul", ["weights", "vt"], ["mixed"]),
+        helper.make_node("Transpose", ["mixed"], ["back"], perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["back", "joined"], ["o"]),
+        helper.make_node("QuantizeLinear", ["o", "s", "zo"], ["oi"]),
+        helper.make_node("DequantizeLinear", ["oi", "s", "zo"], ["y"]),
+    ]
+    constants = {"w": rng.standard_normal((16, 3 * row)).astype(np.float32) * 0.3, "s": np.float32(0.03),
+                 "z": np.int8(zeros[0]), "zo": np.int8(zeros[1]), "scale": np.float32(width**-0.5),
+                 "apart": np.array([0, tokens, heads, width]), "joined": np.array([0, tokens, row])}  # fmt: skip
+    model = graph(nodes, {"x": ["batch", tokens, 16]}, {"y": ["batch", tokens, row]}, constants, opset=20)
+    _, function = compiled(model, tmp_path)
+    feed = {"x": rng.standard_normal((3, tokens, 16)).astype(np.float32)}
+    assert np.abs(function.run(feed)["y"] - run(model, feed)["y"]).max() <= 0.0301

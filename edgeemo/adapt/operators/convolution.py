@@ -33,7 +33,9 @@ def transposed(node: onnx.NodeProto, context: Context, make: Maker) -> bool:
     options = attributes(node)
     window = context.shape(node.input[1])[2:]
     strides = tuple(options.get("strides", [1] * len(window)))
-    plain = not any(any(options.get(name, ())) for name in ("pads", "output_padding"))
+    plain = not any(any(options.get(name, ())) for name in ("pads", "output_padding")) and set(options.get("dilations", ())) <= {
+        1
+    }
     if weight is None or strides != tuple(window) or options.get("group", 1) != 1 or not plain:
         return False
     bias = context.constant(node, 2)

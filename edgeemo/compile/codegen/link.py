@@ -22,10 +22,16 @@ def assemble(assembly: str, objects: Path, target: BoardTarget) -> None:
         raise EdgeEmoError(f"assembling for {target.name} failed: {done.stderr.strip()[:500] or 'is ziglang installed?'}")
 
 
+KERNEL = "kernel_"  # before the names of kernels that are functions of their own
+
+
 def link_shared(objects: Path, library: Path, target: BoardTarget) -> None:
-    """Links one object file to ``library``. Its symbols stay (7 kB), so that a profile can name kernels; undefined ones are the
-    loader's (compile/codegen/verify.py checks them)."""
-    command = [sys.executable, "-m", "ziglang", "ld.lld", "-m", target.linker, "-shared", "--strip-debug", "--gc-sections", "-o"]
+    """Links one object file to ``library``. Its symbols stay (7 kB), so that a profile can name kernels, but no other library
+    sees those; undefined ones are the loader's (compile/codegen/verify.py checks them)."""
+    visible = objects.with_suffix(".map")
+    visible.write_text(f"{{ local: {KERNEL}*; }};\n")
+    command = [sys.executable, "-m", "ziglang", "ld.lld", "-m", target.linker, "-shared", "--strip-debug", "--gc-sections",
+               f"--version-script={visible}", "-o"]  # fmt: skip
     done = subprocess.run([*command, str(library), str(objects)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise EdgeEmoError(f"linking for {target.name} failed: {done.stderr.strip()[:500] or 'is ziglang installed?'}")

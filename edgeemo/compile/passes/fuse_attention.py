@@ -31,7 +31,7 @@ from edgeemo.compile.ir import (
 )
 from edgeemo.compile.kernels.attention import f32, qs8
 from edgeemo.compile.memory.states import StateBindings
-from edgeemo.compile.patterns.quantize import end_of_quantize
+from edgeemo.compile.patterns.quantize import end_of_quantize, symmetric_scale
 from edgeemo.targets.capabilities import INT8_MAX
 
 
@@ -172,7 +172,7 @@ def _match(graph: Graph, states: StateBindings, softmax: Var) -> _Match | None:
     while (user := graph.only_user(last)) is not None and graph.is_op(user, "reshape"):
         last = user
     if user is not None and graph.is_op(user, "quantize"):
-        out_scale = graph.scalar(graph.args(user)[1])
+        out_scale = symmetric_scale(graph, user)
         if out_scale is None:
             return None
         root = end_of_quantize(graph, user)
@@ -224,8 +224,8 @@ def _tokens(graph: Graph, value: Expr, axes: list[int], states: StateBindings) -
         if len(graph.users[state]) != 1 or set(graph.users[concat]) != {graph.args(value)[0], states.next_of[state]}:
             return None
     if graph.is_op(rows, "dequantize"):
-        scale, inner = graph.scalar(graph.args(rows)[1]), graph.args(rows)[0]
-        if scale is None or not graph.is_op(inner, "quantize") or graph.scalar(graph.args(inner)[1]) != scale:
+        scale, inner = symmetric_scale(graph, rows), graph.args(rows)[0]
+        if scale is None or not graph.is_op(inner, "quantize") or symmetric_scale(graph, inner) != scale:
             return None
         rows = graph.args(inner)[0]
     part = graph.value.get(rows)

@@ -7,7 +7,7 @@ from tvm import relax
 
 from edgeemo.compile.ir import Graph, PassContext, call_kernel, rows_per_stream, static_shape
 from edgeemo.compile.kernels import layer_norm
-from edgeemo.compile.patterns.quantize import end_of_quantize
+from edgeemo.compile.patterns.quantize import end_of_quantize, symmetric_scale
 from edgeemo.targets.capabilities import INT8_MAX
 
 
@@ -26,13 +26,12 @@ def run(graph: Graph, context: PassContext) -> None:
             continue
         args = [x, gamma, beta]
         user = graph.only_user(root)
-        quantize = user is not None and graph.is_op(user, "quantize") and graph.scalar(graph.args(user)[1]) is not None
+        scale = symmetric_scale(graph, user) if user is not None and graph.is_op(user, "quantize") else None
         epsilon, qmax = float(graph.attrs(root).epsilon), INT8_MAX
-        if quantize:
-            root, scale = end_of_quantize(graph, user), graph.scalar(graph.args(user)[1])
-            assert scale is not None
+        if scale is not None:
+            root = end_of_quantize(graph, user)
             arrays = [np.asarray(graph.constant(a), np.float64) / scale for a in (gamma, beta)]
             args[1:] = [relax.const(a.astype(np.float32)) for a in arrays]
             qmax = graph.qmax.get(root, INT8_MAX)
-        spec = layer_norm.LayerNorm(rows, width, epsilon, quantize, qmax)
+        spec = layer_norm.LayerNorm(rows, width, epsilon, scale is not None, qmax)
         graph.rebind(root, call_kernel(context.table.add(spec, layer_norm.build_layer_norm), args, root))

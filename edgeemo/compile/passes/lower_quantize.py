@@ -7,6 +7,7 @@ from tvm import relax
 
 from edgeemo.compile.ir import Graph, KernelTable, PassContext, Var, call_kernel, rows_per_stream, static_shape
 from edgeemo.compile.kernels import layer_norm
+from edgeemo.compile.patterns.quantize import symmetric_scale
 from edgeemo.targets.capabilities import INT8_MAX
 
 
@@ -25,8 +26,8 @@ def run(graph: Graph, context: PassContext) -> None:
 
 def _quantize(graph: Graph, table: KernelTable, root: Var, var: Var, quantize: Var) -> None:
     """``var``: the quantize itself or the clip behind it."""
-    x, scale, zero = graph.args(quantize)[0], *(graph.scalar(a) for a in graph.args(quantize)[1:3])
-    if scale is None or zero != 0 or var.ty.dtype != "int8" or rows_per_stream(x) is None:
+    x, scale = graph.args(quantize)[0], symmetric_scale(graph, quantize)
+    if scale is None or rows_per_stream(x) is None:
         return
     spec = layer_norm.Quantize(int(np.prod([d or 1 for d in static_shape(x)[1:]])), graph.qmax.get(var, INT8_MAX))
     args = [x, relax.const(np.array([1.0 / scale], np.float32))]

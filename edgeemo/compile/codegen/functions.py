@@ -1,0 +1,57 @@
+"""Builds a module whose kernels stay functions of their own, by the TVM passes that a CPU needs.
+
+TVM's default gives LLVM private functions, each called once, and LLVM makes one function of them all: of a large network's that
+takes up to twice as long as to compile them one by one. Most passes before that look for what only a GPU's code has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import s_tir, tirx
+
+from edgeemo.compile.codegen.link import KERNEL
+
+
+def _passes() -> list[Any]:
+    """As tvm.s_tir.pipeline has them."""
+    return [
+        s_tir.transform.CanonicalizeLoop(),
+        s_tir.transform.LowerInitBlock(),
+        s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
+        s_tir.transform.ConvertBlocksToOpaque(),
+        s_tir.transform.LowerMatchBuffer(),
+        s_tir.transform.LowerOpaqueBlock(),
+        tirx.transform.FlattenBuffer(),
+        tirx.transform.NarrowDataType(32),
+        s_tir.transform.LoopPartition(),
+        tirx.transform.VectorizeLoop(),
+        tirx.transform.StorageRewrite(),
+        tirx.transform.UnrollLoop(),
+        tirx.transform.StmtSimplify(),  # without it INT8 products take twice the cycles (modelled)
+        s_tir.transform.RewriteUnsafeSelect(),
+        tirx.transform.VerifyMemory(),
+        tirx.transform.AnnotateEntryFunc(),
+        tirx.transform.SplitHostDevice(),
+        tirx.transform.MakePackedAPI(),
+        tirx.transform.LowerTVMBuiltin(),
+        tirx.transform.LowerIntrin(),
+    ]
+
+
+def _visible_to_the_linker(mod: tvm.IRModule) -> tvm.IRModule:
+    """A name that leaves the object file keeps a function from being private; codegen/link.py keeps it in the library. Behind
+    MakePackedAPI, which would make the arguments of such a function boxed ones."""
+    made = {}
+    for var, function in mod.functions.items():
+        named = "global_symbol" in function.attrs
+        made[var] = function if named else function.with_attr("global_symbol", f"{KERNEL}{var.name_hint}")
+    return tvm.IRModule(made)
+
+
+def build_functions(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Module:
+    """The module that ``tvm.tirx.build`` makes, with functions of its kernels. Raises what TVM raises."""
+    target = target.with_host(target)
+    lowered = tvm.transform.Sequential([tirx.transform.BindTarget(target), *_passes()])(mod)
+    return tvm.get_global_func("target.build.llvm")(_visible_to_the_linker(lowered), target)
