@@ -134,7 +134,8 @@ bench-calibration: run
 	$(BIN)/python -m edgeemo.bench.calibration
 
 # Other people's programs that tests talk to; needs root.
-COUNTERPARTS := minisign mosquitto haproxy ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
+COUNTERPARTS := minisign mosquitto haproxy baresip-core sip-tester ffmpeg \
+  gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
   pkg-config libasound2-dev libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev  # examples of the C library
 counterparts: install
 	for p in $(COUNTERPARTS); do dpkg -s $$p >/dev/null 2>&1 || wanted="$$wanted $$p"; done; test -z "$$wanted" || \

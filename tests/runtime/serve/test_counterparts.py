@@ -1,4 +1,4 @@
-"""Programs that nobody here wrote, at the other end: ffmpeg, GStreamer, mosquitto, HAProxy, Vosk's client."""
+"""Programs that nobody here wrote, at the other end: ffmpeg, GStreamer, baresip, mosquitto, HAProxy, Vosk's client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,6 +100,66 @@ def test_gstreamer_over_rtp(running: Running, artifact: Path, clip: Path, tmp_pa
 
     samples = soundfile.read(clip, dtype="int16")[0]
     assert steps_of(Listener(running).during(call, work)) == alone(artifact, samples.astype(np.float32) / 32768)
+
+
+def _phone(folder: Path, port: int, clip: Path) -> None:
+    """Configures baresip, without a sound card or a registrar: it says what is in ``clip``."""
+    modules = next(Path("/usr/lib").glob("**/baresip/modules"))
+    named = "".join(f"module {name}.so\n" for name in ("g711", "aufile", "account", "menu"))
+    folder.mkdir()
+    (folder / "config").write_text(
+        f"sip_listen 127.0.0.1:{port}\naudio_source aufile,{clip}\naudio_player aufile,/dev/null\naudio_alert aufile,/dev/null\n"
+        f"module_path {modules}\n{named}"
+    )
+    (folder / "accounts").write_text(f"<sip:phone@127.0.0.1:{port}>;regint=0;audio_codecs=pcmu\n")
+    (folder / "contacts").write_text("")
+
+
+@contextmanager
+def overheard(port: int) -> Iterator[tuple[int, bytearray]]:
+    """A port that hands RTP on to ``port``, and the audio that came by."""
+    heard = bytearray()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+        link.bind(("127.0.0.1", 0))
+        link.settimeout(0.2)
+        ended = threading.Event()
+
+        def pass_on() -> None:
+            while not ended.is_set():
+                with suppress(TimeoutError):
+                    packet = link.recv(2000)
+                    heard.extend(packet[12:])
+                    link.sendto(packet, ("127.0.0.1", port))
+
+        thread = threading.Thread(target=pass_on)
+        thread.start()
+        try:
+            yield link.getsockname()[1], heard
+        finally:
+            ended.set()
+            thread.join()
+
+
+@needs("baresip", "sipp")
+def test_a_sip_phone(running: Running, artifact: Path, clip: Path, tmp_path: Path) -> None:
+    """baresip calls; sipp, in a telephone system's place, answers with the port of the service, to which the phone then talks."""
+    call = "sip-" + uuid.uuid4().hex
+    _, said = ask(running, "POST", "/v1/rtp", json={"call": call})
+    desk, phone = free_port(), free_port()
+    _phone(tmp_path / "phone", phone, clip)
+    scenario = Path(__file__).with_name("sip_answer.xml")
+    answer = ["-sf", scenario, "-i", "127.0.0.1", "-p", desk, "-m", 1, "-nostdin"]
+    with overheard(said["port"]) as (port, heard):
+
+        def work() -> None:
+            with program("sipp", *answer, "-key", "edgeemo_port", port):
+                dial = ["-f", tmp_path / "phone", "-e", f"/dial sip:desk@127.0.0.1:{desk}", "-t", SECONDS + 3]
+                subprocess.run(["baresip", *map(str, dial)], check=True, capture_output=True, timeout=60)
+            ask(running, "DELETE", f"/v1/rtp/{said['port']}")
+
+        events = Listener(running).during(call, work)
+    assert len(heard) >= SECONDS * 8000
+    assert steps_of(events) == alone(artifact, decode(bytes(heard), "mulaw"))
 
 
 @needs("mosquitto")
