@@ -190,6 +190,7 @@ def _batch_dims(info: onnx.ValueInfoProto, other: onnx.ValueInfoProto, source: s
     if shape.count(BATCH) != 1 or not all(isinstance(d, int) or d == BATCH for d in shape):
         raise EdgeEmoError(
             f"{source}: output {info.name}: {a} for {SMALL} streams and {b} for {LARGE}: no one batch; is the first dimension of "
-            "every input the batch? --shape INPUT=1,batch,SIZE says where it is; leave out an output that items share"
+            "every input the batch? --shape INPUT=1,batch,SIZE says where it is, --shape INPUT=8,SIZE that all is one item's; "
+            "leave out an output that items share"
         )
     return shape

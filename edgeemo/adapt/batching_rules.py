@@ -6,6 +6,7 @@ and the batch takes the place of the 1; else the batch is a further dimension in
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable
 from typing import Any
 
@@ -203,6 +204,17 @@ def gemm(g: BatchedGraph) -> None:
     g.reshaped(found)
 
 
+def einsum(g: BatchedGraph) -> None:
+    """One more letter, of those that have a batch and of the result."""
+    equation = attributes(g.node)["equation"].decode().replace(" ", "")
+    if "->" not in equation or "." in equation:
+        raise g.refusal(f"its equation {equation} does not name every dimension")
+    terms, result = equation.split("->")
+    letter = next(c for c in string.ascii_letters if c not in equation)
+    named = [letter + t if g.has_batch(n) else t for n, t in zip(g.node.input, terms.split(","), strict=True)]
+    g.emit([g.stored(n, False) for n in g.node.input], drop=False, equation=f"{','.join(named)}->{letter}{result}")
+
+
 def over_channels(g: BatchedGraph) -> None:
     """What takes (N, channels, places...): N is the batch where it is 1, else one more dimension of places."""
     node = g.node
@@ -265,6 +277,7 @@ RULES: dict[str, Rule] = {
     "Tile": tile,
     "MatMul": matmul,
     "Gemm": gemm,
+    "Einsum": einsum,
     **dict.fromkeys(
         ("AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "DepthToSpace", "GlobalAveragePool", "GlobalMaxPool",
          "InstanceNormalization", "LpPool", "LRN", "MaxPool", "Resize", "SpaceToDepth"),

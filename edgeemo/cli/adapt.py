@@ -39,7 +39,8 @@ def _values(context: click.Context, option: click.Parameter, given: tuple[str, .
 @click.command()
 @click.argument("model", type=FILE)
 @click.option("--shape", "shapes", multiple=True, callback=_shapes, metavar="INPUT=batch,SIZE,...",
-              help="An input's shape, where the file leaves sizes open or its batch is not the first dimension.")  # fmt: skip
+              help="An input's shape, where the file leaves sizes open or its batch is not the first dimension; without "
+              "'batch' all of it is one item's.")  # fmt: skip
 @click.option("--set", "values", multiple=True, callback=_values, metavar="INPUT=NUMBER", help="Make an input a constant.")
 @output_options("build/<model>-adapted.onnx")
 @user_errors

@@ -67,6 +67,8 @@ CASES = {
     "its own product": ([N("Transpose", ["x"], ["t"]), N("MatMul", ["x", "t"], ["y"])], [4, 8], {}),
     "of vectors": ([N("MatMul", ["x", "x"], ["y"])], [8], {}),
     "Gemm": ([N("Gemm", ["x", "x", "c"], ["y"], transB=1, alpha=0.5, beta=2.0)], [4, 8], {"c": _random(4)}),
+    "Einsum with a constant": ([N("Einsum", ["x", "w"], ["y"], equation="ij, jk -> ki")], [4, 5], {"w": _random(5, 6)}),
+    "Einsum with itself": ([N("Einsum", ["x", "x"], ["y"], equation="ij,kj->ik")], [4, 5], {}),
     "frames as a convolution's batch": ([N("Conv", ["x", "w", "c"], ["y"], strides=[2], pads=[1, 0])], [5, 3, 16],
                                         {"w": _random(4, 3, 3), "c": _random(4)}),
     "frames as a pooling's batch": ([N("MaxPool", ["x"], ["y"], kernel_shape=[2], strides=[2])], [5, 3, 16], {}),
