@@ -18,8 +18,10 @@ def _shapes(context: click.Context, option: click.Parameter, given: tuple[str, .
     for text in given:
         name, separator, sizes = text.partition("=")
         dims = [d.strip() for d in sizes.split(",")]
-        if not separator or not all(d == "batch" or (d.isdigit() and int(d) > 0) for d in dims) or dims.count("batch") != 1:
-            raise click.BadParameter(f"{text}: write INPUT=batch,3,48,192, the word batch once and positive sizes")
+        if not separator or not all(d == "batch" or (d.isdigit() and int(d) > 0) for d in dims) or dims.count("batch") > 1:
+            raise click.BadParameter(
+                f"{text}: write INPUT=batch,3,48,192, positive sizes and the word batch once, or not where all is one item's"
+            )
         shapes[name] = tuple(d if d == "batch" else int(d) for d in dims)
     return shapes
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import helper
 
 from edgeemo.adapt.adapt import adapt
 from edgeemo.adapt.vectorize import items_are_apart
+from edgeemo.cli.main import main
 from edgeemo.onnxlib.graph import BATCH, Shape, dims, inputs_of
 from tests.graphs import graph
 
@@ -126,3 +130,15 @@ def test_an_operator_without_a_rule_is_named() -> None:
     nodes = [N("Unique", ["x"], ["u"], name="odd"), N("ReduceSum", ["u"], ["y"])]
     with pytest.raises(EdgeEmoError, match=r"node odd \(Unique\): .*export the file"):
         adapt(graph(nodes, {"x": [4, 5]}, {"y": None}, {}, opset=20), "m", {"x": (4, 5)}, {})
+
+
+def test_by_the_command_line(tmp_path: Path) -> None:
+    """A shape without "batch", and a word that says so where it is neither."""
+    given, made = tmp_path / "m.onnx", tmp_path / "a.onnx"
+    onnx.save(graph([N("Softmax", ["x"], ["y"], axis=0)], {"x": [4, 5]}, {"y": [4, 5]}, {}, opset=20), given)
+    for shape, code in (("x=4,batch,batch", 2), ("x=4,-5", 2), ("x", 2), ("x=4,5", 0)):
+        result = CliRunner().invoke(main, ["adapt", str(given), "--shape", shape, "--out", str(made)])
+        assert result.exit_code == code
+        assert (code == 0) == made.exists()
+        assert code == 0 or "not where all is one item's" in " ".join(result.output.split())
+    assert dims(onnx.load(made).graph.input[0]) == (BATCH, 4, 5)
