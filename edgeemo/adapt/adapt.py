@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from edgeemo.adapt.vectorize import items_are_apart, vectorize
 from edgeemo.isolated import isolated
 from edgeemo.onnxlib.difference import AMPLIFIED, difference, nearby
 from edgeemo.onnxlib.feeds import Feed, runnable
-from edgeemo.onnxlib.graph import BATCH, Shape, dims, inputs_of, set_dims
+from edgeemo.onnxlib.graph import BATCH, Shape, dims, inputs_of, set_dims, sized
 from edgeemo.onnxlib.session import open_session
 from edgeemo.onnxlib.tidy import tidy
 
@@ -29,6 +30,8 @@ IR_VERSION = 10  # the newest that every ONNX Runtime from 1.22 on reads; later 
 STREAMS = 3
 CLOSE = 1e-4  # of the largest magnitude of an output
 NOISE = 0.5  # of an output's norm: more than rounding and saturation make, less than a wrong scale
+Result = tuple[onnx.ModelProto, Feed, float]  # an adapted model, inputs made up for it, how far it is from the original on these
+Way = Callable[[onnx.ModelProto, dict[str, Shape], str], onnx.ModelProto]
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,10 @@ def _adapt(data: bytes, source: str, shapes: dict[str, Shape], values: dict[str,
     return adapted.SerializeToString(), worst, noise
 
 
-Result = tuple[onnx.ModelProto, Feed, float]
-
-
 def _for_any_batch(
     model: onnx.ModelProto, reference: onnx.ModelProto, shapes: dict[str, Shape], for_one: bool, source: str
 ) -> Result:
-    """The adapted model, inputs that were made up for it, and how far it is from ``reference`` on these.
+    """``model`` with the batch first; ``reference`` is the original.
 
     With the batch that the file has, where each tensor keeps items apart then; else as what it computes for one item, with a
     batch added to every node. The latter also where the file is for one item: it says so (``for_one``), or runs with no other
@@ -95,40 +95,41 @@ def _for_any_batch(
     refused = found = None
     if all(BATCH in shape for shape in shapes.values()):
         try:
-            found = _compared(_with_its_batch(model, shapes, source), reference, shapes, source)
+            found = _compared(_with_its_batch, model, reference, shapes, source)
             if items_are_apart(found[0]):
                 return found
         except EdgeEmoError as error:
-            if not for_one and runs_with(reference, shapes, 2):
+            if not for_one and _runs_with(reference, shapes, 2):
                 raise
             refused = error
     try:
-        return _compared(_of_one_item(model, shapes, source), reference, shapes, source)
+        return _compared(_of_one_item, model, reference, shapes, source)
     except EdgeEmoError as error:
         if found is not None:
             return found
         raise (refused or error) from None
 
 
-def _compared(adapted: onnx.ModelProto, reference: onnx.ModelProto, shapes: dict[str, Shape], source: str) -> Result:
-    feed = runnable(adapted, STREAMS, source)
-    return adapted, feed, _difference(reference, adapted, feed, shapes, source)
-
-
 def _with_its_batch(model: onnx.ModelProto, shapes: dict[str, Shape], source: str) -> onnx.ModelProto:
-    try:
-        folded = fold(model, source, shapes)
-        return _finished(fold_constants(simplify(keep_rows(unroll(folded, source)), source)))
-    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
-        said = str(error).strip().splitlines()[0][:200]
-        raise EdgeEmoError(
-            f"{source}: is no valid graph with any other number of items ({said}); export it with a dynamic first dimension"
-        ) from error
+    folded = fold(model, source, shapes)
+    return _finished(fold_constants(simplify(keep_rows(unroll(folded, source)), source)))
 
 
 def _of_one_item(model: onnx.ModelProto, shapes: dict[str, Shape], source: str) -> onnx.ModelProto:
     one = fold_constants(simplify(unroll(fold_one(model, source, shapes), source), source))
     return _finished(fold_constants(simplify(vectorize(one, shapes, source), source)))
+
+
+def _compared(way: Way, model: onnx.ModelProto, reference: onnx.ModelProto, shapes: dict[str, Shape], source: str) -> Result:
+    try:
+        adapted = way(model, shapes, source)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+        said = str(error).strip().splitlines()[0][:200]
+        raise EdgeEmoError(
+            f"{source}: is no valid graph with any other number of items ({said}); export it with a dynamic first dimension"
+        ) from error
+    feed = runnable(adapted, STREAMS, source)
+    return adapted, feed, _difference(reference, adapted, feed, shapes, source)
 
 
 def _finished(adapted: onnx.ModelProto) -> onnx.ModelProto:
@@ -213,14 +214,10 @@ def _one_by_one(model: onnx.ModelProto, feed: Feed, shapes: dict[str, Shape], so
         ) from error
 
 
-def runs_with(model: onnx.ModelProto, shapes: dict[str, Shape], items: int) -> bool:
+def _runs_with(model: onnx.ModelProto, shapes: dict[str, Shape], items: int) -> bool:
     """Whether ONNX Runtime runs the file as it is with ``items`` at once."""
-    sized = onnx.ModelProto()
-    sized.CopyFrom(model)
-    for info in inputs_of(sized):
-        set_dims(info, tuple(items if d == BATCH else d for d in shapes[info.name]))
     try:
-        runnable(sized, items, "")
+        runnable(sized(model, shapes, items), items, "")
     except EdgeEmoError:
         return False
     return True

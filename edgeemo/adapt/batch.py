@@ -142,13 +142,13 @@ def _free_outputs(small: onnx.ModelProto, large: onnx.ModelProto, types: Types, 
                     f"{source}: output {info.name} is a constant, and no input has a batch that says how many; "
                     "leave it out of the graph"
                 )
-            part = make.reshape(_renamed(small, nodes, info.name), [int(d) for d in shape])
+            part = make.reshape(renamed(small, nodes, info.name), [int(d) for d in shape])
             over_items(make, part, info.type.tensor_type.elem_type, len(shape), 0, *like, output=info.name)
             set_dims(info, (BATCH, *shape[1:]))
         elif len(differ) == 1 and a[differ[0]] != SMALL and _times(a[differ[0]], b[differ[0]]):
             at = differ[0]
             each = int(a[at]) // SMALL
-            make.reshape(_renamed(small, nodes, info.name), [*a[:at], -1, each, *a[at + 1 :]], output=info.name)  # type: ignore[list-item]
+            make.reshape(renamed(small, nodes, info.name), [*a[:at], -1, each, *a[at + 1 :]], output=info.name)  # type: ignore[list-item]
             set_dims(info, (*a[:at], BATCH, each, *a[at + 1 :]))
         else:
             set_dims(info, _batch_dims(info, other, source))
@@ -170,7 +170,7 @@ def _made_of_constants(model: onnx.ModelProto) -> set[str]:
     return made
 
 
-def _renamed(model: onnx.ModelProto, nodes: list[onnx.NodeProto], name: str) -> str:
+def renamed(model: onnx.ModelProto, nodes: list[onnx.NodeProto], name: str) -> str:
     """Renames the tensor ``name``, so that an output may have that name."""
     inner = f"{name}.of_one_item"
     for node in nodes:

@@ -9,6 +9,7 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import helper
 
+from edgeemo.adapt.batch import renamed
 from edgeemo.onnxlib.graph import BATCH, Maker, Shape, constants_of, dims, inputs_of, known_types, label, over_items, set_dims
 
 Sizes = tuple[int, ...]
@@ -144,16 +145,7 @@ class BatchedGraph:
         set_dims(info, (BATCH, *kept))
 
     def _renamed(self, name: str) -> str:
-        """Another name for the tensor ``name``, so that an output may have that name."""
-        inner = f"{name}.of_one_item"
-        for node in self.nodes:
-            for names in (node.input, node.output):
-                for i, found in enumerate(names):
-                    if found == name:
-                        names[i] = inner
-        for constant in self.model.graph.initializer:
-            if constant.name == name:
-                constant.name = inner
+        inner = renamed(self.model, self.nodes, name)
         tables: tuple[dict[str, Any], ...] = (self.dropped, self.other_form, self.shapes)
         for table in tables:
             if name in table:

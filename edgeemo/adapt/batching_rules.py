@@ -56,13 +56,6 @@ def over_axis(name: str, default: int) -> Rule:
     return lambda g: _over_axis(g, name, default)
 
 
-def arg(g: BatchedGraph) -> None:
-    node, options = g.node, attributes(g.node)
-    axis = int(options.get("axis", 0)) % len(g.shape(node.input[0]))
-    drop = axis > 0 and g.begins_with_one(node.input[0])
-    g.emit([g.stored(node.input[0], drop)], drop, axis=axis if drop else axis + 1)
-
-
 def concat(g: BatchedGraph) -> None:
     """A constant part is given to every item."""
     node = g.node
@@ -259,9 +252,8 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), quantized),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax", "LayerNormalization"), over_axis("axis", -1)),
-    **dict.fromkeys(("ArgMax", "ArgMin"), arg),
+    **dict.fromkeys(("ArgMax", "ArgMin", "Split"), over_axis("axis", 0)),
     "Concat": concat,
-    "Split": over_axis("axis", 0),
     "Gather": gather,
     "GatherElements": gather_elements,
     **dict.fromkeys(

@@ -36,6 +36,7 @@ from edgeemo.onnxlib.graph import (
     label,
     replace_nodes,
     set_dims,
+    sized,
 )  # fmt: skip
 from edgeemo.onnxlib.session import open_session
 
@@ -136,14 +137,7 @@ def upgrade(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
 
 def _folded(model: onnx.ModelProto, source: str, shapes: dict[str, Shape], batch: int) -> onnx.ModelProto:
     """By ONNX Runtime, for ``batch`` items, with inferred shapes; loops are unrolled as their number of turns becomes known."""
-    sized = onnx.ModelProto()
-    sized.CopyFrom(model)
-    for info in inputs_of(sized):
-        set_dims(info, tuple(batch if d == BATCH else d for d in shapes[info.name]))
-    for info in sized.graph.output:
-        info.type.tensor_type.ClearField("shape")
-    del sized.graph.value_info[:]
-    folded = _without_shapes(_optimized(sized, source, batch))
+    folded = _without_shapes(_optimized(sized(model, shapes, batch), source, batch))
     for _ in range(NESTED):
         if not has_loops(folded):
             break
@@ -192,7 +186,7 @@ def _without_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _optimized(sized: onnx.ModelProto, source: str, batch: int) -> onnx.ModelProto:
+def _optimized(model: onnx.ModelProto, source: str, batch: int) -> onnx.ModelProto:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
@@ -200,7 +194,7 @@ def _optimized(sized: onnx.ModelProto, source: str, batch: int) -> onnx.ModelPro
         options.optimized_model_filepath = str(Path(folder, "folded.onnx"))
         try:
             onnxruntime.InferenceSession(
-                sized.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=UNWANTED
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=UNWANTED
             )
         except Exception as error:  # ONNX Runtime raises types of its own
             said = str(error).replace("\n", " ")[:300]

@@ -13,7 +13,7 @@ import onnx
 from edgeemo.adapt.batched_graph import BatchedGraph
 from edgeemo.adapt.batching_rules import RULES
 from edgeemo.adapt.constants import without_unread
-from edgeemo.onnxlib.graph import BATCH, Maker, Shape, dims, inputs_of, known_types, label, replace_nodes, set_dims
+from edgeemo.onnxlib.graph import Maker, Shape, dims, inputs_of, known_types, label, replace_nodes, sized
 
 
 def vectorize(model: onnx.ModelProto, shapes: dict[str, Shape], source: str) -> onnx.ModelProto:
@@ -62,10 +62,6 @@ def items_are_apart(model: onnx.ModelProto) -> bool:
 
 
 def _sizes(model: onnx.ModelProto, batch: int) -> dict[str, Shape]:
-    sized = onnx.ModelProto()
-    sized.CopyFrom(model)
-    del sized.graph.value_info[:]
-    for info in (*inputs_of(sized), *sized.graph.output):
-        set_dims(info, tuple(batch if d == BATCH else d for d in dims(info)))
-    known = {name: dims(value) for name, value in known_types(sized).items()}
+    shapes = {i.name: dims(i) for i in inputs_of(model)}
+    known = {name: dims(value) for name, value in known_types(sized(model, shapes, batch)).items()}
     return {name: shape for name, shape in known.items() if all(isinstance(d, int) for d in shape)}

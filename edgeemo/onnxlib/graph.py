@@ -32,6 +32,18 @@ def set_dims(value: onnx.ValueInfoProto, shape: Shape) -> None:
         value.type.tensor_type.shape.SetInParent()
 
 
+def sized(model: onnx.ModelProto, shapes: dict[str, Shape], batch: int) -> onnx.ModelProto:
+    """A copy with inputs of ``shapes`` for ``batch`` items, and no other shape said."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    for info in inputs_of(made):
+        set_dims(info, tuple(batch if d == BATCH else d for d in shapes[info.name]))
+    for info in made.graph.output:
+        info.type.tensor_type.ClearField("shape")
+    del made.graph.value_info[:]
+    return made
+
+
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import tvm
 from edgeemo_runtime.errors import EdgeEmoError
+from elftools.elf.elffile import ELFFile
+from onnx import helper
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.codegen import verify
 from edgeemo.compile.codegen.link import link_shared
+from edgeemo.compile.compiler import compile_onnx
 from edgeemo.targets.board import load_target
+from tests.graphs import graph
 
 
 def library(folder: Path, expression, features: list[str]) -> Path:  # type: ignore[no-untyped-def]
@@ -85,3 +93,17 @@ def test_allowed_instructions_do_not_match(text: str) -> None:
 def test_unknown_target_lists_the_known() -> None:
     with pytest.raises(EdgeEmoError, match=r"there are: aarch64-neon,.* host"):
         load_target("pdp11")
+
+
+@pytest.mark.slow
+def test_no_other_library_sees_the_kernels(tmp_path: Path) -> None:
+    """Kernels of a network without a contract are functions, whose names the linker keeps: two artifacts have the same ones."""
+    weights = np.ones((16, 16), np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Tanh", ["p"], ["y"])]
+    model = graph(nodes, {"x": ["batch", 4, 16]}, {"y": ["batch", 4, 16]}, {"w": weights}, opset=20)
+    onnx.save(model, tmp_path / "m.onnx")
+    with zipfile.ZipFile(io.BytesIO(compile_onnx(tmp_path / "m.onnx", load_target("aarch64-neon")).archive)) as archive:
+        library = ELFFile(io.BytesIO(archive.read("step.so")))
+    named = [{s.name for s in library.get_section_by_name(table).iter_symbols()} for table in (".symtab", ".dynsym")]
+    local, seen = ({n for n in names if "kernel_" in n} for names in named)
+    assert local and not seen

@@ -10,6 +10,8 @@ from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.targets.board import BoardTarget
 
+KERNEL = "kernel_"  # before the names of kernels that are functions of their own
+
 
 def assemble(assembly: str, objects: Path, target: BoardTarget) -> None:
     """Assembly to an object file, by the clang in ziglang. Its only input is text that LLVM has just written."""
@@ -20,9 +22,6 @@ def assemble(assembly: str, objects: Path, target: BoardTarget) -> None:
     done = subprocess.run([*command, str(objects), str(source)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise EdgeEmoError(f"assembling for {target.name} failed: {done.stderr.strip()[:500] or 'is ziglang installed?'}")
-
-
-KERNEL = "kernel_"  # before the names of kernels that are functions of their own
 
 
 def link_shared(objects: Path, library: Path, target: BoardTarget) -> None:

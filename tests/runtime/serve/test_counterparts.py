@@ -116,7 +116,7 @@ def _phone(folder: Path, port: int, clip: Path) -> None:
 
 
 @contextmanager
-def overheard(port: int) -> Iterator[tuple[int, bytearray]]:
+def rtp_relay(port: int) -> Iterator[tuple[int, bytearray]]:
     """A port that hands RTP on to ``port``, and the audio that came by."""
     heard = bytearray()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
@@ -145,16 +145,16 @@ def test_a_sip_phone(running: Running, artifact: Path, clip: Path, tmp_path: Pat
     """baresip calls; sipp, in a telephone system's place, answers with the port of the service, to which the phone then talks."""
     call = "sip-" + uuid.uuid4().hex
     _, said = ask(running, "POST", "/v1/rtp", json={"call": call})
-    desk, phone = free_port(), free_port()
-    _phone(tmp_path / "phone", phone, clip)
+    pbx_port, phone_port = free_port(), free_port()
+    _phone(tmp_path / "phone", phone_port, clip)
     scenario = Path(__file__).with_name("sip_answer.xml")
-    answer = ["-sf", scenario, "-i", "127.0.0.1", "-p", desk, "-m", 1, "-nostdin"]
-    with overheard(said["port"]) as (port, heard):
+    pbx = ["-sf", scenario, "-i", "127.0.0.1", "-p", pbx_port, "-m", 1, "-nostdin"]
+    with rtp_relay(said["port"]) as (port, heard):
 
         def work() -> None:
-            with program("sipp", *answer, "-key", "edgeemo_port", port):
-                dial = ["-f", tmp_path / "phone", "-e", f"/dial sip:desk@127.0.0.1:{desk}", "-t", SECONDS + 3]
-                subprocess.run(["baresip", *map(str, dial)], check=True, capture_output=True, timeout=60)
+            with program("sipp", *pbx, "-key", "edgeemo_port", port):
+                phone = ["-f", tmp_path / "phone", "-e", f"/dial sip:edgeemo@127.0.0.1:{pbx_port}", "-t", SECONDS + 3]
+                subprocess.run(["baresip", *map(str, phone)], check=True, capture_output=True, timeout=60)
             ask(running, "DELETE", f"/v1/rtp/{said['port']}")
 
         events = Listener(running).during(call, work)
