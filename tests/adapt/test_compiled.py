@@ -191,7 +191,8 @@ def test_mistakes_name_the_file_and_the_input(tmp_path: Path, monkeypatch: pytes
         assert not Path("x").exists()
 
     refused("`edgeemo adapt` makes it so", "compile", "theirs.onnx", "--target", "host")
-    refused("write INPUT=batch,3,48,192", "adapt", "theirs.onnx", "--shape", "x=3,4")
+    refused("write INPUT=batch,3,48,192", "adapt", "theirs.onnx", "--shape", "x=3,batch,batch")
+    refused("ONNX Runtime does not run it", "adapt", "theirs.onnx", "--shape", "x=3,4")  # all of it one item's, which has three
     refused("write INPUT=NUMBER", "adapt", "theirs.onnx", "--set", "x=y")
     refused("--feeds DIR takes .npz", "quantize", "ours.onnx")
     refused("no .npz in it", "quantize", "ours.onnx", "--feeds", ".")
