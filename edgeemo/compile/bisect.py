@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import onnx
 from onnx import TensorProto
@@ -11,19 +11,26 @@ from edgeemo.onnxlib.graph import dims, label, replace_nodes
 from edgeemo.onnxlib.metadata import STREAM
 
 
-def first_bad_node(model: onnx.ModelProto, bad: Callable[[onnx.ModelProto], bool]) -> str:
-    """``bad`` tells of a part of the graph, up to and with one node, whether it is wrong. Returns a name for messages, "tensor t
-    of node n (Op)", or "" where no part is bad by itself."""
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    known = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.output)}
-    nodes = [n for n in model.graph.node if n.output and n.output[0] in known and _can_be_output(known[n.output[0]])]
+def first_bad_node(model: onnx.ModelProto, bad: Callable[[onnx.ModelProto], bool]) -> onnx.NodeProto | None:
+    """``bad`` tells of a part of the graph, up to and with one node, whether it is wrong. None where no part is bad by itself."""
+    known = possible_outputs(model)
+    nodes = [n for n in model.graph.node if n.output and n.output[0] in known]
     good, at = -1, len(nodes)
     while at - good > 1:
         middle = (good + at) // 2
-        good, at = (good, middle) if bad(_part(model, known[nodes[middle].output[0]])) else (middle, at)
-    if at == len(nodes):
-        return ""
-    return f"tensor {nodes[at].output[0]} of node {label(nodes[at])} ({nodes[at].op_type})"
+        good, at = (good, middle) if bad(part_of(model, [known[nodes[middle].output[0]]])) else (middle, at)
+    return None if at == len(nodes) else nodes[at]
+
+
+def tensor_of(node: onnx.NodeProto) -> str:
+    """A node for messages."""
+    return f"tensor {node.output[0]} of node {label(node)} ({node.op_type})"
+
+
+def possible_outputs(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    """The tensors of a graph that a part of it may give: those of known sizes, the batch first."""
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.output) if _can_be_output(v)}
 
 
 def _can_be_output(value: onnx.ValueInfoProto) -> bool:
@@ -32,18 +39,18 @@ def _can_be_output(value: onnx.ValueInfoProto) -> bool:
     return bool(shape) and isinstance(shape[0], str) and all(isinstance(d, int) for d in shape[1:]) and kind not in whole
 
 
-def _part(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> onnx.ModelProto:
-    """The part of a model that makes ``value``, without a stream contract."""
+def part_of(model: onnx.ModelProto, values: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
+    """The part of a model that makes ``values``, its outputs then, without a stream contract."""
     part = onnx.ModelProto()
     part.CopyFrom(model)
     kept: list[onnx.NodeProto] = []
-    wanted = {value.name}
+    wanted = {value.name for value in values}
     for node in reversed(model.graph.node):
         if wanted & set(node.output):
             kept.insert(0, node)
             wanted |= set(node.input)
     replace_nodes(part, kept)
     del part.graph.output[:]
-    part.graph.output.append(value)
+    part.graph.output.extend(values)
     onnx.helper.set_model_props(part, {p.key: p.value for p in model.metadata_props if p.key != STREAM})
     return part

@@ -20,7 +20,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.manifest import SCHEMA
 
 from edgeemo import __version__
-from edgeemo.compile.bisect import first_bad_node
+from edgeemo.compile.bisect import first_bad_node, tensor_of
 from edgeemo.compile.codegen.assembly import mark_calls
 from edgeemo.compile.codegen.functions import build_functions
 from edgeemo.compile.codegen.link import assemble, link_shared
@@ -73,8 +73,9 @@ def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None
     except Exception as error:  # TVM raises its own types for what it does not lower
         last = (str(error).strip() or type(error).__name__).splitlines()[-1]
         said = last if isinstance(error, EdgeEmoError) else f"not lowered ({last[:200]})"
-        where = first_bad_node(model, lambda part: not _compiles(part, target))
-        raise EdgeEmoError(f"{path}: {where and f'{where}: '}{said}{left_products(model, table)}; {WAY_OUT}") from error
+        node = first_bad_node(model, lambda part: not _compiles(part, target))
+        where = f"{tensor_of(node)}: " if node else ""
+        raise EdgeEmoError(f"{path}: {where}{said}{left_products(model, table)}; {WAY_OUT}") from error
     manifest = _manifest(Path(path), model, imported, step, target)
     manifest["checked"] = checked  # against ONNX Runtime
     specs = [table.specs[c] for c in step.calls if c in table.specs]
@@ -127,8 +128,8 @@ def _build(step: Step, target: BoardTarget, dump: Dump) -> tuple[bytes, bytes]:
         objects, library = Path(folder, "step.o"), Path(folder, "step.so")
         with tvm.transform.PassContext(opt_level=2):
             # The contract's own models are one function: that is the code that was measured.
-            build = tvm.tirx.build if step.streams else build_functions
-            module = build(step.mod, target.tvm_target())
+            whole = step.streams
+            module = tvm.tirx.build(step.mod, target.tvm_target()) if whole else build_functions(step.mod, target)
         if target.kernels.neon:
             assembly = mark_calls(module.inspect_source("asm"), step.calls, target.kernels.prefetch)
             dump(stage("step.s"), lambda: assembly)

@@ -103,6 +103,47 @@ def test_an_int8_answer_that_rounding_decides_is_warned_of(tmp_path: Path, monke
     assert said.startswith(f"{path}: output y differs") and "rounding decides it" in said and "--feeds" in said
 
 
+def sure(path: Path, folder: Path) -> Path:
+    """An INT8 model of answers far from one half: what goes into its Sigmoid is -30 and the like."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="first"),
+        helper.make_node("Softsign", ["a"], ["b"], name="bent"),
+        helper.make_node("Abs", ["b"], ["c"]),
+        helper.make_node("Mul", ["c", "k"], ["d"]),
+        helper.make_node("Sigmoid", ["d"], ["y"], name="answer"),
+    ]
+    made = graph(nodes, {"x": ["n", 8]}, {"y": ["n", 8]}, {"w": W, "k": np.float32(-60)})
+    onnx.save(quantized(made, folder), path)
+    return path
+
+
+def test_rounding_before_an_outputs_last_operator_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text detection on made-up inputs: 0.025 of the norm before its Sigmoid were 5.5 behind it, and it was refused."""
+    path = sure(tmp_path / "int8.onnx", tmp_path)
+
+    def nearly(bb: relax.BlockBuilder, inputs: list[relax.Expr], attrs: object, opset: int) -> relax.Expr:
+        x = inputs[0]
+        return relax.op.multiply(relax.op.divide(x, relax.op.add(relax.op.abs(x), relax.const(1.0))), relax.const(1.03))
+
+    monkeypatch.setitem(converters.CONVERTERS, "Softsign", nearly)
+    (said,) = check_artifact(path, compile_onnx(path, load_target("host")).archive)
+    assert said.startswith(f"{path}: output y differs") and "its Sigmoid makes that of rounding" in said and "--feeds" in said
+
+
+def test_a_last_operator_that_is_wrong_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sure(tmp_path / "int8.onnx", tmp_path)
+    right = compile_onnx(path, load_target("host")).archive
+    assert check_artifact(path, right) == []
+    wrong = lambda bb, inputs, attrs, opset: relax.op.multiply(relax.op.sigmoid(inputs[0]), relax.const(1.2))  # noqa: E731
+    monkeypatch.setitem(converters.CONVERTERS, "Sigmoid", wrong)
+    archive = compile_onnx(path, load_target("host")).archive
+    with pytest.raises(EdgeEmoError, match=r"node answer \(Sigmoid\)"):
+        check_artifact(path, archive)
+    monkeypatch.undo()  # only the whole artifact is wrong now, no part of it that is compiled anew
+    with pytest.raises(EdgeEmoError, match="output y differs"):
+        check_artifact(path, archive)
+
+
 def test_a_boards_artifact_is_checked_by_way_of_this_machine(tmp_path: Path, wrong_softsign: None) -> None:
     with pytest.raises(EdgeEmoError, match="node bent"):
         compile_checked(model(tmp_path / "m.onnx"), load_target("aarch64-neon"))
