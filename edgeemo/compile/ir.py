@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,11 @@ class Graph:
             self.users.setdefault(used, []).append(None)  # the function's own result
         self.changed: dict[Var, list[tuple[Var, Expr]]] = {}
         self.qmax: dict[Var, int] = {}  # magnitude of int8 values that something clips: kept when what made them is replaced
+
+    @cached_property
+    def place(self) -> dict[Var, int]:
+        """Where each value is made: the number of its binding, as the graph was when it was first asked."""
+        return {b.var: at for at, b in enumerate(self.bindings)}
 
     # -- constants -------------------------------------------------------------------------------------------------------
     def constant(self, value: Expr) -> np.ndarray | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,12 +60,15 @@ class BoardTarget:
     mhz: int = 0  # clock of a core; 0: not said
     needs: tuple[str, ...] = ()  # extensions beyond the least of its machine, by LLVM's names, for the runtime to check
 
-    def tvm_target(self) -> tvm.target.Target:
+    def tvm_target(self, llvm_options: Sequence[str] = ()) -> tvm.target.Target:
+        """``llvm_options``: of LLVM's command line, "-NAME:TYPE=VALUE"."""
         import tvm
 
         values: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu}
         if self.features:
             values["mattr"] = list(self.features)
+        if llvm_options:
+            values["cl-opt"] = list(llvm_options)
         return tvm.target.Target(values)
 
 

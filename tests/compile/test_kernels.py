@@ -394,3 +394,14 @@ def test_product_of_two_activations(case: tuple[int, int, int, int, float]) -> N
     out = np.zeros((2, matrices, rows, n), dtype=np.float32)
     call(batched_matmul.build(batched_matmul.BatchedProduct(matrices, rows, k, n, scale), HOST), 2, [a, w, out])
     np.testing.assert_allclose(out, scale * (a.astype(np.float64) @ w), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("board", ["host", "aarch64-neon"])
+def test_a_kernels_code_does_not_grow_with_the_square_of_its_expressions(board: str) -> None:
+    """TVM puts what is pure in place of its name wherever that is used: sixty times the code, for LLVM to make one of again."""
+    target = load_target(board)
+    spec = Gemm("f32", 8, 1, 32, 0, 32, 256, 32, bias=True, activation="silu")
+    function = gemm.build(spec, target.kernels).with_attr("global_symbol", "kernel")
+    lowered = tvm.IRModule({"kernel": function.with_attr("target", target.tvm_target())})
+    simpler = tvm.tirx.transform.StmtSimplify()(lowered)
+    assert len(simpler.script()) < 1.5 * len(lowered.script())

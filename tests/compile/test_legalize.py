@@ -10,9 +10,11 @@ import onnx
 import pytest
 from edgeemo_runtime.artifact import load_artifact
 from onnx import TensorProto, helper
+from tvm import relax
 
 from edgeemo.adapt.adapt import adapt, run
 from edgeemo.compile.compiler import compile_onnx
+from edgeemo.compile.passes import legalize
 from edgeemo.onnxlib.feeds import made_up
 from edgeemo.targets.board import load_target
 from tests.graphs import compiled, graph
@@ -210,3 +212,25 @@ def test_tanh_near_zero_is_right_by_itself(tmp_path: Path) -> None:
     x = np.geomspace(1e-30, 3, 64, dtype=np.float32)[None] * np.array([[1], [-1]], np.float32)
     model = graph([helper.make_node("Tanh", ["x"], ["y"])], {"x": ["n", 64]}, {"y": ["n", 64]}, opset=20)
     np.testing.assert_allclose(compiled(model, tmp_path)[1].run({"x": x})["y"], np.tanh(x.astype(float)), rtol=5e-7)
+
+
+def test_equal_operators_are_lowered_once() -> None:
+    """A network unrolled over time has thousands of them; those with another constant, attribute or shape are not equal."""
+    calls: list[str] = []
+
+    def counted(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        calls.append(str(call))
+        return legalize._divide(builder, call)
+
+    times = legalize._once(counted)
+    builder = relax.BlockBuilder()
+    x, y, wide = (relax.Var(n, relax.TensorType([2, size], "float32")) for n, size in (("x", 8), ("y", 8), ("wide", 16)))
+    with builder.function("main", [x, y, wide]):
+        two, third = relax.const(2.0), relax.const(np.float32(1 / 3))
+        made = [
+            builder.emit(times(builder, builder.normalize(relax.op.divide(a, b))))
+            for a, b in ((x, y), (y, x), (x, two), (y, two), (x, third), (wide, two), (wide, wide))
+        ]
+        builder.emit_func_output(relax.Tuple(made))
+    assert len(calls) == 5  # y / x and y / 2 are like those before them
+    assert made[1].ty.shape[1] == 8 and made[5].ty.shape[1] == 16

@@ -12,6 +12,11 @@ import tvm
 from tvm import s_tir, tirx
 
 from edgeemo.compile.codegen.link import KERNEL
+from edgeemo.targets.board import BoardTarget
+
+# LLVM works small kernels (copies, padding) into the step otherwise, unrolls them there, and schedules the long blocks that come
+# of it in a time that grows with their square: half of a compilation, for code that takes 1 % more cycles (modelled).
+NOT_INLINED = "-inline-instr-cost:int=1000"
 
 
 def _passes() -> list[Any]:
@@ -50,8 +55,9 @@ def _visible_to_the_linker(mod: tvm.IRModule) -> tvm.IRModule:
     return tvm.IRModule(made)
 
 
-def build_functions(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Module:
+def build_functions(mod: tvm.IRModule, board: BoardTarget) -> tvm.runtime.Module:
     """The module that ``tvm.tirx.build`` makes, with functions of its kernels. Raises what TVM raises."""
+    target = board.tvm_target([NOT_INLINED])
     target = target.with_host(target)
     lowered = tvm.transform.Sequential([tirx.transform.BindTarget(target), *_passes()])(mod)
     return tvm.get_global_func("target.build.llvm")(_visible_to_the_linker(lowered), target)

@@ -33,6 +33,7 @@ class Builder:
     def __init__(self, target: KernelTarget) -> None:
         self.target, self.neon = target, target.neon
         self.dot_products = SDOT in target.microkernels
+        self.at_use = False
         self.result: tvm.tirx.PrimFunc | None = None
 
     # -- parameters and memory -------------------------------------------------------------------------------------------
@@ -95,7 +96,17 @@ class Builder:
         return T.Cast(dtype, value)
 
     def intrinsic(self, dtype: str, name: str, *args: Expr) -> Expr:
-        return T.call_llvm_pure_intrin(dtype, name, *args)
+        call = T.call_llvm_pure_intrin if self.at_use else T.call_llvm_intrin
+        return call(dtype, name, *args)
+
+    @contextmanager
+    def computed_at_use(self) -> Iterator[None]:
+        """Intrinsics in it come where their result is used, if that is in one place. TVM writes what is pure, bound or not, in
+        place of its name: a value with two uses is there twice, one of ten operations with two uses each a thousand times. So
+        elsewhere they are calls that TVM leaves where they stand."""
+        self.at_use = True
+        yield
+        self.at_use = False
 
     def fma(self, a: Expr, b: Expr, c: Expr, lanes: int = 4) -> Expr:
         """a * b + c, fused where the target fuses it (FMLA, VFMADD), never a call to libm."""

@@ -150,7 +150,8 @@ def _tile_f32(
         if place is not None:
             ahead = fetch(place)
         b.scheduling_barrier()  # loads stay a place ahead of their use: LLVM would put them right before it, to wait
-        sums = [b.bind(b.fma(a, weight, total, lanes)) for a, total in zip(values, sums, strict=True)]
+        with b.computed_at_use():
+            sums = [b.bind(b.fma(a, weight, total, lanes)) for a, total in zip(values, sums, strict=True)]
     for x, value in enumerate(_finished(spec, b, sums, None) if lanes > 1 else sums):
         b.store(buffers["out"], value, to + channel + x * spec.channels, lanes)
 
@@ -188,9 +189,10 @@ def _tile_s8(
             ahead = fetch(*following)
             weights_ahead = fetch_weights(following[0]) if following[1] == 0 else weights_ahead
         b.scheduling_barrier()
-        for q in range(0, len(quarters), 2):
-            for i, products in enumerate(b.products8(values, weights, 4 * q)):
-                sums[x][q + i] = b.bind(sums[x][q + i] + products)
+        with b.computed_at_use():  # behind the last loads: 5 x 5 windows take a tenth fewer cycles so (modelled, Cortex-A72)
+            for q in range(0, len(quarters), 2):
+                for i, products in enumerate(b.products8(values, weights, 4 * q)):
+                    sums[x][q + i] = b.bind(sums[x][q + i] + products)
     scale, bias = (
         [b.load(buffers[name], channel + 4 * q) for q in quarters] if name in buffers else None for name in ("scale", "bias")
     )

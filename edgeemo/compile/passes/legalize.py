@@ -5,6 +5,7 @@ Afterwards ``main`` holds kernel calls, stock PrimFuncs and reshapes (which cost
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf, prod
 from typing import Any
 
@@ -34,7 +35,7 @@ def run(mod: tvm.IRModule, infinities: bool = True) -> tvm.IRModule:
     mod = _one_kind_of_reshape(mod)
     mod = relax.transform.FoldConstant()(mod)
     mod = relax.transform.EliminateCommonSubexpr()(mod)
-    mod = relax.transform.LegalizeOps(RECIPROCALS, skip_ops=["relax.reshape"])(mod)
+    mod = relax.transform.LegalizeOps(_lowerings(mod), skip_ops=["relax.reshape"])(mod)
     _refuse_unlowered(mod)
     mod = relax.transform.AnnotateTIROpPattern()(mod)
     mod = relax.transform.FoldConstant()(mod)
@@ -85,6 +86,44 @@ def _mean(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
 
 
 RECIPROCALS = {"relax.divide": _divide, "relax.mean": _mean}
+Lowering = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
+
+
+def _lowerings(mod: tvm.IRModule) -> dict[str, Lowering]:
+    """TVM's lowering of every operator in a module, or ours; of equal ones once: of a network unrolled over time that is most of
+    a compilation."""
+    graph = Graph(mod)
+    found = {}
+    for name in {graph.op(b.var) for b in graph.bindings} - {""}:
+        lower = RECIPROCALS.get(name) or ir.Op.get(name).get_attr("FLegalize")
+        if lower is not None:
+            found[name] = _once(lower)
+    return found
+
+
+def _once(lower: Lowering) -> Lowering:
+    """``lower``, but that a call with the attributes, types and constants of one before becomes a call of the same PrimFunc."""
+    made: dict[tuple[Any, ...], relax.Call] = {}
+
+    def lowered(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        constants = [a.value.numpy() for a in call.args if isinstance(a, ir.GenericConst)]
+        if any(c.size > 1 for c in constants):
+            return lower(builder, call)
+        tensors = [a for a in call.args if isinstance(a, relax.Var)]
+        types = (str(a.ty if isinstance(a, (relax.Var, ir.GenericConst)) else a) for a in call.args)
+        key = (str(call.attrs), *types, *(c.tobytes() for c in constants))  # a scalar becomes part of the PrimFunc
+        if (known := made.get(key)) is not None:
+            left = iter(tensors)
+            fields = [next(left) if isinstance(f, relax.Var) else f for f in known.args[1].fields]
+            return relax.Call(known.op, [known.args[0], relax.Tuple(fields), *known.args[2:]], known.attrs, known.ty_args)
+        result = lower(builder, call)
+        if isinstance(result, relax.Call) and len(result.args) > 1 and isinstance(result.args[1], relax.Tuple):
+            taken = [f for f in result.args[1].fields if isinstance(f, relax.Var)]
+            if len(taken) == len(tensors) and all(f.same_as(t) for f, t in zip(taken, tensors, strict=True)):
+                made[key] = result
+        return result
+
+    return lowered
 
 
 def _refuse_unlowered(mod: tvm.IRModule) -> None:
@@ -102,7 +141,7 @@ def _slices_early(mod: tvm.IRModule) -> tvm.IRModule:
     """Moves what is made smaller from one value (a slice that is the next state, as a rule) right behind it: that value is in
     the cache then, and its room is free the sooner."""
     graph = Graph(mod)
-    place = {binding.var: at for at, binding in enumerate(graph.bindings)}
+    place = graph.place
 
     def order(binding: relax.Binding) -> tuple[int, int]:
         var, at = binding.var, place[binding.var]

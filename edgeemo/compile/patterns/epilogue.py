@@ -58,7 +58,6 @@ def follow(graph: Graph, root: Var, n: int, conv: bool, int8: bool, takes: Colle
     every column may have an output scale of its own. ``takes``: what there is for it besides bias: factor, names of activations,
     residual, quantize."""
     done = Epilogue(root, conv)
-    place = {b.var: i for i, b in enumerate(graph.bindings)}
     while True:
         plain = not done.activation and done.residual is None
         found = activation.find(graph, done.end) if plain else None
@@ -91,7 +90,7 @@ def follow(graph: Graph, root: Var, n: int, conv: bool, int8: bool, takes: Colle
                 or other == done.end
                 or graph.constant(other) is not None
                 or static_shape(other) != static_shape(done.end)
-                or place.get(other, -1) >= place[user]
+                or graph.place.get(other, -1) >= graph.place[user]
             ):
                 break
             done.residual = other
