@@ -127,9 +127,7 @@ def _build(step: Step, target: BoardTarget, dump: Dump) -> tuple[bytes, bytes]:
     with tempfile.TemporaryDirectory(prefix="edgeemo-") as folder:
         objects, library = Path(folder, "step.o"), Path(folder, "step.so")
         with tvm.transform.PassContext(opt_level=2):
-            # The contract's own models are one function: that is the code that was measured.
-            whole = step.streams
-            module = tvm.tirx.build(step.mod, target.tvm_target()) if whole else build_functions(step.mod, target)
+            module = build_functions(step.mod, target)
         if target.kernels.neon:
             assembly = mark_calls(module.inspect_source("asm"), step.calls, target.kernels.prefetch)
             dump(stage("step.s"), lambda: assembly)

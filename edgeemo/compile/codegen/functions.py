@@ -27,6 +27,7 @@ def _passes() -> list[Any]:
         s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
         s_tir.transform.ConvertBlocksToOpaque(),
         s_tir.transform.LowerMatchBuffer(),
+        s_tir.transform.StmtSimplify(),  # without these two a concatenation of roots takes half as many cycles again
         s_tir.transform.LowerOpaqueBlock(),
         tirx.transform.FlattenBuffer(),
         tirx.transform.NarrowDataType(32),
@@ -34,6 +35,7 @@ def _passes() -> list[Any]:
         tirx.transform.VectorizeLoop(),
         tirx.transform.StorageRewrite(),
         tirx.transform.UnrollLoop(),
+        s_tir.transform.RenormalizeSplitPattern(),
         tirx.transform.StmtSimplify(),  # without it silero-vad in INT8 takes 1.4 times the cycles (modelled)
         s_tir.transform.RewriteUnsafeSelect(),
         tirx.transform.VerifyMemory(),
