@@ -18,12 +18,14 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.members import read_members
 from elftools.elf.elffile import ELFFile
 
+from edgeemo.compile.codegen.link import KERNEL
 from edgeemo.targets.board import load_target
 
 SCRIPT = Path(__file__).parent / "board_step.py"
 RUNTIME = Path(__file__).parents[2] / "runtime"
 STEPS, WARM_UP = 2, 3
 STEP_S = 0.16
+REPEATED = re.compile(r"(_[a-z_]+?)\d*(?:\1\d*)+(?=_|$)")  # what is fused many times over is named once
 
 
 @dataclass(frozen=True)
@@ -118,4 +120,5 @@ def _owner(at: int, maps: list, segments: list, starts: list[int], symbols: list
     address = next((offset - start + virtual for start, size, virtual in segments if start <= offset < start + size), None)
     if address is None:
         return name
-    return re.sub(r"^(part\d+_|kernel_)", "", symbols[bisect.bisect_right(starts, address) - 1][1])
+    symbol = symbols[bisect.bisect_right(starts, address) - 1][1]
+    return REPEATED.sub(r"\1", symbol.removeprefix(KERNEL))

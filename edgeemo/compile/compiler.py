@@ -21,7 +21,7 @@ from edgeemo_runtime.manifest import SCHEMA
 
 from edgeemo import __version__
 from edgeemo.compile.bisect import first_bad_node, tensor_of
-from edgeemo.compile.codegen.assembly import mark_calls
+from edgeemo.compile.codegen.assembly import finish
 from edgeemo.compile.codegen.functions import build_functions
 from edgeemo.compile.codegen.link import assemble, link_shared
 from edgeemo.compile.codegen.package import pack_artifact
@@ -129,7 +129,7 @@ def _build(step: Step, target: BoardTarget, dump: Dump) -> tuple[bytes, bytes]:
         with tvm.transform.PassContext(opt_level=2):
             module = build_functions(step.mod, target)
         if target.kernels.neon:
-            assembly = mark_calls(module.inspect_source("asm"), step.calls, target.kernels.prefetch)
+            assembly = finish(module.inspect_source("asm"), target.kernels.prefetch)
             dump(stage("step.s"), lambda: assembly)
             assemble(assembly, objects, target)
         else:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tvm
 
-from edgeemo.compile.codegen.assembly import mark_calls
+from edgeemo.compile.codegen.assembly import finish
 from edgeemo.compile.codegen.link import assemble, link_shared
 from edgeemo.compile.kernels import depthwise, gemm, pack
 from edgeemo.targets import capabilities
@@ -61,7 +61,7 @@ def run_on_board(function: Any, batch: int, arrays: list[np.ndarray], target: Bo
     with tempfile.TemporaryDirectory() as folder:
         objects, library = Path(folder, "k.o"), Path(folder, "k.so")
         module = tvm.tirx.build(with_caller(function, arrays), target=target.tvm_target())
-        assemble(mark_calls(module.inspect_source("asm"), []), objects, target)
+        assemble(finish(module.inspect_source("asm")), objects, target)
         link_shared(objects, library, target)
         np.savez(Path(folder, "in.npz"), batch=batch, **{f"x{i}": a for i, a in enumerate(arrays)})  # type: ignore[arg-type]
         Path(folder, "run.py").write_text(SCRIPT)

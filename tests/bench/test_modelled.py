@@ -35,7 +35,7 @@ def test_cycles_go_to_the_kernel_whose_code_was_run(tmp_path: Path, name: str, f
     (tmp_path / "m.edgeemo").write_bytes(compile_onnx(tmp_path / "m.onnx", load_target(name)).archive)
     with zipfile.ZipFile(tmp_path / "m.edgeemo") as archive, Path(archive.extract("step.so", tmp_path)).open("rb") as library:
         elf = ELFFile(library)
-        symbol = next(s for s in elf.get_section_by_name(".symtab").iter_symbols() if s.name.startswith("part"))
+        symbol = next(s for s in elf.get_section_by_name(".symtab").iter_symbols() if s.name.startswith("kernel_"))
         code = next(s for s in elf.iter_segments("PT_LOAD") if s["p_flags"] & 1)
     first = MAPPED_AT + symbol["st_value"] - code["p_vaddr"] + code["p_offset"] % 4096
     trace = tmp_path / "cost.sim"
@@ -44,8 +44,16 @@ def test_cycles_go_to_the_kernel_whose_code_was_run(tmp_path: Path, name: str, f
         "M 1000-2000 r-xp 00000000 00:01 1 /usr/lib/libc.so.6\n"
         f"B 0 {first:x} 1 1 0 30 d503201f\nB 0 1800 1 1 0 10 d503201f\nB 0 99999999 1 1 0 60 d503201f\n"
     )
-    kernel = symbol.name.split("_", 1)[1]
+    kernel = symbol.name.removeprefix("kernel_")
     assert modelled._kernels(trace, tmp_path / "m.edgeemo") == {"?": 0.6, kernel: 0.3, "libc.so.6": 0.1}
+
+
+def test_what_is_fused_many_times_over_is_named_once() -> None:
+    def named(kernel: str) -> str:
+        return modelled.REPEATED.sub(r"\1", kernel)
+
+    assert named("fused_strided_slice_strided_slice13_multiply1_add") == "fused_strided_slice_multiply1_add"
+    assert named("gemm_s8_rows3_k256_n256") == "gemm_s8_rows3_k256_n256"
 
 
 AT_THE_END = """

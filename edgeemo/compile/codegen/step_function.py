@@ -19,7 +19,6 @@ from tvm import ir, relax, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from edgeemo.compile.codegen.assembly import hints_of_call
 from edgeemo.compile.ir import Graph, KernelTable, static_shape
 from edgeemo.compile.kernels import copy as state_kernels
 from edgeemo.compile.memory.arena import Arena
@@ -263,10 +262,7 @@ class _Builder:
                     return weights.access_ptr("rw", offset=t.offset)
                 return arena.access_ptr("rw", offset=batch * t.offset)
 
-            for number, (name, tensors) in enumerate(self.calls):
-                if self.table.target.neon:
-                    for hint in hints_of_call(number):
-                        T.evaluate(T.call_llvm_intrin("void", "llvm.aarch64.hint", T.uint32(hint)))
+            for name, tensors in self.calls:
                 args = [T.Cast("int32", batch), *(pointer(t) for t in tensors)]
                 T.evaluate(ir.Call(symbols[name], args, ret_ty=ir.PrimType("int32")))
         return builder.get()
