@@ -1,9 +1,9 @@
 """Models that nobody here wrote, from packages on PyPI, through the whole chain: `python -m tests.aarch64.foreign`.
 
 Each is adapted, compiled for this machine and for the board, and compared with ONNX Runtime, in float and in INT8 (`int8-mse`
-over made-up inputs); on the board under qemu, where it is (`make qemu`). Prints the first table of docs/bring-your-own.md; words
-choose files. With `--cost A72COST` the second: what one item costs in float and in INT8, next to ONNX Runtime. Packages go to
-build/foreign; nothing is committed.
+over made-up inputs); on the board under qemu, where it is (`make qemu`). Prints the first table of docs/bring-your-own.md. With
+`--cost A72COST` the second: what one item costs in float and in INT8, next to ONNX Runtime. Further words choose files. Packages
+go to build/foreign; nothing is committed.
 """
 
 from __future__ import annotations
@@ -133,31 +133,36 @@ def costs(model: Foreign, tool: Path) -> list[str]:
     return [f"{row['host_ratio']:.2f}" for row in rows] + [f"{row['real'] / 1e6:.1f}" for row in rows]
 
 
-def print_costs(tool: Path) -> None:
+def print_costs(models: list[Foreign], tool: Path) -> None:
     names = "edgeemo FP32 | edgeemo INT8 | ORT FP32 | ORT INT8"
     print(f"| | {names} | {names} |\n|---|---|---|---|---|---|---|---|---|")
-    for model in MODELS:
+    for model in models:
         try:
             print(f"| {Path(model.file).name} | {' | '.join(costs(model, tool))} |", flush=True)
         except EdgeEmoError as error:
             print(f"| {Path(model.file).name} | {error} |", flush=True)
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["--cost"]:
-        print_costs(Path(sys.argv[2]))
-        return
+def print_outcomes(models: list[Foreign]) -> None:
     print("| package | file | what it is | outcome | host | INT8, host | board, qemu | compile, s | kB an item |")
     print("|---|---|---|---|---|---|---|---|---|")
-    asked = sys.argv[1:]
-    for model in MODELS:
-        if asked and not any(word in model.file for word in asked):
-            continue
+    for model in models:
         try:
             found = attempt(model, board.available())
         except EdgeEmoError as error:
             found = [str(error), "", "", "", "", ""]
         print(f"| {model.package} | {Path(model.file).name} | {model.what} | {' | '.join(found)} |", flush=True)
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    tool = Path(words[1]) if words[:1] == ["--cost"] else None
+    asked = words[2:] if tool else words
+    models = [model for model in MODELS if not asked or any(word in model.file for word in asked)]
+    if tool:
+        print_costs(models, tool)
+    else:
+        print_outcomes(models)
 
 
 if __name__ == "__main__":
