@@ -1,8 +1,8 @@
 """A thin layer over TVM's IRBuilder: private kernels that take pointers, and the few vector idioms all kernels share.
 
 A kernel is a private PrimFunc of (batch, pointers...), called by the one exported step function (codegen/step_function.py), and a
-function of its own in the library (codegen/functions.py). Scratch is a few vectors on the stack: TVM turns an allocation of 1 KiB or more into a
-call to a workspace hook that the slim runtime does not have.
+function of its own in the library (codegen/functions.py). Scratch is a few vectors on the stack: TVM turns an allocation of 1 KiB
+or more into a call to a workspace hook that the slim runtime does not have.
 """
 
 from __future__ import annotations
