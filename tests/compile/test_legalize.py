@@ -10,7 +10,7 @@ import onnx
 import pytest
 from edgeemo_runtime.artifact import load_artifact
 from onnx import TensorProto, helper
-from tvm import relax
+from tvm import ir, relax
 
 from edgeemo.adapt.adapt import adapt, run
 from edgeemo.compile.compiler import compile_onnx
@@ -234,3 +234,15 @@ def test_equal_operators_are_lowered_once() -> None:
         builder.emit_func_output(relax.Tuple(made))
     assert len(calls) == 5  # y / x and y / 2 are like those before them
     assert made[1].ty.shape[1] == 8 and made[5].ty.shape[1] == 16
+
+
+def test_attributes_are_equal_to_the_last_bit() -> None:
+    """TVM prints six digits of them."""
+    once = legalize._once(ir.Op.get("relax.nn.leakyrelu").get_attr("FLegalize"))
+    builder, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType([2, 8], "float32"))
+    with builder.function("main", [x]):
+        slopes = (0.01, 0.0100000001, 0.01)
+        made = [once(builder, builder.normalize(relax.op.nn.leakyrelu(x, slope))) for slope in slopes]
+        builder.emit_func_output(builder.emit(made[0]))
+    assert made[0].args[0].same_as(made[2].args[0])
+    assert not made[0].args[0].same_as(made[1].args[0])

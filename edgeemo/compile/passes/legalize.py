@@ -13,7 +13,7 @@ import numpy as np
 import tvm
 from edgeemo_runtime.errors import EdgeEmoError
 from tvm import ir, relax, s_tir, te, tirx, topi
-from tvm_ffi.structural import structural_walk
+from tvm_ffi.structural import StructuralKey, structural_walk
 
 from edgeemo.compile.codegen import math_intrinsics as lower_math
 from edgeemo.compile.codegen import special_values
@@ -111,7 +111,7 @@ def _once(lower: Lowering) -> Lowering:
             return lower(builder, call)
         tensors = [a for a in call.args if isinstance(a, relax.Var)]
         types = (str(a.ty if isinstance(a, (relax.Var, ir.GenericConst)) else a) for a in call.args)
-        key = (str(call.attrs), *types, *(c.tobytes() for c in constants))  # a scalar becomes part of the PrimFunc
+        key = (StructuralKey(call.attrs), *types, *(c.tobytes() for c in constants))  # a scalar becomes part of the PrimFunc
         if (known := made.get(key)) is not None:
             left = iter(tensors)
             fields = [next(left) if isinstance(f, relax.Var) else f for f in known.args[1].fields]
