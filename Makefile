@@ -111,6 +111,7 @@ bench: run build/emotion-float-host.edgeemo build/emotion-float-aarch64-neon.edg
 	  $(if $(A72COST),--a72cost $(A72COST) --board-float build/emotion-float-aarch64-neon.edgeemo)
 	$(BIN)/python -m edgeemo.bench.c_runtime tiny:build/emotion-host.edgeemo:build/emotion-aarch64-neon.edgeemo \
 	  nano:build/nano-host.edgeemo:build/nano-aarch64-neon.edgeemo --out build/bench-c.json $(if $(A72COST),--a72cost $(A72COST))
+	$(if $(A72COST),$(BIN)/python -m edgeemo.bench.front $(A72COST))
 
 bench: build/nano-host.edgeemo build/nano-aarch64-neon.edgeemo
 build/nano-int8.onnx: install

@@ -1,0 +1,34 @@
+"""The front's cost: what is measured is calls that are taken and packets that reach their rings."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from edgeemo.bench import front
+from edgeemo.bench.front_step import SAMPLES, Front
+
+
+@pytest.mark.parametrize(("protocol", "width"), [("audiosocket", 2), ("rtp", 1)])
+def test_every_packet_reaches_its_ring(protocol: str, width: int) -> None:
+    async def heard() -> list[int]:
+        measured = Front(protocol, 3)
+        await measured.open(3)
+        for _ in range(5):
+            measured.send()
+            await measured.take()
+        return [call.legs["caller"].channel.writer.position for call in measured.calls.running.values()]  # type: ignore[union-attr]
+
+    assert asyncio.run(asyncio.wait_for(heard(), 10)) == 3 * [5 * SAMPLES * width]
+
+
+def test_it_runs_as_a_board_runs_it() -> None:
+    command = [sys.executable, str(front.SCRIPT), "rtp", "2", "3", "1"]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0
+
+
+def test_calls_on_a_core() -> None:
+    assert front.most_calls({1: 115_276.0, 64: 50_000.0}, 1500) == 600
