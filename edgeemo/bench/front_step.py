@@ -3,8 +3,8 @@
 
     python front_step.py {audiosocket|rtp} CALLS ROUNDS WARM_UP
 
-In every round each call has one packet of 20 ms in its socket before the loop runs: who sends it is outside the markers, and so is
-the kernel. Runs on the (emulated) board, where nothing of edgeemo is but the runtime.
+In every round each call has one packet of 20 ms in its socket before the loop runs: who sends it is outside the markers, and so
+is the kernel. Runs on the (emulated) board, where nothing of edgeemo is but the runtime.
 """
 
 import asyncio
