@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tvm
 
 from edgeemo.compile.codegen.assembly import finish
+from edgeemo.compile.codegen.functions import build_functions
 from edgeemo.compile.codegen.link import assemble, link_shared
 from edgeemo.compile.kernels import depthwise, gemm, pack
 from edgeemo.targets import capabilities
@@ -60,7 +60,7 @@ def run_on_board(function: Any, batch: int, arrays: list[np.ndarray], target: Bo
     """The last array as a kernel, built as the step is, leaves it."""
     with tempfile.TemporaryDirectory() as folder:
         objects, library = Path(folder, "k.o"), Path(folder, "k.so")
-        module = tvm.tirx.build(with_caller(function, arrays), target=target.tvm_target())
+        module = build_functions(with_caller(function, arrays), target)
         assemble(finish(module.inspect_source("asm")), objects, target)
         link_shared(objects, library, target)
         np.savez(Path(folder, "in.npz"), batch=batch, **{f"x{i}": a for i, a in enumerate(arrays)})  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.codegen import math_intrinsics as lower_math
+from edgeemo.compile.codegen.functions import build_functions
 from edgeemo.compile.kernels import batched_matmul, depthwise, gemm, layer_norm, pack
 from edgeemo.compile.kernels.attention.qs8 import OVER_READ, WEIGHT_ONE, AttentionInt8
 from edgeemo.compile.kernels.attention.qs8 import build as build_attention_int8
@@ -40,7 +41,7 @@ def with_caller(function: Any, arrays: list[np.ndarray]) -> tvm.IRModule:
 
 
 def build(function: Any, arrays: list[np.ndarray]) -> Any:
-    return tvm.tirx.build(with_caller(function, arrays), target=load_target("host").tvm_target())
+    return build_functions(with_caller(function, arrays), load_target("host"))
 
 
 def call(function: Any, batch: int, arrays: list[np.ndarray], built: Any = None) -> None:
@@ -394,14 +395,3 @@ def test_product_of_two_activations(case: tuple[int, int, int, int, float]) -> N
     out = np.zeros((2, matrices, rows, n), dtype=np.float32)
     call(batched_matmul.build(batched_matmul.BatchedProduct(matrices, rows, k, n, scale), HOST), 2, [a, w, out])
     np.testing.assert_allclose(out, scale * (a.astype(np.float64) @ w), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("board", ["host", "aarch64-neon"])
-def test_a_kernels_code_does_not_grow_with_the_square_of_its_expressions(board: str) -> None:
-    """TVM puts what is pure in place of its name wherever that is used: sixty times the code, for LLVM to make one of again."""
-    target = load_target(board)
-    spec = Gemm("f32", 8, 1, 32, 0, 32, 256, 32, bias=True, activation="silu")
-    function = gemm.build(spec, target.kernels).with_attr("global_symbol", "kernel")
-    lowered = tvm.IRModule({"kernel": function.with_attr("target", target.tvm_target())})
-    simpler = tvm.tirx.transform.StmtSimplify()(lowered)
-    assert len(simpler.script()) < 1.5 * len(lowered.script())
