@@ -23,7 +23,7 @@ from tests.compile.test_kernels import CASES, Case, depthwise_inputs, inputs, wi
 pytestmark = [pytest.mark.slow, pytest.mark.qemu, pytest.mark.skipif(not board.available(), reason=board.REASON)]
 BOARD = load_target("aarch64-neon")
 
-# DeferredEpilogue the host's: one chunk, no loop, a loop of one and of several turns, by taps and groups, tiles of 4 and of 3
+# Besides the host's: one chunk, no loop, a loop of one and of several turns, by taps and groups, tiles of 4 and of 3
 # rows in one stream, columns beyond the last whole tile.
 BOARD_CASES = [
     *CASES,
@@ -36,6 +36,8 @@ BOARD_CASES = [
     Case(9, 1, 144, 10),
     Case(4, 3, 48, 12, groups=3),
     Case(3, 1, 128, 8, stride=2),  # more rows than turns
+    Case(67, 1, 256, 20),  # the last tile computes rows again
+    Case(10, 3, 256, 8),  # a loop over tiles, and two rows
 ]
 
 SCRIPT = """
@@ -80,7 +82,7 @@ def test_int8_product_is_exact(case: Case) -> None:
     np.testing.assert_array_equal(got.reshape(expected.shape), expected)
 
 
-# DeferredEpilogue those with enough channels: more tiles of rows than have their terms kept, over two blocks of columns; rows in
+# Those with enough channels, and more tiles of rows than have their terms kept, over two blocks of columns; rows in
 # threes.
 PAIR_CASES = [*(c for c in BOARD_CASES if c.tap_k % capabilities.WINOGRAD_K_S8 == 0), Case(20, 1, 64, 512), Case(3, 1, 1024, 32)]
 

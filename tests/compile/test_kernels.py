@@ -101,6 +101,8 @@ CASES = [
     Case(5, 1, 16, 20),
     Case(7, 3, 16, 12, stride=2),
     Case(3, 3, 32, 16, groups=2),
+    Case(65, 1, 16, 8),  # the last tile computes rows again
+    Case(11, 3, 16, 8),
 ]
 
 

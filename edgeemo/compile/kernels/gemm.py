@@ -37,8 +37,9 @@ from edgeemo.targets.capabilities import COLUMNS_S8, K_S8, WINOGRAD_K_S8, round_
 
 MAX_OPS_PER_MULTIPLICATION = 2  # of a deferred epilogue
 UNROLLED_GROUPS = {"s8": 1, "f16": 2, "f32": 2}
-UNROLLED_TILES = 16  # of a stream's rows
+UNROLLED_TILES = {"s8": 1, "f16": 16, "f32": 16}  # of a stream's rows; those of int8 are long, and as quick in a loop
 UNROLLED_ACTIVATED = 4  # where an activation follows, which is most of a tile's code
+OVERLAP_ROWS = 64  # of a stream: from there on the last tile may compute rows again, instead of a tile for every remainder
 UNROLLED_OPS = 2000  # of activations of all a float kernel's tiles: more of them are a loop over a tile's columns
 WEIGHT_DTYPES = {"s8": "int8", "f16": "float16", "f32": "float32"}
 Rows = list[tuple[Expr, Expr]]  # of a tile: output row, first element of a
@@ -184,17 +185,26 @@ class _Emitter:
             with T.serial(0, batch) as stream:
                 yield from self._stream_tiles(stream)
             return
-        total = self.b.bind(batch * spec.rows)
-        size = self.tile[0] if spec.kind != "s8" else self.whole
-        with T.serial(0, total // size) as tile:
-            yield [self._row(tile * size + i) for i in range(size)]
-        done = self.b.bind(total // size * size)
-        if size > self.whole:
-            with T.If(total - done >= self.whole), T.Then():
-                yield [self._row(done + i) for i in range(self.whole)]
-            done = self.b.bind(total // self.whole * self.whole)
+        whole, total = self.whole, self.b.bind(batch * spec.rows)
+        size = self.tile[0] if spec.kind != "s8" else whole
+        lefts = {spec.rows * streams % whole for streams in range(1, whole)} - {0}
+        overlaps = lefts and spec.rows >= OVERLAP_ROWS
+        done: Expr = T.int32(0)
+        if size > whole or not overlaps:
+            with T.serial(0, total // size) as tile:
+                yield [self._row(tile * size + i) for i in range(size)]
+            done = self.b.bind(total // size * size)
+        if overlaps:
+            with T.serial(0, (total - done + (whole - 1)) // whole) as tile:
+                first = self.b.bind(T.min(done + tile * whole, total - whole))
+                yield [self._row(first + i) for i in range(whole)]
+            return
+        if size > whole:
+            with T.If(total - done >= whole), T.Then():
+                yield [self._row(done + i) for i in range(whole)]
+            done = self.b.bind(total // whole * whole)
         # A tile of its own for every remainder: row by row would cost three times as much.
-        for left in range(1, self.whole) if spec.rows % self.whole else ():
+        for left in sorted(lefts):
             with T.If(total - done == left), T.Then():
                 yield [self._row(done + i) for i in range(left)]
 
@@ -219,8 +229,10 @@ class _Emitter:
 
     def _block_tiles(self, row: Expr, start: Expr, rows: int) -> Iterator[Rows]:
         first = 0
-        unrolled = UNROLLED_ACTIVATED if activation_cost(self.spec.activation, True)[0] else UNROLLED_TILES
-        if rows // self.whole > (1 if self._activation_ops() > UNROLLED_OPS else unrolled):
+        unrolled = UNROLLED_TILES[self.spec.kind]
+        if activation_cost(self.spec.activation, True)[0]:
+            unrolled = 1 if self._activation_ops() > UNROLLED_OPS else min(UNROLLED_ACTIVATED, unrolled)
+        if rows // self.whole > unrolled:
             row, start = self.b.bind(row), self.b.bind(start)
             with T.serial(0, rows // self.whole) as tile:
                 yield self._rows_from(row + tile * self.whole, start + tile * (self.whole * self.spec.row_stride), 0, self.whole)

@@ -23,6 +23,7 @@ from edgeemo.compile.kernels.microkernels.qs8_neon_mlal_4x4c16 import (
     HALVES,
     TILE_ROWS,
     Qs8NeonMlal,
+    halves,
     multiply_16,
     pairwise_sum,
     prefetch_weights,
@@ -80,7 +81,7 @@ class Qs8NeonWinograd(Qs8NeonMlal):
         with T.serial(0, spec.taps) as tap, T.serial(0, self.blocks) as block:
             for i, (_, at) in enumerate(self.rows):
                 first = at + tap * spec.tap_stride + block * self.k_per_block
-                a0, a1 = (b.load(self.a, first + k, 16) for k in (0, K_S8))
+                a0, a1 = (halves(b, b.load(self.a, first + k, 16)) for k in (0, K_S8))
                 b.store(sums, b.load(sums, i * 4) + widen_pairs(b, multiply_16(b, a0, a1)), i * 4)
         for i in range(len(self.rows)):
             b.store(self.terms, b.zeros("int32", 4) - b.load(sums, i * 4), to + i * 4)
@@ -115,7 +116,7 @@ class Qs8NeonWinograd(Qs8NeonMlal):
             b.scheduling_barrier()
             for i, (_, at) in enumerate(self.rows):
                 a0, a1 = self._operand_pair(2 + 2 * i)
-                products = b.bind(multiply_16(b, b.bind(a0 + w1), b.bind(a1 + w0)))
+                products = b.bind(multiply_16(b, halves(b, b.bind(a0 + w1)), halves(b, b.bind(a1 + w0))))
                 if first and j < HALVES:
                     interleaver.epilogue.sink(i, j, pairwise_sum(b, self.acc, i, j))
                 if before is not None:
