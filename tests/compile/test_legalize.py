@@ -246,3 +246,18 @@ def test_attributes_are_equal_to_the_last_bit() -> None:
         builder.emit_func_output(builder.emit(made[0]))
     assert made[0].args[0].same_as(made[2].args[0])
     assert not made[0].args[0].same_as(made[1].args[0])
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_what_depends_on_constants_alone_is_computed_here(constant: bool) -> None:
+    """Sums of two constants, and of x and one, on their way to a product."""
+    one = relax.const(np.linspace(0, 1, 8).astype(np.float32))
+    bb = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((4, 8), "float32"))
+    with bb.function("main", [x]):
+        with bb.dataflow():
+            total = bb.emit(relax.op.add(one if constant else x, one))
+            product = bb.emit_output(relax.op.multiply(relax.op.exp(x), total))
+        bb.emit_func_output(product)
+    names = [gv.name_hint for gv in legalize.run(bb.finalize()).functions]
+    assert any("add" in name for name in names) != constant, names
