@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,10 @@ def test_an_artifact_s_estimate_is_its_products_by_the_target_s_rates() -> None:
     int8 = Gemm("s8", 4, 1, 32, 32, 32, 128, 64, microkernel=SDOT)
     board = targets.load_target("pi5")
     assert _estimate([int8, int8], board) == {"cycles_per_step": round(2 * 8192 / board.macs_per_cycle["int8"]), "mhz": 2400}
-    assert _estimate([int8, Gemm("f16", 4, 1, 32, 32, 32, 128, 64)], board) is None  # nobody has modelled that there
+    half = Gemm("f16", 4, 1, 32, 32, 32, 128, 64)
+    both = 8192 / board.macs_per_cycle["int8"] + 8192 / board.macs_per_cycle["fp16"]
+    assert _estimate([int8, half], board) == {"cycles_per_step": round(both), "mhz": 2400}
+    assert _estimate([int8, half], replace(board, macs_per_cycle={"int8": 20.8})) is None  # nobody has modelled FP16 there
     assert _estimate([int8], targets.load_target("pi3")) is None and _estimate([], board) is None
 
 
