@@ -1,5 +1,5 @@
-"""What a packet of a live call costs the front on a board's core, by how many wait for a turn of the event loop, modelled:
-`python -m edgeemo.bench.front A72COST [TARGET]`."""
+"""What a packet of a live call, and an answer to it, costs the front on a board's core, by how many wait for a turn of the event
+loop, modelled: `python -m edgeemo.bench.front A72COST [TARGET]`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ TURNS = (1, 4, 16, 64)
 PACKETS_PER_S = 50  # of a call
 
 
-def packet_costs(tool: Path, target: str, protocol: str) -> dict[int, float]:
-    """Cycles of a packet with caches and DRAM, by packets a turn."""
+def costs_of(tool: Path, target: str, protocol: str) -> dict[int, float]:
+    """Cycles of a packet, or with "answers" of an answer, with caches and DRAM, by how many there are a turn."""
     core = load_target(target).cpu
     found = {}
     for calls in TURNS:
@@ -33,11 +33,12 @@ def most_calls(costs: dict[int, float], mhz: int) -> int:
 def main() -> None:
     tool, target = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "aarch64-neon"
     mhz = modelled.clock_mhz(target)
-    print(f"| cycles of a packet ({target}, modelled) | {' | '.join(f'{n} a turn' for n in TURNS)} | calls on a core |")
+    print(f"| cycles ({target}, modelled) | {' | '.join(f'{n} a turn' for n in TURNS)} | calls on a core |")
     print("|---|" + "---|" * (len(TURNS) + 1))
-    for protocol in ("audiosocket", "rtp"):
-        costs = packet_costs(tool, target, protocol)
-        print(f"| {protocol} | {' | '.join(f'{c:,.0f}' for c in costs.values())} | {most_calls(costs, mhz)} |", flush=True)
+    for protocol in ("audiosocket", "rtp", "answers"):
+        costs = costs_of(tool, target, protocol)
+        calls = "" if protocol == "answers" else most_calls(costs, mhz)
+        print(f"| {protocol} | {' | '.join(f'{c:,.0f}' for c in costs.values())} | {calls} |", flush=True)
 
 
 if __name__ == "__main__":

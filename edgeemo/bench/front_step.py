@@ -1,10 +1,11 @@
-"""Packets of live calls through the front's receiving code, from the event loop to the ring, between two marker system calls
-(board_step.py says what those are).
+"""Packets of live calls through the front's receiving code, from the event loop to the ring, and an engine's answers from its
+connection to the calls' records, between two marker system calls (board_step.py says what those are).
 
-    python front_step.py {audiosocket|rtp} CALLS ROUNDS WARM_UP
+    python front_step.py {audiosocket|rtp|answers} CALLS ROUNDS WARM_UP
 
-In every round each call has one packet of 20 ms in its socket before the loop runs: who sends it is outside the markers, and so
-is the kernel. Runs on the (emulated) board, where nothing of edgeemo is but the runtime.
+In every round each call has one packet of 20 ms in its socket, or an answer on its way in a batch of up to sixteen, before the
+loop runs: who sends it is outside the markers, and so is the kernel. Runs on the (emulated) board, where nothing of edgeemo is
+but the runtime.
 """
 
 import asyncio
@@ -17,12 +18,17 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
+from edgeemo_runtime.model import MAX_BATCH
+from edgeemo_runtime.serve import wire
 from edgeemo_runtime.serve.audiosocket import AudioSocketConnection
 from edgeemo_runtime.serve.calls import Calls
 from edgeemo_runtime.serve.channel import Channel, Step
 from edgeemo_runtime.serve.context import Service
 from edgeemo_runtime.serve.doorman import Doorman
-from edgeemo_runtime.serve.formats import Format
+from edgeemo_runtime.serve.engine_process import EngineProcess
+from edgeemo_runtime.serve.formats import Format, parse_format
+from edgeemo_runtime.serve.pool import Pool
 from edgeemo_runtime.serve.rings import AudioWriter, SlotWriter, make_region
 from edgeemo_runtime.serve.rtp import RtpPort
 from edgeemo_runtime.serve.settings import Settings
@@ -33,32 +39,40 @@ HOST = "127.0.0.1"
 
 
 class _Rings:
-    """The pool's side of a call without engines: only its ring."""
+    """The pool's side of a call without engines: its ring, and the answers that come for it."""
 
-    labels = ("neutral",)
+    labels = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+    answered = Pool.answered
 
     def __init__(self, calls: int) -> None:
         self.capacity = self.headroom = calls
+        self.channels: dict[int, Channel] = {}
         self._memory = AudioWriter(make_region(calls), calls)
 
     def open(self, form: Format, user: str, step: Callable[[Step], None], closed: Callable[[str, int], None]) -> Channel:
         self.headroom -= 1
-        return Channel(self.headroom, 1, SlotWriter(self._memory, self.headroom, form), user, step, closed)
+        channel = Channel(self.headroom, 1, SlotWriter(self._memory, self.headroom, form), user, step, closed)
+        self.channels[channel.slot] = channel
+        return channel
 
 
 class Front:
-    """A front's listeners with calls in them. ``send`` gives each a packet, ``take`` runs the loop until all are heard."""
+    """A front's listeners with calls in them. ``send`` gives each a packet or an answer, ``take`` runs the loop until all are
+    heard."""
 
     def __init__(self, protocol: str, calls: int) -> None:
         self.protocol, self.bytes = protocol, 0
-        settings = Settings()
-        self.calls = Calls(cast(Any, _Rings(calls)), settings)
+        settings, self._rings = Settings(), _Rings(calls)
+        self.calls = Calls(cast(Any, self._rings), settings)
         self._service = cast(Service, SimpleNamespace(settings=settings, calls=self.calls, doorman=Doorman(settings.limits)))
         self._listening = socket.create_server((HOST, 0))
         self._sockets: list[socket.socket] = []
         self._count = 0
 
     async def open(self, calls: int) -> None:
+        if self.protocol == "answers":
+            self._open_answered(calls)
+            return
         self._sockets += [await getattr(self, f"_{self.protocol}")(number) for number in range(calls)]
 
     async def _audiosocket(self, number: int) -> socket.socket:
@@ -76,8 +90,27 @@ class Front:
         theirs.connect(transport.get_extra_info("sockname"))
         return theirs
 
+    def _open_answered(self, calls: int) -> None:
+        """Calls without sockets, and the connection of an engine that has all of them."""
+        for number in range(calls):
+            self.calls.open(str(number), self.protocol, "", ["caller"], parse_format("s16", 8000))
+        ours, theirs = wire.pair()
+        ours.setblocking(False)
+        engine = EngineProcess(0, cast(Any, self._rings))
+        engine._link, engine._models = ours, ["1"]
+        asyncio.get_running_loop().add_reader(ours.fileno(), engine._receive)
+        self._sockets.append(theirs)
+        self._rows = np.zeros(calls, wire.result_type(len(_Rings.labels)))
+        self._rows["slot"], self._rows["generation"] = np.arange(calls), 1
+        self._rows["probabilities"] = self._rows["smoothed"] = 1 / len(_Rings.labels)
+
     def send(self) -> None:
         self._count += 1
+        if self.protocol == "answers":
+            self._rows["end_s"] = 0.16 * self._count
+            for first in range(0, len(self._rows), MAX_BATCH):
+                self._sockets[0].send(wire.RESULTS + self._rows[first : first + MAX_BATCH].tobytes())
+            return
         for number, one in enumerate(self._sockets):
             if self.protocol == "rtp":
                 one.send(struct.pack("!BBHII", 0x80, 0, self._count, SAMPLES * self._count, number) + bytes(SAMPLES))
@@ -86,6 +119,10 @@ class Front:
             self.bytes += SAMPLES * (1 if self.protocol == "rtp" else 2)
 
     async def take(self) -> None:
+        if self.protocol == "answers":
+            last = list(self.calls.running.values())[-1].legs["caller"].record
+            while last.steps < self._count:
+                await asyncio.sleep(0)
         while self.calls.bytes[self.protocol] < self.bytes:
             await asyncio.sleep(0)
 

@@ -25,8 +25,22 @@ def test_every_packet_reaches_its_ring(protocol: str, width: int) -> None:
     assert asyncio.run(asyncio.wait_for(heard(), 10)) == 3 * [5 * SAMPLES * width]
 
 
-def test_it_runs_as_a_board_runs_it() -> None:
-    command = [sys.executable, str(front.SCRIPT), "rtp", "2", "3", "1"]
+def test_every_answer_reaches_its_call() -> None:
+    async def heard() -> list[tuple[int, float]]:
+        measured = Front("answers", 20)  # a batch, and part of one
+        await measured.open(20)
+        for _ in range(3):
+            measured.send()
+            await measured.take()
+        records = [call.legs["caller"].record for call in measured.calls.running.values()]
+        return [(record.steps, record.seconds) for record in records]
+
+    assert asyncio.run(asyncio.wait_for(heard(), 10)) == 20 * [(3, pytest.approx(0.48))]
+
+
+@pytest.mark.parametrize("protocol", ["rtp", "answers"])
+def test_it_runs_as_a_board_runs_it(protocol: str) -> None:
+    command = [sys.executable, str(front.SCRIPT), protocol, "2", "3", "1"]
     assert subprocess.run(command, check=False, timeout=60).returncode == 0
 
 
