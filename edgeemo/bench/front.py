@@ -35,7 +35,7 @@ def main() -> None:
     mhz = modelled.clock_mhz(target)
     print(f"| cycles ({target}, modelled) | {' | '.join(f'{n} a turn' for n in TURNS)} | calls on a core |")
     print("|---|" + "---|" * (len(TURNS) + 1))
-    for protocol in ("audiosocket", "rtp", "answers"):
+    for protocol in ("audiosocket", "rtp", "websocket", "twilio", "answers"):
         costs = costs_of(tool, target, protocol)
         calls = "" if protocol == "answers" else most_calls(costs, mhz)
         print(f"| {protocol} | {' | '.join(f'{c:,.0f}' for c in costs.values())} | {calls} |", flush=True)

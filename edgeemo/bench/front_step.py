@@ -1,15 +1,17 @@
 """Packets of live calls through the front's receiving code, from the event loop to the ring, and an engine's answers from its
 connection to the calls' records, between two marker system calls (board_step.py says what those are).
 
-    python front_step.py {audiosocket|rtp|answers} CALLS ROUNDS WARM_UP
+    python front_step.py {audiosocket|rtp|websocket|twilio|answers} CALLS ROUNDS WARM_UP
 
 In every round each call has one packet of 20 ms in its socket, or an answer on its way in a batch of up to sixteen, before the
 loop runs: who sends it is outside the markers, and so is the kernel. Runs on the (emulated) board, where nothing of edgeemo is
-but the runtime.
+but the runtime; aiohttp, for WebSockets, in wheels that a72cost's setup fetches.
 """
 
 import asyncio
+import base64
 import ctypes
+import json
 import os
 import socket
 import struct
@@ -36,6 +38,16 @@ from edgeemo_runtime.serve.settings import Settings
 MARK = 0x7A72
 SAMPLES = 160  # 20 ms at 8 kHz
 HOST = "127.0.0.1"
+WIDTHS = {"audiosocket": 2, "rtp": 1, "websocket": 2, "twilio": 1}  # bytes of a sample
+UPGRADE = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+KEY = b"Sec-WebSocket-Key: " + base64.b64encode(bytes(16)) + b"\r\n\r\n"
+TEXT, BINARY = 0x81, 0x82
+
+
+def frame(kind: int, data: bytes) -> bytes:
+    """A client's WebSocket frame (RFC 6455, 5.2), its mask zero."""
+    length = struct.pack("!B", 0x80 | len(data)) if len(data) < 126 else struct.pack("!BH", 0x80 | 126, len(data))
+    return bytes([kind]) + length + bytes(4) + data
 
 
 class _Rings:
@@ -67,6 +79,7 @@ class Front:
         self._service = cast(Service, SimpleNamespace(settings=settings, calls=self.calls, doorman=Doorman(settings.limits)))
         self._listening = socket.create_server((HOST, 0))
         self._sockets: list[socket.socket] = []
+        self._web: tuple[str, int] | None = None
         self._count = 0
 
     async def open(self, calls: int) -> None:
@@ -90,6 +103,58 @@ class Front:
         theirs.connect(transport.get_extra_info("sockname"))
         return theirs
 
+    async def _websocket(self, number: int) -> socket.socket:
+        return await self._upgraded(number, {"edgeemo": 1, "call": str(number), "format": "s16", "rate": 8000})
+
+    async def _twilio(self, number: int) -> socket.socket:
+        start = {"streamSid": f"MZ{number}", "callSid": str(number), "tracks": ["inbound"], "customParameters": {}}
+        form = {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1}
+        return await self._upgraded(number, {"event": "start", "start": {**start, "mediaFormat": form}})
+
+    async def _upgraded(self, number: int, first: dict[str, Any]) -> socket.socket:
+        """A client's socket behind the upgrade and the message that begins its call."""
+        loop = asyncio.get_running_loop()
+        if self._web is None:
+            self._web = await self._serve()
+        theirs = socket.create_connection(self._web)
+        theirs.setblocking(False)
+        await loop.sock_sendall(theirs, UPGRADE + KEY)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += await loop.sock_recv(theirs, 4096)
+        assert b" 101 " in answer
+        await loop.sock_sendall(theirs, frame(TEXT, json.dumps(first).encode()))
+        while str(number) not in self.calls.running:
+            await asyncio.sleep(0)
+        return theirs
+
+    async def _serve(self) -> tuple[str, int]:
+        """Where WebSockets are listened for."""
+        from aiohttp import web
+        from edgeemo_runtime.serve.websocket import WebSocketSession
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            return await WebSocketSession(self._service, cast(web.Request, request)).run()
+
+        runner = web.ServerRunner(web.Server(handle))
+        await runner.setup()
+        await web.SockSite(runner, self._listening).start()
+        return self._listening.getsockname()
+
+    def _packet(self, number: int) -> bytes:
+        """Of 20 ms, of a call."""
+        audio = bytes(SAMPLES * WIDTHS[self.protocol])
+        if self.protocol == "rtp":
+            return struct.pack("!BBHII", 0x80, 0, self._count, SAMPLES * self._count, number) + audio
+        if self.protocol == "audiosocket":
+            return struct.pack("!BH", 0x10, len(audio)) + audio
+        if self.protocol == "websocket":
+            return frame(BINARY, audio)
+        media = {"track": "inbound", "chunk": str(self._count), "timestamp": str(20 * self._count)}
+        media["payload"] = base64.b64encode(audio).decode()
+        message = {"event": "media", "sequenceNumber": str(self._count), "media": media, "streamSid": f"MZ{number}"}
+        return frame(TEXT, json.dumps(message).encode())
+
     def _open_answered(self, calls: int) -> None:
         """Calls without sockets, and the connection of an engine that has all of them."""
         for number in range(calls):
@@ -112,11 +177,9 @@ class Front:
                 self._sockets[0].send(wire.RESULTS + self._rows[first : first + MAX_BATCH].tobytes())
             return
         for number, one in enumerate(self._sockets):
-            if self.protocol == "rtp":
-                one.send(struct.pack("!BBHII", 0x80, 0, self._count, SAMPLES * self._count, number) + bytes(SAMPLES))
-            else:
-                one.send(struct.pack("!BH", 0x10, 2 * SAMPLES) + bytes(2 * SAMPLES))
-            self.bytes += SAMPLES * (1 if self.protocol == "rtp" else 2)
+            packet = self._packet(number)
+            assert one.send(packet) == len(packet)
+            self.bytes += SAMPLES * WIDTHS[self.protocol]
 
     async def take(self) -> None:
         if self.protocol == "answers":

@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from edgeemo.bench import front
-from edgeemo.bench.front_step import SAMPLES, Front
+from edgeemo.bench.front_step import SAMPLES, WIDTHS, Front
 
 
-@pytest.mark.parametrize(("protocol", "width"), [("audiosocket", 2), ("rtp", 1)])
+@pytest.mark.parametrize(("protocol", "width"), WIDTHS.items())
 def test_every_packet_reaches_its_ring(protocol: str, width: int) -> None:
     async def heard() -> list[int]:
         measured = Front(protocol, 3)
@@ -38,7 +38,7 @@ def test_every_answer_reaches_its_call() -> None:
     assert asyncio.run(asyncio.wait_for(heard(), 10)) == 20 * [(3, pytest.approx(0.48))]
 
 
-@pytest.mark.parametrize("protocol", ["rtp", "answers"])
+@pytest.mark.parametrize("protocol", ["rtp", "websocket", "answers"])
 def test_it_runs_as_a_board_runs_it(protocol: str) -> None:
     command = [sys.executable, str(front.SCRIPT), protocol, "2", "3", "1"]
     assert subprocess.run(command, check=False, timeout=60).returncode == 0
