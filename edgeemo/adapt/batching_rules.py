@@ -209,7 +209,7 @@ def einsum(g: BatchedGraph) -> None:
 
 
 def over_channels(g: BatchedGraph) -> None:
-    """What takes (N, channels, places...): N is the batch where it is 1, else one more dimension of places."""
+    """An operator that takes (N, channels, places...): N is the batch where it is 1, else one more dimension of places."""
     node = g.node
     if any(g.has_batch(n) for n in node.input[1:]):
         raise g.refusal("its weights are computed")

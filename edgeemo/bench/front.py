@@ -1,5 +1,5 @@
-"""What a packet of a live call, and an answer to it, costs the front on a board's core, by how many wait for a turn of the event
-loop, modelled: `python -m edgeemo.bench.front A72COST [TARGET]`."""
+"""Cost of a live call's packet, and of an answer to it, for the front on a board's core, by how many wait for a turn of the event
+loop, modelled: `python -m edgeemo.bench.front A72COST [TARGET]`, after A72COST/setup with the names of the Makefile's AIOHTTP."""
 
 from __future__ import annotations
 

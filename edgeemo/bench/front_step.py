@@ -69,8 +69,7 @@ class _Rings:
 
 
 class Front:
-    """A front's listeners with calls in them. ``send`` gives each a packet or an answer, ``take`` runs the loop until all are
-    heard."""
+    """A front's listeners with calls in them. ``send`` gives each a packet, ``take`` runs the loop until all are heard."""
 
     def __init__(self, protocol: str, calls: int) -> None:
         self.protocol, self.bytes = protocol, 0
@@ -83,9 +82,6 @@ class Front:
         self._count = 0
 
     async def open(self, calls: int) -> None:
-        if self.protocol == "answers":
-            self._open_answered(calls)
-            return
         self._sockets += [await getattr(self, f"_{self.protocol}")(number) for number in range(calls)]
 
     async def _audiosocket(self, number: int) -> socket.socket:
@@ -129,7 +125,7 @@ class Front:
         return theirs
 
     async def _serve(self) -> tuple[str, int]:
-        """Where WebSockets are listened for."""
+        """Address of a WebSocket listener."""
         from aiohttp import web
         from edgeemo_runtime.serve.websocket import WebSocketSession
 
@@ -142,7 +138,7 @@ class Front:
         return self._listening.getsockname()
 
     def _packet(self, number: int) -> bytes:
-        """Of 20 ms, of a call."""
+        """A call's next packet of 20 ms."""
         audio = bytes(SAMPLES * WIDTHS[self.protocol])
         if self.protocol == "rtp":
             return struct.pack("!BBHII", 0x80, 0, self._count, SAMPLES * self._count, number) + audio
@@ -155,43 +151,54 @@ class Front:
         message = {"event": "media", "sequenceNumber": str(self._count), "media": media, "streamSid": f"MZ{number}"}
         return frame(TEXT, json.dumps(message).encode())
 
-    def _open_answered(self, calls: int) -> None:
-        """Calls without sockets, and the connection of an engine that has all of them."""
-        for number in range(calls):
-            self.calls.open(str(number), self.protocol, "", ["caller"], parse_format("s16", 8000))
-        ours, theirs = wire.pair()
-        ours.setblocking(False)
-        engine = EngineProcess(0, cast(Any, self._rings))
-        engine._link, engine._models = ours, ["1"]
-        asyncio.get_running_loop().add_reader(ours.fileno(), engine._receive)
-        self._sockets.append(theirs)
-        self._rows = np.zeros(calls, wire.result_type(len(_Rings.labels)))
-        self._rows["slot"], self._rows["generation"] = np.arange(calls), 1
-        self._rows["probabilities"] = self._rows["smoothed"] = 1 / len(_Rings.labels)
-
     def send(self) -> None:
         self._count += 1
-        if self.protocol == "answers":
-            self._rows["end_s"] = 0.16 * self._count
-            for first in range(0, len(self._rows), MAX_BATCH):
-                self._sockets[0].send(wire.RESULTS + self._rows[first : first + MAX_BATCH].tobytes())
-            return
         for number, one in enumerate(self._sockets):
             packet = self._packet(number)
             assert one.send(packet) == len(packet)
             self.bytes += SAMPLES * WIDTHS[self.protocol]
 
     async def take(self) -> None:
-        if self.protocol == "answers":
-            last = list(self.calls.running.values())[-1].legs["caller"].record
-            while last.steps < self._count:
-                await asyncio.sleep(0)
         while self.calls.bytes[self.protocol] < self.bytes:
             await asyncio.sleep(0)
 
 
+class Answers(Front):
+    """A front with an engine's connection instead of callers'. ``send`` has each call answered once."""
+
+    def __init__(self, protocol: str, calls: int) -> None:
+        super().__init__(protocol, calls)
+        self._rows = np.zeros(calls, wire.result_type(len(_Rings.labels)))
+        self._rows["slot"], self._rows["generation"] = np.arange(calls), 1
+        self._rows["probabilities"] = self._rows["smoothed"] = 1 / len(_Rings.labels)
+
+    async def open(self, calls: int) -> None:
+        opened = [self.calls.open(str(n), self.protocol, "", ["caller"], parse_format("s16", 8000)) for n in range(calls)]
+        self._first = opened[0].legs["caller"].record  # its slot is the last: slots are given from the end
+        ours, theirs = wire.pair()
+        ours.setblocking(False)
+        engine = EngineProcess(0, cast(Any, self._rings))
+        engine._link, engine._models = ours, ["1"]
+        asyncio.get_running_loop().add_reader(ours.fileno(), engine._receive)
+        self._sockets.append(theirs)
+
+    def send(self) -> None:
+        self._count += 1
+        self._rows["end_s"] = 0.16 * self._count
+        for first in range(0, len(self._rows), MAX_BATCH):
+            self._sockets[0].send(wire.RESULTS + self._rows[first : first + MAX_BATCH].tobytes())
+
+    async def take(self) -> None:
+        while self._first.steps < self._count:
+            await asyncio.sleep(0)
+
+
+def front_of(protocol: str, calls: int) -> Front:
+    return (Answers if protocol == "answers" else Front)(protocol, calls)
+
+
 async def run(protocol: str, calls: int, rounds: int, warm_up: int) -> None:
-    front, mark = Front(protocol, calls), ctypes.CDLL(None).syscall
+    front, mark = front_of(protocol, calls), ctypes.CDLL(None).syscall
     await front.open(calls)
     for number in range(warm_up + rounds):
         front.send()

@@ -134,7 +134,7 @@ def _train(asked: TrainOptions, target: Path) -> dict[str, Any]:
             device=asked.device,
             teachers=[load_whisper(t) for t in asked.teachers if t != TINY],
         )
-    teachers = [load_teacher(t, CallConfig().sample_rate) for t in asked.teachers]
+    teachers = [load_teacher(t, CallConfig.sample_rate) for t in asked.teachers]
     if asked.model in windows.RECIPES:
         recipe = replace(windows.RECIPES[asked.model], **given)
         return windows.train_windowed(

@@ -56,7 +56,7 @@ class Graph:
 
     @cached_property
     def place(self) -> dict[Var, int]:
-        """Where each value is made: the number of its binding, as the graph was when it was first asked."""
+        """Number of the binding that makes each value, as the graph was when it was first asked."""
         return {b.var: at for at, b in enumerate(self.bindings)}
 
     # -- constants -------------------------------------------------------------------------------------------------------

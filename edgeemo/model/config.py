@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
 from typing import ClassVar, Self
 
@@ -26,7 +27,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class CallConfig(Sizes):
+class CallConfig(Sizes, ABC):
     """Base of the models that hear a call step by step: the stream, the filterbank, the second level of anger."""
 
     sample_rate: int = 8000  # Hz
@@ -51,9 +52,9 @@ class CallConfig(Sizes):
         return LABELS
 
     @property
+    @abstractmethod
     def longest(self) -> int:
         """Steps in the longest window."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def rewrite(
     del graph.node[:]
     graph.node.extend(ordered)
     read = {name for node in all_nodes(graph) for name in node.input} | {o.name for o in graph.output}
-    kept = [c for name, c in constants.items() if name in read]  # not the weights and biases that others stand for now
+    kept = [c for name, c in constants.items() if name in read]  # not the weights and biases that others replace
     del graph.initializer[:]
     graph.initializer.extend([*kept, *added.values()])
     onnx.checker.check_model(model, full_check=True)

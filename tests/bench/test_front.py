@@ -9,13 +9,13 @@ import sys
 import pytest
 
 from edgeemo.bench import front
-from edgeemo.bench.front_step import SAMPLES, WIDTHS, Front
+from edgeemo.bench.front_step import SAMPLES, WIDTHS, front_of
 
 
 @pytest.mark.parametrize(("protocol", "width"), WIDTHS.items())
 def test_every_packet_reaches_its_ring(protocol: str, width: int) -> None:
     async def heard() -> list[int]:
-        measured = Front(protocol, 3)
+        measured = front_of(protocol, 3)
         await measured.open(3)
         for _ in range(5):
             measured.send()
@@ -27,7 +27,7 @@ def test_every_packet_reaches_its_ring(protocol: str, width: int) -> None:
 
 def test_every_answer_reaches_its_call() -> None:
     async def heard() -> list[tuple[int, float]]:
-        measured = Front("answers", 20)  # a batch, and part of one
+        measured = front_of("answers", 20)  # a batch, and part of one
         await measured.open(20)
         for _ in range(3):
             measured.send()

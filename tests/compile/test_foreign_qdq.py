@@ -77,7 +77,7 @@ def test_a_zero_point_behind_a_layer_norm(zero: np.integer, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("zeros", [(0, 0), (9, 0), (0, -7)])
 def test_zero_points_around_attention(zeros: tuple[int, int], tmp_path: Path) -> None:
-    """Of queries, keys and values, and of what comes out: without rings attention is two products, which take none either."""
+    """Those of queries, keys, values and results: without rings attention is two products, which take none either."""
     rng = np.random.default_rng(3)
     heads, width, tokens = 2, 8, 8
     row = heads * width

@@ -134,7 +134,7 @@ def test_what_is_no_number_or_infinite_stays_so(count: int, tmp_path: Path) -> N
     ],
 )  # fmt: skip
 def test_reductions_of_infinities(op: str, attributes: dict[str, int], tmp_path: Path) -> None:
-    """Of nothing but what their least value is: places were -1 and 4, which a Gather behind them reads from."""
+    """Rows of nothing but their least value: places were -1 and 4, which a Gather behind them reads from."""
     inf = np.inf
     rows = [[inf] * 4, [-inf] * 4, [inf, inf, 1, inf], [1, -inf, -inf, -inf], [inf, -inf, 3, 0], [1, 2, 2, 1], [-0.0, 0, -0.0, 0]]
     axes = {"axes": [1]} if op.startswith("Reduce") else {"axis": 1}

@@ -87,7 +87,7 @@ def test_learns_a_difference_that_is_there(told: Path, tmp_path: Path) -> None:
 
 
 def test_inputs_are_those_of_the_clips_drawn(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of several corpora clips are drawn by chance: what was not drawn has no row (it was memory as it came, once)."""
+    """Clips of several corpora are drawn by chance: what was not drawn has no row (it was memory as it came, once)."""
     model = with_intensity_head(load_checkpoint(DEFAULT_CHECKPOINT))
     corpus = Corpus(angry_clips([told], "dev")[:3], model.config.sample_rate, model.config.step_samples)
     every, order = gathered(model, corpus, None, None)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from edgeemo.targets.capabilities import INT8_MAX, SDOT, WINOGRAD
 
 
-class KernelSpec:
+class KernelSpec(ABC):
     """Everything a kernel's code depends on, as a frozen dataclass. Layers with equal specs share one kernel."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """Name in profiles and dumps: letters, digits and underscores."""
-        raise NotImplementedError
 
     @property
     def macs(self) -> int:

@@ -1,4 +1,4 @@
-"""What the kernels take of a quantize or dequantize, and the clip that may follow it."""
+"""Parts of a quantize or dequantize that kernels take, and the clip that may follow it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What TVM makes of a kernel as it is written."""
+"""Kernels as TVM has them when they are written."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class Qs8NeonMlal:
         a = [b.load(self.operands, (2 + i) * 16, 16) for i in range(len(rows))]
         w = [b.load(self.operands, j * 16, 16) for j in range(2)]
         w += [b.load(self.w, w_block + j * K_S8, 16) for j in (2, 3)]
-        # Named once: code of two thirds the length to compile.
+        # Named once, not for each of a vector's four multiplications: less code to compile.
         a, w = ([[b.bind(half) for half in halves(b, v)] for v in vectors] for vectors in (a, w))
         prefetch_weights(self.spec, b, self.w, w_block, 4 * K_S8)
         b.scheduling_barrier()
