@@ -82,8 +82,8 @@ class TrainOptions:
         click.option("--init", type=FILE, default=None, help="Checkpoint to continue from [default: from scratch]."),
         click.option("--teacher", "teachers", is_flag=False, flag_value="whisper", multiple=True, metavar="[FILE]",
                      help="Distil as well: whisper (tiny.en) or whisper-base (both edgeemo[teacher]), a folder with another "
-                     "CTranslate2 Whisper, or a whisper-tiny-cls checkpoint. The first gives cosyvoice-nano states to follow, "
-                     "all of them soft labels. cosyvoice-tiny follows Whisper tiny.en and any further Whisper."),
+                     "CTranslate2 Whisper, or a checkpoint of cosyvoice-tiny or whisper-tiny-cls. Of the first cosyvoice-nano "
+                     "follows states, of all soft labels. cosyvoice-tiny follows Whisper tiny.en and any further Whisper."),
         click.option("--unlabelled", type=FOLDER, default=None, help="Any other speech, of which teachers' states are followed."),
         click.option("--resume", is_flag=True, help="cosyvoice-tiny: go on where a run with the same --out was cut off."),
         click.option("--intensity", is_flag=True,

@@ -21,6 +21,7 @@ from edgeemo.console import progress_bar
 from edgeemo.data.corpus import CROP_S, SPEEDS, Batch, Corpus, change_speed, unlabelled_pieces
 from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.model.config import LABELS
+from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.whisper import FRAME_SAMPLES, PACKAGES, RATE, WhisperEncoder, load_whisper
 from edgeemo.model.whisper_cls import WhisperTinyCls
 from edgeemo.train.precision import bfloat16_products
@@ -63,19 +64,34 @@ def tuned_teacher(model: WhisperTinyCls) -> Listen:
     return listen
 
 
+def streaming_teacher(model: CosyVoiceTiny) -> Listen:
+    """CosyVoice-Tiny's stem and layers, which hear as little ahead as the student."""
+    c = model.config
+    frames = round(c.step_samples / c.sample_rate / c.tokens_per_step / FRAME_S)  # of 20 ms, of a token of 40
+
+    def listen(audio: np.ndarray) -> list[Tensor]:
+        steps, state = len(audio) // c.step_samples, model.initial_state(1)
+        features, _, _, _ = model.features(torch.from_numpy(audio)[None], state, steps)
+        states, _ = model.tokens(features, state, steps)
+        return [s[0].repeat_interleave(frames, dim=0) for s in states]
+
+    return listen
+
+
 def load_teacher(name: str, rate: int) -> Listen:
     """``whisper``, ``whisper-base``: an installed package's encoder; a folder: that of a CTranslate2 Whisper; else a checkpoint
-    of Whisper-Tiny + CLS. Raises EdgeEmoError for another."""
+    of CosyVoice-Tiny or Whisper-Tiny + CLS. Raises EdgeEmoError for another."""
     if name in PACKAGES or Path(name).is_dir():
         return frozen_teacher(load_whisper(name), rate)
-    model = load_checkpoint(name)
-    if not isinstance(model, WhisperTinyCls) or model.config.sample_rate != rate:
-        raise EdgeEmoError(
-            f"{name}: is a checkpoint of {model.title}; a teacher is `whisper`, `whisper-base`, a folder with a CTranslate2 "
-            "Whisper, or a "
-            "whisper-tiny-cls checkpoint"
-        )
-    return tuned_teacher(model)
+    model = load_checkpoint(name).eval()
+    if model.config.sample_rate == rate and isinstance(model, CosyVoiceTiny):
+        return streaming_teacher(model)
+    if model.config.sample_rate == rate and isinstance(model, WhisperTinyCls):
+        return tuned_teacher(model)
+    raise EdgeEmoError(
+        f"{name}: is a checkpoint of {model.title}; a teacher is `whisper`, `whisper-base`, a folder with a CTranslate2 "
+        "Whisper, or a checkpoint of cosyvoice-tiny or whisper-tiny-cls"
+    )
 
 
 @dataclass
@@ -99,16 +115,16 @@ def token_pooling(steps: int, tokens_per_step: int, step_s: float) -> Tensor:
 def teach(
     teachers: Sequence[Listen],
     audio: Sequence[np.ndarray],
-    layers: Sequence[int],
+    layers: Sequence[float],
     rate: int,
     step_samples: int,
     tokens_per_step: int,
     speeds: np.ndarray,
     advance: Callable[[int], None] = lambda n: None,
 ) -> tuple[list[Lesson], list[np.ndarray]]:
-    """One lesson per clip at its speed, with the first teacher's states after ``layers`` (counted from 1) not yet standardised;
-    and for each teacher the clips' summary for a classifier: mean and standard deviation over time of every layer, float32
-    (clips, 2 * layers * width)."""
+    """One lesson per clip at its speed, with the first teacher's states after ``layers`` (1: its last, 0.5: the one half way)
+    not yet standardised; and for each teacher the clips' summary for a classifier: mean and standard deviation over time of every
+    layer, float32 (clips, 2 * layers * width)."""
     lessons: list[Lesson] = []
     summaries: list[list[np.ndarray]] = [[] for _ in teachers]
     for samples, speed in zip(audio, speeds, strict=True):
@@ -121,7 +137,9 @@ def teach(
         with torch.inference_mode(), bfloat16_products():
             told = [[s.float() for s in teacher(padded)] for teacher in teachers]
         pooling = token_pooling(steps, tokens_per_step, step_samples / rate)
-        followed = [told[0][0][:, :0], *(told[0][i - 1] for i in layers)]  # none: a student of the soft labels alone
+        first = told[0]
+        followed = [first[0][:, :0]]  # none: a student of the soft labels alone
+        followed += [first[math.ceil(share * len(first)) - 1] for share in layers]
         lessons.append(Lesson(padded, (pooling @ torch.cat(followed, dim=1)).half()))
         for summary, states in zip(summaries, told, strict=True):
             summary.append(torch.cat([f(s[:real], dim=0) for s in states for f in (torch.mean, torch.std)]).numpy())
@@ -200,7 +218,7 @@ class Lessons:
         self,
         corpus: Corpus,
         teachers: Sequence[Listen],
-        layers: Sequence[int],
+        layers: Sequence[float],
         copies: int,
         tokens_per_step: int,
         rng: np.random.Generator,
@@ -210,7 +228,7 @@ class Lessons:
         real time) and over every piece of a folder of ``unlabelled`` speech. The first gives the states, all of them the soft
         labels."""
         self.tokens, self.step_samples = tokens_per_step, corpus.step_samples
-        self.clips, self.label = corpus.clips, corpus.label
+        self.corpus, self.clips, self.label = corpus, corpus.clips, corpus.label
         self.longest = int(CROP_S * corpus.rate) // self.step_samples  # steps
         extra = [] if unlabelled is None else unlabelled_pieces(unlabelled, corpus.rate)
         with progress_bar("teachers listen", copies * len(corpus) + len(extra)) as advance:
@@ -238,9 +256,9 @@ class Lessons:
         return len(self.clips) + (int(EXTRA_SHARE * len(self.clips)) if self.extra else 0)
 
     def draw(self, rng: np.random.Generator) -> list[tuple[int, Lesson, Tensor]]:
-        """An epoch in random order: every clip in a random copy, and random pieces without label; with its index (-1 for a piece)
-        and its soft labels (7,)."""
-        drawn = [(i, int(rng.integers(len(self.copies)))) for i in range(len(self.clips))]
+        """An epoch in random order: clips as the corpus draws them, each in a random copy, and random pieces without label; with
+        its index (-1 for a piece) and its soft labels (7,)."""
+        drawn = [(int(i), int(rng.integers(len(self.copies)))) for i in self.corpus.drawn(len(self.clips), rng)]
         epoch = [(i, self.copies[copy][i], self.soft[copy, i]) for i, copy in drawn]
         pieces = rng.integers(max(len(self.extra), 1), size=len(self) - len(self.clips))
         epoch += [(-1, self.extra[int(p)], self.extra_soft[int(p)]) for p in pieces]

@@ -41,7 +41,7 @@ class Recipe:
     half: bool = True  # matrix products in bfloat16, where the processor has it
     seed: int = 1
     # With a teacher (train/teacher.py), as measured in docs/training-log.md:
-    teacher_layers: tuple[int, ...] = (2, 4)  # followed by the student's last blocks
+    teacher_layers: tuple[float, ...] = (0.5, 1.0)  # as shares of its depth, followed by the student's last blocks
     copies: int = 3  # of every clip, at other speeds
     state_loss: float = 2.0  # weight of the L1 distance to the teacher's states
     soft_loss: float = 1.0  # weight of the divergence from the teacher's soft labels

@@ -11,9 +11,10 @@ import torch
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.data.clips import read_manifest
-from edgeemo.data.corpus import Corpus, change_speed, unlabelled_pieces
+from edgeemo.data.corpus import Corpus, balanced, change_speed, unlabelled_pieces
 from edgeemo.model.checkpoint import load_checkpoint, save_checkpoint
 from edgeemo.model.cosyvoice_nano import CosyVoiceNano
+from edgeemo.model.cosyvoice_tiny import CosyVoiceTiny
 from edgeemo.model.frontend import slaney_mel
 from edgeemo.model.whisper import PACKAGES, TINY, WhisperEncoder, load_whisper, read_ctranslate2
 from edgeemo.model.whisper_cls import WhisperConfig, WhisperTinyCls
@@ -110,7 +111,7 @@ def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 def test_training_with_a_teacher(small_corpus: Path, tmp_path: Path) -> None:  # noqa: F811
     torch.manual_seed(0)
     teachers = [frozen_teacher(WhisperEncoder(32, 2, 2).eval(), 8000) for _ in range(2)]
-    recipe = Recipe(epochs=1, batch=8, copies=2, teacher_layers=(1, 2))
+    recipe = Recipe(epochs=1, batch=8, copies=2)
     made = [train([small_corpus], tmp_path / n, recipe, 1, teachers=teachers) and (tmp_path / n).read_bytes() for n in "ab"]
     assert made[0] == made[1]
     assert all(torch.isfinite(p).all() for p in load_checkpoint(tmp_path / "a").parameters())
@@ -135,7 +136,7 @@ def test_unlabelled_speech_is_followed_but_has_no_label(small_corpus: Path, tmp_
     pieces = unlabelled_pieces(prompts, 8000)
     assert [len(p) for p in pieces] == [23040, 23040, 9920]
     corpus = Corpus(read_manifest(small_corpus, "train"), 8000, 1280)
-    lessons = Lessons(corpus, teachers, (1, 2), 1, 3, rng, prompts)
+    lessons = Lessons(corpus, teachers, (0.5, 1.0), 1, 3, rng, prompts)
     assert len(lessons) == 2 * len(corpus)
     index = []
     for batch, of in lessons.batches(5, rng):
@@ -145,7 +146,7 @@ def test_unlabelled_speech_is_followed_but_has_no_label(small_corpus: Path, tmp_
         assert (batch.label.numpy()[of >= 0] == corpus.label[of[of >= 0]]).all()
     assert sorted(i for i in index if i >= 0) == list(range(len(corpus)))
     assert len(index) == len(lessons)
-    recipe = Recipe(epochs=1, batch=8, copies=1, teacher_layers=(1, 2))
+    recipe = Recipe(epochs=1, batch=8, copies=1)
     report = train([small_corpus], tmp_path / "out", recipe, 1, teachers=teachers, unlabelled=prompts)
     assert report["best_dev_macro_f1"] >= 0  # type: ignore[operator]
     with pytest.raises(EdgeEmoError, match="no speech"):
@@ -171,3 +172,30 @@ def test_tuned_teacher_hears_windows_that_end_with_the_clip(tmp_path: Path) -> N
     save_checkpoint(CosyVoiceNano(), tmp_path / "other")
     with pytest.raises(EdgeEmoError, match="whisper-tiny-cls"):
         load_teacher(str(tmp_path / "other"), 8000)
+
+
+def test_streaming_teacher_hears_no_more_than_a_call_has_brought(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = CosyVoiceTiny().eval()
+    save_checkpoint(model, tmp_path / "tiny")
+    listen = load_teacher(str(tmp_path / "tiny"), 8000)
+    audio = 0.1 * np.random.default_rng(0).standard_normal(6 * 1280).astype(np.float32)
+    with torch.inference_mode():
+        states, sooner = listen(audio), listen(audio[: 4 * 1280])
+    assert [tuple(s.shape) for s in states] == [(48, model.config.d_model)] * (model.config.layers + 1)
+    for whole, part in zip(states, sooner, strict=True):
+        torch.testing.assert_close(part, whole[:32], atol=2e-3, rtol=1e-2)  # weights are kept in 16 bits, sums in any order
+        assert (whole[0::2] == whole[1::2]).all()  # a token of 40 ms is two frames of Whisper's
+        assert whole.std(dim=0).mean() > 1e-3
+
+
+def test_lessons_balance_corpora_as_clips_without_a_teacher_are(small_corpus: Path) -> None:  # noqa: F811
+    torch.manual_seed(0)
+    corpus = Corpus(read_manifest(small_corpus, "train"), 8000, 1280)
+    few = max(2, len(corpus) // 10)
+    corpus.sources, corpus.source = np.array(["few", "many"]), (np.arange(len(corpus)) >= few).astype(int)
+    corpus.chance = balanced(corpus.source)
+    lessons = Lessons(corpus, [frozen_teacher(WhisperEncoder(32, 2, 1).eval(), 8000)], (1.0,), 1, 3, np.random.default_rng(0))
+    drawn = [i for seed in range(20) for i, _, _ in lessons.draw(np.random.default_rng(seed))]
+    expected = few**0.5 / (few**0.5 + (len(corpus) - few) ** 0.5)
+    assert abs(np.mean(np.array(drawn) < few) - expected) < 0.08
