@@ -2,12 +2,13 @@
 
 Each is adapted, compiled for this machine and for the board, and compared with ONNX Runtime, in float and in INT8 (`int8-mse`
 over made-up inputs); both on the board under qemu as well, where it is (`make qemu`). Prints the first table of
-docs/bring-your-own.md. With `--cost A72COST` the second: what one item costs in float and in INT8, next to ONNX Runtime.
-Further words choose files. Packages go to build/foreign; nothing is committed.
+docs/bring-your-own.md. With `--cost A72COST [--target pi5]` the second: what one item costs in float and in INT8, next to ONNX
+Runtime. Further words choose files. Packages go to build/foreign; nothing is committed.
 """
 
 from __future__ import annotations
 
+import argparse
 import resource
 import subprocess
 import sys
@@ -122,30 +123,30 @@ def _difference(wanted: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> st
     return f"{max(difference(got[name], value) for name, value in wanted.items()):.0e}"
 
 
-def costs(model: Foreign, tool: Path) -> list[str]:
-    """Cost of one item: times on this machine over our float's; M cycles (modelled, Cortex-A72). INT8 by int8-mse over made-up
-    inputs, which say nothing of accuracy."""
+def costs(model: Foreign, tool: Path, target: str) -> list[str]:
+    """Cost of one item: times on this machine over our float's; M cycles (modelled, on the core of ``target``). INT8 by int8-mse
+    over made-up inputs, which say nothing of accuracy."""
     floating, adapted = adapted_file(model)
     int8 = floating.with_name(f"{floating.stem}-int8.onnx")
     with tempfile.TemporaryDirectory() as feeds:
         onnx.save(quantized(adapted, Path(feeds), load_recipe("int8-mse"), model.whole), int8)
     ours = {}
     for name, path in (("edgeemo FP32", floating), ("edgeemo INT8", int8)):
-        built = [path.with_name(f"{path.stem}-{target}.edgeemo") for target in ("host", "aarch64-neon")]
-        for artifact, target in zip(built, ("host", "aarch64-neon"), strict=True):
-            artifact.write_bytes(compile_onnx(path, load_target(target)).archive)
+        built = [path.with_name(f"{path.stem}-{where}.edgeemo") for where in ("host", target)]
+        for artifact, where in zip(built, ("host", target), strict=True):
+            artifact.write_bytes(compile_onnx(path, load_target(where)).archive)
         ours[name] = (built[0], built[1])
     peers = [Peer("ONNX Runtime FP32", "onnxruntime", floating), Peer("ONNX Runtime INT8", "onnxruntime", int8)]
     rows = compare(ours, peers, 1, tool, lambda n: None)["rows"]
     return [f"{row['host_ratio']:.2f}" for row in rows] + [f"{row['real'] / 1e6:.1f}" for row in rows]
 
 
-def print_costs(models: list[Foreign], tool: Path) -> None:
+def print_costs(models: list[Foreign], tool: Path, target: str) -> None:
     names = "edgeemo FP32 | edgeemo INT8 | ORT FP32 | ORT INT8"
     print(f"| | {names} | {names} |\n|---|---|---|---|---|---|---|---|---|")
     for model in models:
         try:
-            print(f"| {Path(model.file).name} | {' | '.join(costs(model, tool))} |", flush=True)
+            print(f"| {Path(model.file).name} | {' | '.join(costs(model, tool, target))} |", flush=True)
         except EdgeEmoError as error:
             print(f"| {Path(model.file).name} | {error} |", flush=True)
 
@@ -162,12 +163,14 @@ def print_outcomes(models: list[Foreign]) -> None:
 
 
 def main() -> None:
-    words = sys.argv[1:]
-    tool = Path(words[1]) if words[:1] == ["--cost"] else None
-    asked = words[2:] if tool else words
-    models = [model for model in MODELS if not asked or any(word in model.file for word in asked)]
-    if tool:
-        print_costs(models, tool)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("files", nargs="*", help="only files with one of these in their names")
+    parser.add_argument("--cost", type=Path, metavar="A72COST", help="folder of the cost tool: costs instead of outcomes")
+    parser.add_argument("--target", default="aarch64-neon", help="whose core the costs are of")
+    asked = parser.parse_args()
+    models = [model for model in MODELS if not asked.files or any(word in model.file for word in asked.files)]
+    if asked.cost:
+        print_costs(models, asked.cost, asked.target)
     else:
         print_outcomes(models)
 
