@@ -150,7 +150,7 @@ async def _talk(talk: list[Any], named: Any, query: dict[str, str]) -> None:
             data = message if isinstance(message, bytes | str) else json.dumps(message)
             if session.dialect is None:
                 session.dialect = (named or (TABLE["sherpa"] if isinstance(data, bytes) else by_text(data)))(session)
-            await (session.dialect.binary(data) if isinstance(data, bytes) else session.dialect.text(data))
+            session.dialect.binary(data) if isinstance(data, bytes) else session.dialect.text(data)
     except MessageError as error:
         raise EdgeEmoError(str(error)) from error
     finally:

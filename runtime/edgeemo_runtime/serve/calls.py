@@ -49,6 +49,7 @@ class Leg:
     skipped: int = 0  # samples that the source says it left out
     lost: int = 0  # samples that no engine heard
     curve: Curve = field(default_factory=Curve)
+    waiting: collections.deque[bytes] = field(default_factory=collections.deque)  # fed, not yet written
 
     def document(self) -> dict[str, Any]:
         return self.record.summary() | {"lost_samples": self.lost} | ({"problem": self.problem} if self.problem else {})
@@ -77,19 +78,31 @@ class Call:
             channel.writer.write(data, self.heard)
             self._calls.bytes[self.protocol] += len(data)
 
-    async def feed(self, leg: str, data: bytes) -> None:
-        """As ``write``, but waits while the ring is full: whoever sends faster than real time is slowed down."""
-        channel = self.legs[leg].channel
-        if channel is None or channel.writer.room() >= len(data) <= channel.writer.capacity // 4:
+    def feed(self, leg: str, data: bytes) -> None:
+        """As ``write``, but what the ring has no room for waits for ``drain``."""
+        found = self.legs[leg]
+        writer = None if found.channel is None else found.channel.writer
+        if found.waiting or (writer is not None and not writer.room() >= len(data) <= writer.capacity // 4):
+            found.waiting.append(data)
+        else:
             self.write(leg, data)
-            return
-        piece = channel.writer.capacity // 4 // self.form.width * self.form.width
-        for at in range(0, len(data), piece):
-            part = data[at : at + piece]
-            while channel.writer.room() < len(part) and not self.legs[leg].closed and not self.legs[leg].ending:
-                self.heard = time.monotonic()
-                await asyncio.sleep(FULL_POLL_S)
-            self.write(leg, part)
+
+    async def drain(self, leg: str) -> None:
+        """Writes what waits as room comes: whoever feeds a leg awaits this before going on, so that a source which sends faster
+        than real time is slowed down."""
+        found = self.legs[leg]
+        while found.waiting:
+            data = found.waiting.popleft()
+            if found.channel is None:
+                continue
+            writer = found.channel.writer
+            piece = writer.capacity // 4 // self.form.width * self.form.width
+            for at in range(0, len(data), piece):
+                part = data[at : at + piece]
+                while writer.room() < len(part) and not found.closed and not found.ending:
+                    self.heard = time.monotonic()
+                    await asyncio.sleep(FULL_POLL_S)
+                self.write(leg, part)
 
     def jump(self, leg: str, count: int) -> None:
         """Notes that what is written next is sample ``count`` of the leg."""

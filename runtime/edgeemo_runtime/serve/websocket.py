@@ -12,7 +12,7 @@ from aiohttp import WSMsgType, web
 
 from edgeemo_runtime.errors import EdgeEmoError, first_line
 from edgeemo_runtime.ops.lines import log
-from edgeemo_runtime.serve.calls import CLOSING_S, Call, RefusedError
+from edgeemo_runtime.serve.calls import CLOSING_S, Call, Leg, RefusedError
 from edgeemo_runtime.serve.dialects import SUBPROTOCOLS, Dialect, MessageError, by_text, by_upgrade
 from edgeemo_runtime.serve.dialects.speech_servers import SherpaOnnx
 from edgeemo_runtime.serve.formats import Format
@@ -36,7 +36,7 @@ class WebSocketSession:
         )
         self._dialect: Dialect | None = None
         self._call: Call | None = None
-        self._legs: tuple[str, ...] = ()
+        self._legs: list[Leg] = []
         self._outgoing: collections.deque[str] = collections.deque()
         self._size = 0
         self._some = asyncio.Event()
@@ -47,8 +47,8 @@ class WebSocketSession:
         """A call whose events this connection's dialect is told. Raises RefusedError."""
         assert self._dialect is not None
         dialect = self._dialect
-        self._legs = tuple(legs)
         self._call = self._service.calls.open(call_id, dialect.name, self.peer, legs, form, user, [dialect])
+        self._legs = [self._call.legs[leg] for leg in legs]
         self._call.hang_ups.append(dialect.hang_up)
         self._call.done.add_done_callback(lambda _: self._some.set())
         return self._call
@@ -89,7 +89,7 @@ class WebSocketSession:
             if self._call is not None:
                 with contextlib.suppress(ValueError):
                     self._call.hang_ups.remove(self._dialect.hang_up)  # type: ignore[union-attr]  # who has a call has a dialect
-                self._call.finish("closed", self._legs)
+                self._call.finish("closed", [leg.name for leg in self._legs])
             writer.cancel()
             with contextlib.suppress(asyncio.CancelledError, ConnectionError):
                 await writer
@@ -104,13 +104,26 @@ class WebSocketSession:
     async def _read(self) -> None:
         """Messages until the client or the call has ended; then what the engines still have to say is waited for."""
         try:
-            message = await asyncio.wait_for(self._socket.receive(), self._service.settings.limits.handshake_s)
+            message = await self._first()
             while self._closing is None and message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-                await self._message(message)
-                if self._call is not None and all(self._call.legs[leg].ending for leg in self._legs):
+                assert self._dialect is not None
+                if message.type == WSMsgType.TEXT:
+                    self._dialect.text(message.data)
+                else:
+                    self._dialect.binary(message.data)
+                call = self._call
+                if call is None:
+                    message = await self._soon()
+                    continue
+                ending = True
+                for leg in self._legs:
+                    if leg.waiting:
+                        await call.drain(leg.name)
+                    ending = ending and leg.ending
+                if ending:
                     await self._ended()
                     return
-                message = await self._next()
+                message = await self._socket.receive()
             if message.type == WSMsgType.ERROR:
                 self._service.calls.bad_message(self._name)
         except RefusedError as refused:
@@ -131,20 +144,17 @@ class WebSocketSession:
     def _name(self) -> str:
         return self._dialect.name if self._dialect is not None else "websocket"
 
-    async def _next(self):  # type: ignore[no-untyped-def]  # aiohttp's message
-        """The next message; while a connection is to be closed from here, not for long."""
-        if self._call is not None:
-            return await self._socket.receive()
-        return await asyncio.wait_for(self._socket.receive(), self._service.settings.limits.handshake_s)
-
-    async def _message(self, message) -> None:  # type: ignore[no-untyped-def]
-        if self._dialect is None:
+    async def _first(self):  # type: ignore[no-untyped-def]  # aiohttp's message
+        """The first message, by which a dialect is known where the upgrade did not say."""
+        message = await self._soon()
+        if self._dialect is None and message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
             kind = by_text(message.data) if message.type == WSMsgType.TEXT else SherpaOnnx
             self._dialect = kind(self)
-        if message.type == WSMsgType.TEXT:
-            await self._dialect.text(message.data)
-        else:
-            await self._dialect.binary(message.data)
+        return message
+
+    async def _soon(self):  # type: ignore[no-untyped-def]  # aiohttp's message
+        """The next message of a connection without a call, for which it has not got long."""
+        return await asyncio.wait_for(self._socket.receive(), self._service.settings.limits.handshake_s)
 
     async def _ended(self) -> None:
         """The client has said that its audio has ended: it gets the rest of the answers, then a closing frame."""

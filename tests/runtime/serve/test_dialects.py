@@ -29,7 +29,7 @@ class FakeCall:
         self.ended = ""
         self.skipped: list[tuple[str, int]] = []
 
-    async def feed(self, leg: str, data: bytes) -> None:
+    def feed(self, leg: str, data: bytes) -> None:
         self.write(leg, data)
 
     def write(self, leg: str, data: bytes) -> None:
@@ -70,7 +70,7 @@ def talk(kind: type[Dialect] | None, messages: Sequence[Any], **session: Any) ->
             text = json.dumps(message) if isinstance(message, dict) else message
             if dialect is None:
                 dialect = by_text(text)(fake)  # type: ignore[arg-type]
-            await (dialect.binary(text) if isinstance(text, bytes) else dialect.text(text))
+            dialect.binary(text) if isinstance(text, bytes) else dialect.text(text)
         assert dialect is not None
         return dialect
 
@@ -208,12 +208,12 @@ def test_vosk_clients_get_one_answer_for_each_message() -> None:
     fake, dialect = talk(None, [{"config": {"sample_rate": 16000}}, bytes(640)])
     assert fake.sent == [{"partial": ""}]
     dialect.tell(segment(False))
-    asyncio.run(dialect.binary(bytes(640)))
+    dialect.binary(bytes(640))
     dialect.tell(segment(True))
-    asyncio.run(dialect.binary(bytes(640)))
+    dialect.binary(bytes(640))
     assert fake.sent[1] == {"partial": "angry"}
     assert fake.sent[2] == {"result": [{"conf": 0.8, "start": 0.0, "end": 0.64, "word": "angry"}], "text": "angry"}
-    asyncio.run(dialect.text('{"eof" : 1}'))
+    dialect.text('{"eof" : 1}')
     assert len(fake.sent) == 3
     dialect.tell(segment(True, "sad"))
     dialect.tell(Event("end", "c"))

@@ -19,7 +19,7 @@ class AudioFork(Dialect):
     name: ClassVar[str] = "audio_fork"
     _legs: tuple[str, ...] = ()
 
-    async def text(self, text: str) -> None:
+    def text(self, text: str) -> None:
         if self.call is not None:
             return  # what was said on this channel with uuid_audio_fork send_text
         metadata: Any = None
@@ -27,10 +27,10 @@ class AudioFork(Dialect):
             metadata = json.loads(text)
         self._open(metadata if isinstance(metadata, dict) else {})
 
-    async def binary(self, data: bytes) -> None:
+    def binary(self, data: bytes) -> None:
         if self.call is None:
             self._open({})
-        await self.audio(data, self._legs)
+        self.audio(data, self._legs)
 
     def _open(self, metadata: dict[str, Any]) -> None:
         said = {**metadata, **self.session.query}

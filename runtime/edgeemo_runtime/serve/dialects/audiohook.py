@@ -58,7 +58,7 @@ class AudioHook(Dialect):
         }  # fmt: skip
         self.session.send(json.dumps(message))
 
-    async def text(self, text: str) -> None:
+    def text(self, text: str) -> None:
         message = parse_object(text)
         parameters, number = message.get("parameters"), message.get("seq")
         if message.get("version") != "2" or not isinstance(parameters, dict) or number != self._heard + 1:
@@ -117,12 +117,12 @@ class AudioHook(Dialect):
         for leg in self._legs:
             self.call.skip(leg, round(seconds * self.call.form.rate))
 
-    async def binary(self, data: bytes) -> None:
+    def binary(self, data: bytes) -> None:
         if self.call is None or self._state not in ("open", "paused"):
             if self._probe:
                 return
             raise MessageError("audio before open")
-        await self.audio(data, self._legs)
+        self.audio(data, self._legs)
 
     def tell(self, event: Event) -> None:
         if event.type == "begin" or (event.type == "step" and not self.steps):

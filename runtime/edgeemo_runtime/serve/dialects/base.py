@@ -44,13 +44,10 @@ class Dialect:
         self.steps = session.query.get("steps") in ("1", "true")
         self._wanted = self.answers or session.query.get("results") in ("1", "true")
 
-    async def begin(self) -> None:
-        """After the upgrade, before any message."""
-
-    async def text(self, text: str) -> None:
+    def text(self, text: str) -> None:
         raise MessageError("no text is understood here")
 
-    async def binary(self, data: bytes) -> None:
+    def binary(self, data: bytes) -> None:
         raise MessageError("no binary message is understood here")
 
     def tell(self, event: Event) -> None:
@@ -69,17 +66,17 @@ class Dialect:
     def new_id(self) -> str:
         return self.session.query.get("call") or str(uuid.uuid4())
 
-    async def audio(self, data: bytes, legs: Sequence[str]) -> None:
+    def audio(self, data: bytes, legs: Sequence[str]) -> None:
         """Interleaved samples of as many channels as there are legs."""
         assert self.call is not None
         if len(legs) == 1:
-            await self.call.feed(legs[0], data)
+            self.call.feed(legs[0], data)
             return
         data = self._left + data  # a message may end within a frame
         whole = len(data) - len(data) % (self.call.form.width * len(legs))
         self._left, data = data[whole:], data[:whole]
         for leg, part in zip(legs, split_channels(data, self.call.form.width, len(legs)), strict=True):
-            await self.call.feed(leg, part)
+            self.call.feed(leg, part)
 
 
 def parse_object(text: str) -> dict[str, Any]:

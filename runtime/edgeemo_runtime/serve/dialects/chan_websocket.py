@@ -31,7 +31,7 @@ class ChanWebSocket(Dialect):
     answers: ClassVar[bool] = False
     _json = False
 
-    async def text(self, text: str) -> None:
+    def text(self, text: str) -> None:
         if self.call is not None:
             return  # what the channel tells of its queue and of DTMF
         self._json = text.startswith("{")
@@ -46,10 +46,10 @@ class ChanWebSocket(Dialect):
             next((i for i in ids if i), "") or self.new_id(), ["caller"], form, start.get("channel", "")
         )
 
-    async def binary(self, data: bytes) -> None:
+    def binary(self, data: bytes) -> None:
         if self.call is None:
             raise MessageError("MEDIA_START comes first")
-        await self.audio(data, ("caller",))
+        self.audio(data, ("caller",))
 
     def _command(self, command: str) -> None:
         self.session.send(json.dumps({"command": command}) if self._json else command)

@@ -12,7 +12,7 @@ class Plain(Dialect):
     name: ClassVar[str] = "websocket"
     _legs: tuple[str, ...] = ()
 
-    async def text(self, text: str) -> None:
+    def text(self, text: str) -> None:
         message = parse_object(text)
         if self.call is not None:
             if message.get("end") is not True:
@@ -27,7 +27,7 @@ class Plain(Dialect):
         call_id = text_of(message.get("call")) or self.new_id()
         self.call = self.session.open(call_id, self._legs, form, text_of(message.get("user")))
 
-    async def binary(self, data: bytes) -> None:
+    def binary(self, data: bytes) -> None:
         if self.call is None:
             raise MessageError("a header comes first")
-        await self.audio(data, self._legs)
+        self.audio(data, self._legs)

@@ -27,7 +27,7 @@ class Vosk(Dialect):
         self._results: list[dict[str, Any]] = []
         self._ends = False
 
-    async def text(self, text: str) -> None:
+    def text(self, text: str) -> None:
         message = parse_object(text)
         if message.get("eof"):
             if self.call is None:
@@ -41,14 +41,14 @@ class Vosk(Dialect):
         elif not message.get("reset"):
             raise MessageError("config, reset and eof are understood")
 
-    async def binary(self, data: bytes) -> None:
+    def binary(self, data: bytes) -> None:
         if self.call is None:
             try:
                 form = parse_format("s16", self._rate)
             except EdgeEmoError as error:
                 raise MessageError(str(error)) from None
             self.call = self.session.open(self.new_id(), ["caller"], form, "")
-        await self.audio(data, ("caller",))
+        self.audio(data, ("caller",))
         if self._results:
             result, self._results = self._results, []
             self.session.send(json.dumps({"result": result, "text": " ".join(r["word"] for r in result)}))
@@ -71,7 +71,7 @@ class SherpaOnnx(Dialect):
     name: ClassVar[str] = "sherpa"
     _number = 0
 
-    async def text(self, text: str) -> None:
+    def text(self, text: str) -> None:
         if text != "Done":
             raise MessageError("Done is understood")
         if self.call is not None:
@@ -80,7 +80,7 @@ class SherpaOnnx(Dialect):
             self.session.send("Done!")
             self.session.close(1000, "Done")
 
-    async def binary(self, data: bytes) -> None:
+    def binary(self, data: bytes) -> None:
         if self.call is None:
             query = self.session.query
             try:
@@ -88,7 +88,7 @@ class SherpaOnnx(Dialect):
             except EdgeEmoError as error:
                 raise MessageError(str(error)) from None
             self.call = self.session.open(self.new_id(), ["caller"], Format(form.encoding, form.rate), text_of(query.get("user")))
-        await self.audio(data, ("caller",))
+        self.audio(data, ("caller",))
 
     def tell(self, event: Event) -> None:
         if event.type == "segment":

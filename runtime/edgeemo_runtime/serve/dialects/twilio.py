@@ -69,14 +69,14 @@ class Twilio(Dialect):
     name: ClassVar[str] = "twilio"
     answers: ClassVar[bool] = False
 
-    async def text(self, text: str) -> None:
+    def text(self, text: str) -> None:
         try:
             message = json.loads(text)
         except (ValueError, RecursionError):
             raise MessageError("not JSON") from None
         event = message.get("event") if isinstance(message, dict) else None
         if event == "media":
-            await self._media(message.get("media"))
+            self._media(message.get("media"))
         elif event == "start" and self.call is None:
             call_id, legs, form, user, unordered = parse_start(message)
             self._orders = {leg: Reorder(HOLD_S) for leg in legs} if unordered else {}
@@ -87,7 +87,7 @@ class Twilio(Dialect):
         elif event not in IGNORED:
             raise MessageError("an event that is not understood here")
 
-    async def _media(self, media: object) -> None:
+    def _media(self, media: object) -> None:
         call = self.call
         if call is None or not isinstance(media, dict):
             raise MessageError("media before start, or without its parameters")
@@ -100,13 +100,13 @@ class Twilio(Dialect):
         if leg not in call.legs:
             return  # a track that was not announced
         if not self._orders:
-            await call.feed(leg, payload)
+            call.feed(leg, payload)
             return
         chunk = text_of(media.get("chunk"))
         if not chunk.isascii() or not chunk.isdigit():
             raise MessageError("a chunk is a number")
         for part in self._orders[leg].push(int(chunk) % (1 << 16), payload, time.monotonic()):
-            await call.feed(leg, part)  # type: ignore[arg-type]  # what was pushed
+            call.feed(leg, part)  # type: ignore[arg-type]  # what was pushed
         if self._orders[leg].waits:
             asyncio.get_running_loop().call_later(HOLD_S, self._overdue)
 

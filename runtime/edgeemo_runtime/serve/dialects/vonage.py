@@ -14,7 +14,7 @@ class Vonage(Dialect):
     name: ClassVar[str] = "vonage"
     answers: ClassVar[bool] = False
 
-    async def text(self, text: str) -> None:
+    def text(self, text: str) -> None:
         message = parse_object(text)
         if self.call is not None:
             return  # DTMF and notices
@@ -28,7 +28,7 @@ class Vonage(Dialect):
         call_id = next((text_of(message[k]) for k in ("call", "uuid", "conversation_uuid") if text_of(message.get(k))), "")
         self.call = self.session.open(call_id or self.new_id(), ["caller"], form, text_of(message.get("user")))
 
-    async def binary(self, data: bytes) -> None:
+    def binary(self, data: bytes) -> None:
         if self.call is None:
             raise MessageError("websocket:connected comes first")
-        await self.audio(data, ("caller",))
+        self.audio(data, ("caller",))
