@@ -3,7 +3,7 @@
 # make soak  1000 model swaps under 80 calls
 # make fuzz  a million damaged files, packets and settings: each is read, or refused in a line
 # make storm 80 calls among broken models, dripping clients, signals and a full disk
-# make bench-peers  ONNX Runtime and LiteRT next to us (an environment of its own in build/peers: 1.5 GB)
+# make bench-peers  ONNX Runtime and LiteRT next to us, on a Pi 4's and a Pi 5's core (an environment in build/peers: 1.5 GB)
 # make bench-calibration  time and memory of calibration against the number of clips (half an hour)
 # make test  environment if missing, lint, all tests; make test T=tests/quantize: those only
 # make quick what can be checked in 90 seconds: no types, no slow tests
@@ -151,10 +151,18 @@ browser:
 
 PEERS := build/peers
 PEERS_PIP := $(PEERS)/bin/pip install --quiet --disable-pip-version-check
+PEERS_BENCH := $(BIN)/edgeemo bench-peers --batch 8 --litert $(PEERS) --force $(if $(A72COST),--a72cost $(A72COST))
 bench-peers: run build/emotion-float-host.edgeemo build/emotion-float-aarch64-neon.edgeemo $(PEERS)/.installed
+bench-peers: $(if $(A72COST),build/emotion-pi5.edgeemo build/emotion-float-pi5.edgeemo)
 	$(if $(A72COST),$(A72COST)/setup onnxruntime flatbuffers protobuf ai-edge-litert >/dev/null)
 	$(PEERS)/bin/python -m edgeemo.bench.litert 8 $(PEERS) 2>/dev/null
-	$(BIN)/edgeemo bench-peers --batch 8 --litert $(PEERS) --out build/bench-peers.json --force $(if $(A72COST),--a72cost $(A72COST))
+	$(PEERS_BENCH) --out build/bench-peers.json
+	$(if $(A72COST),$(PEERS_BENCH) --out build/bench-peers-pi5.json --int8-onnx build/emotion-int8-pi5.onnx \
+	  --board build/emotion-pi5.edgeemo --board-float build/emotion-float-pi5.edgeemo)
+
+build/emotion-pi5.edgeemo: run
+	$(BIN)/edgeemo quantize --calib calibration/ --target pi5 --out build/emotion-int8-pi5.onnx --force >/dev/null
+	$(BIN)/edgeemo compile build/emotion-int8-pi5.onnx --target pi5 --out $@ --force >/dev/null
 
 # LiteRT's converter pins other versions than TVM, so it has an environment of its own; only its files leave that.
 $(PEERS)/.installed: pyproject.toml

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from edgeemo.bench import modelled
+from edgeemo.bench.front_step import ANSWERED
 from edgeemo.targets.board import load_target
 
 SCRIPT = Path(__file__).parent / "front_step.py"
@@ -16,7 +17,7 @@ PACKETS_PER_S = 50  # of a call
 
 
 def costs_of(tool: Path, target: str, protocol: str) -> dict[int, float]:
-    """Cycles of a packet, or with "answers" of an answer, with caches and DRAM, by how many there are a turn."""
+    """Cycles of a packet, or with "answers" or "changes" of an answer, with caches and DRAM, by how many there are a turn."""
     core = load_target(target).cpu
     found = {}
     for calls in TURNS:
@@ -35,9 +36,9 @@ def main() -> None:
     mhz = modelled.clock_mhz(target)
     print(f"| cycles ({target}, modelled) | {' | '.join(f'{n} a turn' for n in TURNS)} | calls on a core |")
     print("|---|" + "---|" * (len(TURNS) + 1))
-    for protocol in ("audiosocket", "rtp", "websocket", "twilio", "answers"):
+    for protocol in ("audiosocket", "rtp", "websocket", "twilio", "answers", "changes"):
         costs = costs_of(tool, target, protocol)
-        calls = "" if protocol == "answers" else most_calls(costs, mhz)
+        calls = "" if protocol in ANSWERED else most_calls(costs, mhz)
         print(f"| {protocol} | {' | '.join(f'{c:,.0f}' for c in costs.values())} | {calls} |", flush=True)
 
 

@@ -1,7 +1,7 @@
 """Packets of live calls through the front's receiving code, from the event loop to the ring, and an engine's answers from its
 connection to the calls' records, between two marker system calls (board_step.py says what those are).
 
-    python front_step.py {audiosocket|rtp|websocket|twilio|answers} CALLS ROUNDS WARM_UP
+    python front_step.py {audiosocket|rtp|websocket|twilio|answers|changes} CALLS ROUNDS WARM_UP
 
 In every round each call has one packet of 20 ms in its socket, or an answer on its way in a batch of up to sixteen, before the
 loop runs: who sends it is outside the markers, and so is the kernel. Runs on the (emulated) board, where nothing of edgeemo is
@@ -29,6 +29,7 @@ from edgeemo_runtime.serve.channel import Channel, Step
 from edgeemo_runtime.serve.context import Service
 from edgeemo_runtime.serve.doorman import Doorman
 from edgeemo_runtime.serve.engine_process import EngineProcess
+from edgeemo_runtime.serve.events import Event
 from edgeemo_runtime.serve.formats import Format, parse_format
 from edgeemo_runtime.serve.pool import Pool
 from edgeemo_runtime.serve.rings import AudioWriter, SlotWriter, make_region
@@ -42,6 +43,7 @@ WIDTHS = {"audiosocket": 2, "rtp": 1, "websocket": 2, "twilio": 1}  # bytes of a
 UPGRADE = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
 KEY = b"Sec-WebSocket-Key: " + base64.b64encode(bytes(16)) + b"\r\n\r\n"
 TEXT, BINARY = 0x81, 0x82
+ANSWERED = ("answers", "changes")
 
 
 def frame(kind: int, data: bytes) -> bytes:
@@ -163,8 +165,16 @@ class Front:
             await asyncio.sleep(0)
 
 
+class _Client:
+    """Whoever is told of a call's events: they become what a connection would send."""
+
+    def tell(self, event: Event) -> None:
+        assert event.text
+
+
 class Answers(Front):
-    """A front with an engine's connection instead of callers'. ``send`` has each call answered once."""
+    """A front with an engine's connection instead of callers'. ``send`` has each call answered once: with one label all the time,
+    or, as "changes", with another each time, so that a segment ends and another begins."""
 
     def __init__(self, protocol: str, calls: int) -> None:
         super().__init__(protocol, calls)
@@ -173,7 +183,8 @@ class Answers(Front):
         self._rows["probabilities"] = self._rows["smoothed"] = 1 / len(_Rings.labels)
 
     async def open(self, calls: int) -> None:
-        opened = [self.calls.open(str(n), self.protocol, "", ["caller"], parse_format("s16", 8000)) for n in range(calls)]
+        form, client = parse_format("s16", 8000), _Client()
+        opened = [self.calls.open(str(n), self.protocol, "", ["caller"], form, sinks=[client]) for n in range(calls)]
         self._first = opened[0].legs["caller"].record  # its slot is the last: slots are given from the end
         ours, theirs = wire.pair()
         ours.setblocking(False)
@@ -185,6 +196,8 @@ class Answers(Front):
     def send(self) -> None:
         self._count += 1
         self._rows["end_s"] = 0.16 * self._count
+        if self.protocol == "changes":
+            self._rows["label"] = self._count % 2
         for first in range(0, len(self._rows), MAX_BATCH):
             self._sockets[0].send(wire.RESULTS + self._rows[first : first + MAX_BATCH].tobytes())
 
@@ -194,7 +207,7 @@ class Answers(Front):
 
 
 def front_of(protocol: str, calls: int) -> Front:
-    return (Answers if protocol == "answers" else Front)(protocol, calls)
+    return (Answers if protocol in ANSWERED else Front)(protocol, calls)
 
 
 async def run(protocol: str, calls: int, rounds: int, warm_up: int) -> None:

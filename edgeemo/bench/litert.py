@@ -1,6 +1,6 @@
 """Our model as LiteRT files, by LiteRT's own converter and quantizer: the peer that `edgeemo bench-peers` runs next to us.
 
-    python -m edgeemo.bench.litert STREAMS FOLDER
+    python -m edgeemo.bench.litert STREAMS FOLDER [CHECKPOINT]
 
 A program of its own, since the converter (litert-torch) wants other versions of packages than TVM: `make bench-peers` runs it in
 build/peers.
@@ -64,4 +64,4 @@ def _calibration(model: Path) -> dict[str, list[dict[str, np.ndarray]]]:
 
 
 if __name__ == "__main__":
-    write_litert(load_checkpoint(), int(sys.argv[1]), Path(sys.argv[2]))
+    write_litert(load_checkpoint(*sys.argv[3:4]), int(sys.argv[1]), Path(sys.argv[2]))

@@ -55,7 +55,7 @@ def compare(
         return document
     manifest = unchecked(read_members(next(iter(ours.values()))[1])).manifest
     macs, target = manifest["macs_per_step"] * streams, manifest["target"]
-    mhz = modelled.clock_mhz(target["name"])
+    document["core"], mhz = target["cpu"], modelled.clock_mhz(target["name"])
     by_name = {row["name"]: row for row in rows}
     for name, (_, built) in ours.items():
         _add(by_name[name], modelled.measure(tool, built, streams), streams, macs, mhz)

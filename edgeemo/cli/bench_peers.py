@@ -55,13 +55,13 @@ def bench_peers(
     if as_json:
         print_json(document)
         return
-    _print(document["rows"], f"{batch} streams in a batch", a72cost is not None)
+    _print(document["rows"], f"{batch} streams in a batch", document.get("core"))
 
 
-def _print(found: list[dict[str, Any]], title: str, modelled: bool) -> None:
+def _print(found: list[dict[str, Any]], title: str, core: str | None) -> None:
     heads, rows = ["", "this machine, ratio"], [[r["name"], r["host_ratio"]] for r in found]
-    if modelled:
+    if core:
         heads += ["core M", "real M", "real/MAC", "streams/core"]
         for row, r in zip(rows, found, strict=True):
             row += [f"{r['core'] / 1e6:.1f}", f"{r['real'] / 1e6:.1f}", r["real_per_mac"], r["streams_per_core"]]
-    show_table(title + (", Cortex-A72 modelled" if modelled else ""), heads, rows)
+    show_table(title + (f", {core} modelled" if core else ""), heads, rows)

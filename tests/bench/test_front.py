@@ -38,7 +38,23 @@ def test_every_answer_reaches_its_call() -> None:
     assert asyncio.run(asyncio.wait_for(heard(), 10)) == 20 * [(3, pytest.approx(0.48))]
 
 
-@pytest.mark.parametrize("protocol", ["rtp", "websocket", "answers"])
+def test_changes_end_a_segment_and_begin_another() -> None:
+    async def told() -> dict[str, int]:
+        found = {}
+        for protocol in ("answers", "changes"):
+            measured = front_of(protocol, 2)
+            await measured.open(2)
+            for _ in range(4):
+                measured.send()
+                await measured.take()
+            found[protocol] = measured.calls.told
+        return found
+
+    # Each call's begin and first segment; then, where labels change, an end and a beginning for each of three steps.
+    assert asyncio.run(asyncio.wait_for(told(), 10)) == {"answers": 2 * 2, "changes": 2 * (2 + 3 * 2)}
+
+
+@pytest.mark.parametrize("protocol", ["rtp", "websocket", "answers", "changes"])
 def test_it_runs_as_a_board_runs_it(protocol: str) -> None:
     command = [sys.executable, str(front.SCRIPT), protocol, "2", "3", "1"]
     assert subprocess.run(command, check=False, timeout=60).returncode == 0
