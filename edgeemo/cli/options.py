@@ -139,9 +139,7 @@ def data_options(
     )  # fmt: skip
 
 
-a72cost_option = click.option(
-    "--a72cost", type=FOLDER, default=None, help="Folder of the a72cost tool: models the board's core."
-)
+a72cost_option = click.option("--a72cost", type=FOLDER, default=None, help="Folder of the a72cost tool: models the board's core.")
 
 
 def artifact_options(floating: Path | None, board_float: Path | None) -> Decorator:

@@ -1,8 +1,10 @@
-"""How far two arrays are apart."""
+"""How far two arrays are apart, and how far rounding alone may bring them."""
 
 from __future__ import annotations
 
 import numpy as np
+import onnx
+from onnx import helper, numpy_helper
 
 SMALLEST = 1e-6  # a reference that is smaller counts as this large
 LAST_BITS = 2.0**-22  # of an input: half of what float32 distinguishes
@@ -36,3 +38,24 @@ def nearby(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         n: a if a.dtype.kind != "f" else (a * (1 + LAST_BITS * signs.choice([-1, 1], a.shape))).astype(a.dtype)
         for n, a in feed.items()
     }
+
+
+def rounded_otherwise(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A quantized model with what goes into each quantizer off in its last bits, as sums in another order are: now and then a
+    value between two levels goes to the other, and deep networks make much of that. ``nearby`` inputs would not show it, since
+    the first quantizer takes those bits away."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    computed = {name for node in model.graph.node for name in node.output} | {i.name for i in model.graph.input}
+    signs, nodes = np.random.default_rng(1), list[onnx.NodeProto]()
+    for i, node in enumerate(changed.graph.node):
+        if node.op_type == "QuantizeLinear" and node.input[0] in computed:
+            name = f"rounded_otherwise_{i}"
+            factor = np.float32(1 + LAST_BITS * signs.choice([-1, 1]))
+            changed.graph.initializer.append(numpy_helper.from_array(factor, f"{name}_factor"))
+            nodes.append(helper.make_node("Mul", [node.input[0], f"{name}_factor"], [name]))
+            node.input[0] = name
+        nodes.append(node)
+    del changed.graph.node[:]
+    changed.graph.node.extend(nodes)
+    return changed

@@ -12,10 +12,10 @@ from edgeemo.onnxlib.contract import StreamContract
 
 
 def open_session(
-    model: onnx.ModelProto, extra_outputs: list[str] | None = None, arena: bool = True, as_written: bool = False
+    model: onnx.ModelProto, extra_outputs: list[str] | None = None, arena: bool = True
 ) -> onnxruntime.InferenceSession:
     """On one thread, so that sums have one order. ``extra_outputs``: tensors of the graph that it gives as well. ``arena``:
-    whether it keeps the memory of a run for the next. ``as_written``: node by node, which adds in another order."""
+    whether it keeps the memory of a run for the next."""
     if extra_outputs:
         model = copy.deepcopy(model)
         there = {o.name for o in model.graph.output}
@@ -24,8 +24,6 @@ def open_session(
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = arena
-    if as_written:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # ONNX Runtime's INT8 products saturate on x86 without VNNI (two products in an int16). Values dequantized first are exact.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

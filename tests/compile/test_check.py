@@ -80,9 +80,9 @@ def test_a_wrong_int8_model_is_refused(tmp_path: Path, wrong_softsign: None) -> 
 
 
 @pytest.mark.parametrize(("by_itself", "refused"), [(0.0, True), (0.015, True), (0.03, False)])
-def test_int8_may_differ_by_what_another_order_of_sums_makes_of_it(by_itself: float, refused: bool) -> None:
+def test_int8_may_differ_by_what_other_rounding_makes_of_it(by_itself: float, refused: bool) -> None:
     """A model that makes much of one value rounded to the next level: text recognition on made-up inputs, 0.09 of the norm where
-    ONNX Runtime differs from itself by 0.02 to 0.08."""
+    ONNX Runtime, rounded otherwise, differs from itself by as much."""
     wanted = np.ones(100, np.float32)
     said = check._differs({"y": wanted * 1.09}, {"y": wanted}, {"y": wanted * (1 + by_itself)}, int8=True)
     assert bool(said) is refused
@@ -95,8 +95,9 @@ def test_an_int8_answer_that_rounding_decides_is_warned_of(tmp_path: Path, monke
     assert check_artifact(path, archive) == []
     real = check._run
 
-    def off(model: onnx.ModelProto, feed: Feed, as_written: bool = False) -> check.Outputs:
-        return {name: a * (1.12 if as_written else 1.09) for name, a in real(model, feed).items()}
+    def off(model: onnx.ModelProto, feed: Feed) -> check.Outputs:
+        otherwise = any("rounded_otherwise" in node.output[0] for node in model.graph.node)
+        return {name: a * (1.12 if otherwise else 1.09) for name, a in real(model, feed).items()}
 
     monkeypatch.setattr(check, "_run", off)
     (said,) = check_artifact(path, archive)
