@@ -11,7 +11,7 @@ from edgeemo.model.layers import DualPathBlock, EmotionConv, EmotionHead, Subsam
 from edgeemo.model.names import COSYVOICE_NANO
 
 # Chosen on dev, by the F1 of clips and of decisions in long calls (docs/training-log.md).
-SHARPNESS = 1.5  # of a call that has been heard for long: the recipe smooths labels, so that logits are small
+SHARPNESS = 2.5  # of a call that has been heard for long: the recipe smooths labels, so that logits are small
 MIN_SPOKEN = 0.1  # steps: without any the answer would be no label's
 BLOCK_STATES = ("local_k", "local_v", "global_k", "global_v")
 HEAD_STATES = ("head_q", "head_k", "head_v")
