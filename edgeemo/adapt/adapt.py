@@ -16,6 +16,7 @@ from edgeemo.adapt.fold import fix, fold, fold_one, refuse_foreign, upgrade
 from edgeemo.adapt.functions import expand_functions
 from edgeemo.adapt.qoperators import QOPERATORS, without_qoperators
 from edgeemo.adapt.recurrent import unroll
+from edgeemo.adapt.reference import transforms_in_double
 from edgeemo.adapt.rows import keep_rows
 from edgeemo.adapt.simplify import simplify
 from edgeemo.adapt.vectorize import items_are_apart, vectorize
@@ -76,7 +77,7 @@ def _adapt(data: bytes, source: str, shapes: dict[str, Shape], values: dict[str,
     refuse_foreign(given, source, QOPERATORS)
     upgraded = upgrade(given, source)
     plain = without_qoperators(expand_functions(upgraded, source), source)
-    reference = given if plain is upgraded else plain
+    reference = transforms_in_double(given if plain is upgraded else plain)
     for_one = any(BATCH not in shape or declared[name][shape.index(BATCH) :][:1] == (1,) for name, shape in fixed.items())
     adapted, feed, worst = _for_any_batch(plain, reference, fixed, for_one, source)
     noise = None if plain is upgraded else _noise(given, plain, feed, fixed, source)
@@ -177,7 +178,7 @@ def _difference(given: onnx.ModelProto, adapted: onnx.ModelProto, feed: Feed, sh
         raise EdgeEmoError(
             f"{source}: adapted, output {where} differs by {worst:.2g} of its largest: its streams are not independent, or the "
             f"batch of an input ({', '.join(i.name for i in inputs_of(adapted))}) is not where it was taken to be; "
-            f"--shape {some}=1,batch,SIZE says where"
+            f"--shape {some}=1,batch,SIZE says where; --shape {some}=1,SIZE takes it for a file of one item"
         )
     return worst
 
