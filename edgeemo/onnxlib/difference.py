@@ -47,11 +47,13 @@ def rounded_otherwise(model: onnx.ModelProto) -> onnx.ModelProto:
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     computed = {name for node in model.graph.node for name in node.output} | {i.name for i in model.graph.input}
+    kinds = {t.name: t.data_type for t in model.graph.initializer}
     signs, nodes = np.random.default_rng(1), list[onnx.NodeProto]()
     for i, node in enumerate(changed.graph.node):
-        if node.op_type == "QuantizeLinear" and node.input[0] in computed:
+        if node.op_type == "QuantizeLinear" and node.input[0] in computed and node.input[1] in kinds:
             name = f"rounded_otherwise_{i}"
-            factor = np.float32(1 + LAST_BITS * signs.choice([-1, 1]))
+            kind = helper.tensor_dtype_to_np_dtype(kinds[node.input[1]])  # the scale's is the value's
+            factor = np.array(1 + 2 * np.finfo(kind).eps * signs.choice([-1, 1]), kind)
             changed.graph.initializer.append(numpy_helper.from_array(factor, f"{name}_factor"))
             nodes.append(helper.make_node("Mul", [node.input[0], f"{name}_factor"], [name]))
             node.input[0] = name

@@ -36,6 +36,18 @@ def test_what_lies_between_two_levels_may_go_to_the_other() -> None:
     assert (got[1] == wanted[1]).all()
 
 
+def test_halves_are_rounded_otherwise_in_their_own_last_bits() -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=onnx.TensorProto.FLOAT16),
+        helper.make_node("QuantizeLinear", ["h", "one", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["d"]),
+        helper.make_node("Cast", ["d"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    model = graph(nodes, {"x": ["n", 4]}, {"y": ["n", 4]}, {"one": np.float16(1), "zero": np.int8(0)}, opset=19)
+    x = np.array([[0.5, 1.5, 2.5, 3.5]], np.float32)
+    assert (np.abs(_run(rounded_otherwise(model), x) - _run(model, x)) == 1).sum() == 2
+
+
 def test_only_what_is_computed_is_rounded_otherwise_and_in_a_copy() -> None:
     model = _model()
     before = model.SerializeToString()
