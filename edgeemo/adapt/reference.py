@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from edgeemo.onnxlib.graph import known_types
+from edgeemo.onnxlib.graph import Maker, known_types, replace_nodes
 
 TRANSFORMS = {"DFT": (0,), "STFT": (0, 2)}  # their inputs of samples
 
@@ -15,28 +15,26 @@ def transforms_in_double(model: onnx.ModelProto) -> onnx.ModelProto:
     off by 1e-5, and the logarithm of a faint one by 1e-3. In double they are what the file means."""
     if not any(node.op_type in TRANSFORMS for node in model.graph.node):
         return model
-    types = known_types(model)
+    types, constants = known_types(model), {t.name: t.data_type for t in model.graph.initializer}
+
+    def is_single(name: str) -> bool:
+        found = constants.get(name) or (types[name].type.tensor_type.elem_type if name in types else None)
+        return found == TensorProto.FLOAT
+
     exact = onnx.ModelProto()
     exact.CopyFrom(model)
-    del exact.graph.node[:]
-    for i, given in enumerate(model.graph.node):
-        node = exact.graph.node.add()
-        node.CopyFrom(given)
+    nodes = list[onnx.NodeProto]()
+    for i, node in enumerate(exact.graph.node):
         places = [p for p in TRANSFORMS.get(node.op_type, ()) if len(node.input) > p and node.input[p]]
-        if not places or not all(_is_single(node.input[p], types, model) for p in places):
+        if not places or not all(is_single(node.input[p]) for p in places):
+            nodes.append(node)
             continue
-        exact.graph.node.pop()
+        make, result = Maker(exact, f"in_double{i}"), node.output[0]
         for place in places:
-            wide = f"in_double_{i}_{place}"
-            exact.graph.node.append(helper.make_node("Cast", [node.input[place]], [wide], to=TensorProto.DOUBLE))
-            node.input[place] = wide
-        narrow, node.output[0] = node.output[0], f"in_double_{i}"
-        exact.graph.node.append(node)
-        exact.graph.node.append(helper.make_node("Cast", [node.output[0]], [narrow], to=TensorProto.FLOAT))
+            node.input[place] = make.op("Cast", node.input[place], to=TensorProto.DOUBLE)
+        node.output[0] = f"{make.name}.transform"
+        make.nodes.append(node)
+        make.op("Cast", node.output[0], output=result, to=TensorProto.FLOAT)
+        nodes += make.nodes
+    replace_nodes(exact, nodes)
     return exact
-
-
-def _is_single(name: str, types: dict[str, onnx.ValueInfoProto], model: onnx.ModelProto) -> bool:
-    constant = next((t.data_type for t in model.graph.initializer if t.name == name), None)
-    kind = types[name].type.tensor_type.elem_type if constant is None and name in types else constant
-    return kind == TensorProto.FLOAT

@@ -10,7 +10,7 @@ from edgeemo.model.config import NanoConfig
 from edgeemo.model.layers import DualPathBlock, EmotionConv, EmotionHead, Subsample
 from edgeemo.model.names import COSYVOICE_NANO
 
-# Chosen on dev, by the F1 of clips and of decisions in long calls (docs/training-log.md).
+# Chosen on dev (docs/training-log.md): the first between the least calibration errors of steps and of clips.
 SHARPNESS = 2.5  # of a call that has been heard for long: the recipe smooths labels, so that logits are small
 MIN_SPOKEN = 0.1  # steps: without any the answer would be no label's
 BLOCK_STATES = ("local_k", "local_v", "global_k", "global_v")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+
+from edgeemo.onnxlib.graph import Maker, constants_of, replace_nodes
 
 SMALLEST = 1e-6  # a reference that is smaller counts as this large
 LAST_BITS = 2.0**-22  # of an input: half of what float32 distinguishes
@@ -47,17 +48,13 @@ def rounded_otherwise(model: onnx.ModelProto) -> onnx.ModelProto:
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     computed = {name for node in model.graph.node for name in node.output} | {i.name for i in model.graph.input}
-    kinds = {t.name: t.data_type for t in model.graph.initializer}
-    signs, nodes = np.random.default_rng(1), list[onnx.NodeProto]()
+    scales, signs, nodes = constants_of(model), np.random.default_rng(1), list[onnx.NodeProto]()
     for i, node in enumerate(changed.graph.node):
-        if node.op_type == "QuantizeLinear" and node.input[0] in computed and node.input[1] in kinds:
-            name = f"rounded_otherwise_{i}"
-            kind = helper.tensor_dtype_to_np_dtype(kinds[node.input[1]])  # the scale's is the value's
-            factor = np.array(1 + 2 * np.finfo(kind).eps * signs.choice([-1, 1]), kind)
-            changed.graph.initializer.append(numpy_helper.from_array(factor, f"{name}_factor"))
-            nodes.append(helper.make_node("Mul", [node.input[0], f"{name}_factor"], [name]))
-            node.input[0] = name
+        if node.op_type == "QuantizeLinear" and node.input[0] in computed and node.input[1] in scales:
+            make, kind = Maker(changed, f"rounded_otherwise{i}"), scales[node.input[1]].dtype  # the value's, too
+            factor = make.constant(1 + 2 * np.finfo(kind).eps * signs.choice([-1, 1]), kind)
+            node.input[0] = make.op("Mul", node.input[0], factor)
+            nodes += make.nodes
         nodes.append(node)
-    del changed.graph.node[:]
-    changed.graph.node.extend(nodes)
+    replace_nodes(changed, nodes)
     return changed

@@ -83,7 +83,7 @@ def load_teacher(name: str, rate: int) -> Listen:
     of CosyVoice-Tiny or Whisper-Tiny + CLS. Raises EdgeEmoError for another."""
     if name in PACKAGES or Path(name).is_dir():
         return frozen_teacher(load_whisper(name), rate)
-    model = load_checkpoint(name).eval()
+    model = load_checkpoint(name)
     if model.config.sample_rate == rate and isinstance(model, CosyVoiceTiny):
         return streaming_teacher(model)
     if model.config.sample_rate == rate and isinstance(model, WhisperTinyCls):

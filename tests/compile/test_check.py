@@ -79,7 +79,7 @@ def test_a_wrong_int8_model_is_refused(tmp_path: Path, wrong_softsign: None) -> 
     assert not (tmp_path / "m.edgeemo").exists()
 
 
-@pytest.mark.parametrize(("by_itself", "refused"), [(0.0, True), (0.015, True), (0.03, False)])
+@pytest.mark.parametrize(("by_itself", "refused"), [(0.0, True), (0.03, True), (0.05, False)])
 def test_int8_may_differ_by_what_other_rounding_makes_of_it(by_itself: float, refused: bool) -> None:
     """A model that makes much of one value rounded to the next level: text recognition on made-up inputs, 0.09 of the norm where
     ONNX Runtime, rounded otherwise, differs from itself by as much."""
@@ -97,7 +97,7 @@ def test_an_int8_answer_that_rounding_decides_is_warned_of(tmp_path: Path, monke
 
     def off(model: onnx.ModelProto, feed: Feed) -> check.Outputs:
         otherwise = any("rounded_otherwise" in node.output[0] for node in model.graph.node)
-        return {name: a * (1.12 if otherwise else 1.09) for name, a in real(model, feed).items()}
+        return {name: a * (1.15 if otherwise else 1.09) for name, a in real(model, feed).items()}
 
     monkeypatch.setattr(check, "_run", off)
     (said,) = check_artifact(path, archive)
