@@ -38,6 +38,10 @@ class KernelTarget:
     prefetch: str = "load"  # by which instruction, of PREFETCHES
     order: str = "written"  # of instructions, of ORDERS
 
+    def tile(self, kind: str, microkernel: str = "") -> tuple[int, int]:
+        """Rows x columns of a product's tile: the micro-kernel's own where it has one."""
+        return MICROKERNELS[microkernel].tile or self.tiles[kind] if microkernel else self.tiles[kind]
+
 
 @dataclass(frozen=True)
 class BoardTarget:

@@ -12,6 +12,10 @@ K_S8 = 16
 WINOGRAD_K_S8 = 32
 INT8_MAX = 127
 CHANNELS_S8 = 8  # of the least vector of a depthwise kernel
+LANES_F16 = 8
+CHUNK_K_F16 = 128  # products that are summed in halves
+ROW_PEAK_F16 = 16  # of activations as halves, a power of two
+F16_MAX = 65504
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -44,6 +48,12 @@ def winograd_fits(w: np.ndarray, largest: int) -> bool:
     return w.shape[2] % WINOGRAD_K_S8 == 0 and largest + int(np.abs(w.astype(np.int16)).max(initial=0)) <= INT8_MAX
 
 
+def halves_fit(w: np.ndarray, largest: int) -> bool:
+    """Whether no sum in halves overflows, w (groups, taps, tap_k, group_n), and channels and columns come in eights."""
+    eights = w.shape[2] % LANES_F16 == 0 and w.shape[3] % LANES_F16 == 0
+    return eights and float(np.abs(w.astype(np.float32)).max(initial=0)) * CHUNK_K_F16 * ROW_PEAK_F16 <= F16_MAX
+
+
 def _any(weight: np.ndarray, qmax: int) -> bool:
     return True
 
@@ -55,6 +65,7 @@ class MicroKernel:
 
     kind: str  # of the weights: s8, f16, f32
     accepts: Callable[[np.ndarray, int], bool] = _any
+    tile: tuple[int, int] | None = None  # rows x columns; None: the target's, of its kind
 
     @property
     def plain(self) -> bool:
@@ -64,11 +75,13 @@ class MicroKernel:
 
 WINOGRAD = "qs8_neon_winograd_4x4c32"
 SDOT = "qs8_neon_sdot_4x4c16"
+FMLA_F16 = "f16_neon_fmla_4x32"
 MICROKERNELS = {
     SDOT: MicroKernel("s8"),
     WINOGRAD: MicroKernel("s8", winograd_fits),
     "qs8_neon_mlal_4x4c16": MicroKernel("s8"),
     "qs8_portable_4x4c16": MicroKernel("s8"),
+    FMLA_F16: MicroKernel("f16", halves_fit, (4, 32)),
     "f16_outer_product": MicroKernel("f16"),
     "f32_outer_product": MicroKernel("f32"),
 }

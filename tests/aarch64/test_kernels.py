@@ -164,3 +164,69 @@ def test_int8_product_by_dot_products_is_exact(case: Case, quantize: bool) -> No
         expected = np.clip(np.rint(expected / 1024), -128, 127)
     got = run_on_board(gemm.build(spec, target.kernels), batch, arrays, target)
     np.testing.assert_array_equal(got.reshape(expected.shape), expected)
+
+
+def windows_of(a: np.ndarray, case: Case) -> np.ndarray:
+    """What each row reads: (batch, rows, taps, groups, k)."""
+    runs = [a[:, tap : tap + (case.rows - 1) * case.stride + 1 : case.stride] for tap in range(case.taps)]
+    return np.stack(runs, axis=2).reshape(len(a), case.rows, case.taps, case.groups, -1)
+
+
+def half_product(a: np.ndarray, w: np.ndarray, case: Case) -> np.ndarray:
+    """The definition of f16_neon_fmla_4x32: rows brought into range, sums rounded to halves, added in float32 chunk by chunk."""
+    out = np.zeros((len(a), case.rows, case.groups, case.n // case.groups), dtype=np.float32)
+    windows = windows_of(a, case)
+    largest = np.maximum(np.abs(windows).max(axis=(2, 4), keepdims=True).astype(np.float64), 2.0**-119)
+    factor = 2.0 ** (np.floor(np.log2(largest)) + 1) / capabilities.ROW_PEAK_F16
+    halves = (windows / factor).astype(np.float32).astype(np.float16).astype(np.float64)
+    chunk = capabilities.CHUNK_K_F16
+    for tap in range(case.taps):
+        for first in range(0, case.tap_k, chunk):
+            sums = np.zeros(out.shape, dtype=np.float16)
+            for k in range(first, min(first + chunk, case.tap_k)):
+                products = halves[:, :, tap, :, k, None] * w[:, tap, k].astype(np.float64)
+                sums = (sums.astype(np.float64) + products).astype(np.float16)
+            out = (out + sums.astype(np.float64) * factor[:, :, 0]).astype(np.float32)
+    return out.reshape(len(a), case.rows, case.n)
+
+
+HALF_CASES = [
+    Case(1, 1, 128, 8),
+    Case(4, 1, 384, 96),
+    Case(3, 3, 72, 40, stride=2),  # columns beyond the last whole tile
+    Case(2, 1, 1040, 32),  # a last chunk that is shorter
+    Case(5, 3, 32, 16, groups=2),
+    Case(20, 1, 64, 128),  # more tiles of rows than have their factors kept
+]
+
+
+@pytest.mark.parametrize("case", HALF_CASES, ids=str)
+def test_product_in_halves_is_that_of_the_definition(case: Case) -> None:
+    """On a Cortex-A76, to the bit, whatever size a row's activations have; as near as halves are."""
+    batch, target, rng = 4, load_target("pi5"), np.random.default_rng(1)
+    spec, a, w, _ = inputs(case, batch, rng, integer=False)
+    a *= 10.0 ** rng.integers(-3, 4, (batch, 1, 1)).astype(np.float32)
+    a[0] *= np.float32(1e30)
+    a[1] *= np.float32(1e-30)
+    a[2, -1] = 0
+    half = w.astype(np.float16)
+    assert capabilities.halves_fit(half, capabilities.INT8_MAX)
+    out = np.full((batch, case.rows, case.n), np.nan, dtype=np.float32)
+    spec = replace(spec, kind="f16", microkernel=capabilities.FMLA_F16)
+    got = run_on_board(gemm.build(spec, target.kernels), batch, [a, pack.pack_float(half, 32), out], target).reshape(out.shape)
+    np.testing.assert_array_equal(got, half_product(a, half, case))
+    exact = np.einsum("brtgk,gtkn->brgn", windows_of(a, case).astype(np.float64), half.astype(np.float64)).reshape(out.shape)
+    assert (np.abs(got - exact).max(axis=2) <= 0.01 * np.abs(exact).max(axis=2)).all()
+
+
+def test_a_row_that_is_not_finite_is_not_so_alone() -> None:
+    """NaN and infinity come out as what they are, and stay in their row."""
+    batch, target, case = 4, load_target("pi5"), Case(1, 1, 64, 32)
+    spec, a, w, _ = inputs(case, batch, np.random.default_rng(1), integer=False)
+    half, spec = w.astype(np.float16), replace(spec, kind="f16", microkernel=capabilities.FMLA_F16)
+    expected = half_product(a, half, case)
+    a[1, 0, 3], a[2, 0, 5] = np.nan, np.inf
+    out = np.zeros((batch, 1, 32), dtype=np.float32)
+    got = run_on_board(gemm.build(spec, target.kernels), batch, [a, pack.pack_float(half, 32), out], target).reshape(out.shape)
+    np.testing.assert_array_equal(got[[0, 3]], expected[[0, 3]])
+    assert np.isnan(got[1]).all() and not np.isfinite(got[2]).any()

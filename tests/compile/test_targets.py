@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from edgeemo_runtime import machine
 from edgeemo_runtime.errors import EdgeEmoError
@@ -13,7 +14,7 @@ from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.quantize import DEFAULT_RECIPE
 from edgeemo.quantize.recipe import load_recipe
 from edgeemo.targets import board as targets
-from edgeemo.targets.capabilities import INT8_MAX, SDOT, WINOGRAD
+from edgeemo.targets.capabilities import FMLA_F16, INT8_MAX, SDOT, WINOGRAD, select_microkernel
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,24 @@ def test_each_target_s_recipe_is_one_and_uses_what_its_kernels_allow() -> None:
             reduced = recipe.activation_qmax + recipe.weight_qmax <= INT8_MAX
             assert reduced == (WINOGRAD in board.kernels.microkernels), name
     assert targets.target_recipe("cm5") == "int8-mse" and targets.target_recipe("nobody") == ""
+
+
+@pytest.mark.parametrize(
+    ("shape", "largest", "chosen"),
+    [
+        ((1, 1, 64, 32), 1.0, FMLA_F16),
+        ((2, 3, 8, 8), 31.0, FMLA_F16),
+        ((1, 1, 64, 32), 32.0, "f16_outer_product"),  # 128 products with a row's peak of 16 could overflow
+        ((1, 1, 64, 32), np.nan, "f16_outer_product"),
+        ((1, 1, 12, 32), 1.0, "f16_outer_product"),
+        ((1, 1, 64, 12), 1.0, "f16_outer_product"),
+    ],
+)
+def test_halves_are_multiplied_where_no_sum_overflows(shape: tuple[int, ...], largest: float, chosen: str) -> None:
+    weight = np.full(shape, 0.5, dtype=np.float16)
+    weight.flat[-1] = -largest
+    assert select_microkernel(targets.load_target("pi5").kernels.microkernels, "f16", weight, INT8_MAX) == chosen
+    assert select_microkernel(targets.load_target("pi4").kernels.microkernels, "f16", weight, INT8_MAX) == "f16_outer_product"
 
 
 def test_an_artifact_s_estimate_is_its_products_by_the_target_s_rates() -> None:

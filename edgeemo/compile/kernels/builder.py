@@ -114,6 +114,10 @@ class Builder:
         dtype = "float32" if lanes == 1 else f"float32x{lanes}"
         return self.intrinsic(dtype, f"llvm.fmuladd.{suffix}", a, b, c)
 
+    def fma16(self, a: Expr, b: Expr, c: Expr) -> Expr:
+        """a * b + c of eight halves, of targets with FP16 arithmetic."""
+        return self.intrinsic("float16x8", "llvm.fmuladd.v8f16", a, b, c)
+
     def maximum(self, a: Expr, b: Expr, lanes: int = 4) -> Expr:
         return self.intrinsic(f"float32x{lanes}", f"llvm.maxnum.v{lanes}f32", a, b)
 

@@ -17,6 +17,7 @@ from tvm.script.ir_builder import tirx as T
 from edgeemo.compile.kernels.builder import Builder, Expr, kernel
 from edgeemo.compile.kernels.epilogue import DeferredTile, Epilogue
 from edgeemo.compile.kernels.interleave import NO_EPILOGUE, DeferredEpilogue, InRegisters, round_robin
+from edgeemo.compile.kernels.microkernels.f16_neon_fmla_4x32 import F16NeonFmla
 from edgeemo.compile.kernels.microkernels.float_outer_product import accumulator, float_tile
 from edgeemo.compile.kernels.microkernels.qs8_neon_mlal_4x4c16 import (
     HALVES,
@@ -27,9 +28,10 @@ from edgeemo.compile.kernels.microkernels.qs8_neon_mlal_4x4c16 import (
     tile_rows,
 )
 from edgeemo.compile.kernels.microkernels.qs8_neon_sdot_4x4c16 import sdot_tile
-from edgeemo.compile.kernels.microkernels.qs8_neon_winograd_4x4c32 import Qs8NeonWinograd, RowTermCache
+from edgeemo.compile.kernels.microkernels.qs8_neon_winograd_4x4c32 import Qs8NeonWinograd
 from edgeemo.compile.kernels.microkernels.qs8_portable_4x4c16 import portable_tile
 from edgeemo.compile.kernels.pack import column_tiles
+from edgeemo.compile.kernels.row_terms import RowTermCache
 from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.compile.kernels.vector_math import activation_cost
 from edgeemo.targets.board import KernelTarget
@@ -43,6 +45,7 @@ OVERLAP_ROWS = 64  # of a stream: from there on the last tile may compute rows a
 UNROLLED_OPS = 2000  # of activations of all a float kernel's tiles: more of them are a loop over a tile's columns
 WEIGHT_DTYPES = {"s8": "int8", "f16": "float16", "f32": "float32"}
 Rows = list[tuple[Expr, Expr]]  # of a tile: output row, first element of a
+TileEmitter = Qs8NeonMlal | F16NeonFmla
 
 
 def _parameters(spec: Gemm) -> dict[str, str]:
@@ -61,12 +64,12 @@ class _Emitter:
     """Emits one kernel's body: loops over tiles, a micro-kernel, the epilogue."""
 
     def __init__(self, spec: Gemm, b: Builder) -> None:
-        self.spec, self.b, self.tile = spec, b, b.target.tiles[spec.kind]
+        self.spec, self.b, self.tile = spec, b, b.target.tile(spec.kind, spec.microkernel)
         self.whole = tile_rows(spec)  # rows of a tile, but for those of halves
         pointers = b.pointers(_parameters(spec))
         self.a, self.w = pointers["a"], pointers["w"]
         self.index: Expr = pointers.get("index")
-        self.row_terms = RowTermCache(b) if spec.winograd else None
+        self.row_terms = RowTermCache(b) if spec.winograd or spec.half_arithmetic else None
         self.epilogue = Epilogue(spec, b, pointers)
         # Epilogues are deferred among NEON's int8 multiplications: of rows that begin at whole words of the output, which four
         # results are stored as, if there are multiplications enough. The first block's have the reduction of the tile before.
@@ -97,7 +100,7 @@ class _Emitter:
                 self._begin_column_block(0)
                 for rows in self._row_tiles(batch):
                     bound = self._bound(rows, group)
-                    self._tile(bound, self._neon_tiles(bound), group, start, rest, base + start * k)
+                    self._tile(bound, self._emitter_of(bound), group, start, rest, base + start * k)
 
     def _sparse(self, batch: Expr) -> None:
         """Each column tile with the k it keeps, which an index names."""
@@ -136,13 +139,14 @@ class _Emitter:
             for rows in self._row_tiles(batch):
                 rows = self._bound(rows, group)
                 before = pending.get(len(rows))
-                neon = self._neon_tiles(rows)
+                emitter = self._emitter_of(rows)
+                neon = emitter if isinstance(emitter, Qs8NeonMlal) else None
                 if before is not None and neon is not None:
                     neon.prologue(base + outer * block * run, before.acc)
                 with T.serial(0, block) as inner:
                     tile = self.b.bind(outer * block + inner)
                     if before is None or neon is None:
-                        self._tile(rows, neon, group, tile * width, width, base + tile * run)
+                        self._tile(rows, emitter, group, tile * width, width, base + tile * run)
                     else:
                         neon.main_loop(base + tile * run, self._deferred_epilogue(before))
                         self._defer(before, rows[0][0], group, tile * width)
@@ -229,7 +233,7 @@ class _Emitter:
 
     def _block_tiles(self, row: Expr, start: Expr, rows: int) -> Iterator[Rows]:
         first = 0
-        unrolled = UNROLLED_TILES[self.spec.kind]
+        unrolled = 1 if self.spec.half_arithmetic else UNROLLED_TILES[self.spec.kind]
         if activation_cost(self.spec.activation, True)[0]:
             unrolled = 1 if self._activation_ops() > UNROLLED_OPS else min(UNROLLED_ACTIVATED, unrolled)
         if rows // self.whole > unrolled:
@@ -242,17 +246,19 @@ class _Emitter:
     def _rows_from(self, row: Expr, start: Expr, first: int, end: int) -> Rows:
         return [(row + j, start + j * self.spec.row_stride) for j in range(first, min(first + self.whole, end))]
 
-    def _tile(self, rows: Rows, neon: Qs8NeonMlal | None, group: Expr, column: Expr, width: int, w_at: Expr) -> None:
+    def _tile(self, rows: Rows, emitter: TileEmitter | None, group: Expr, column: Expr, width: int, w_at: Expr) -> None:
         """One tile: ``rows`` are (output row, first element of a); ``column`` counts within the group."""
         spec, b = self.spec, self.b
-        if spec.kind != "s8":
+        if isinstance(emitter, F16NeonFmla):
+            sums = emitter.tile(width, w_at)
+        elif spec.kind != "s8":
             sums = float_tile(spec, b, self.a, self.w, rows, width, w_at)
         elif spec.sdot:
             sums = sdot_tile(spec, b, self.a, self.w, rows, w_at)
-        elif neon is None:
+        elif emitter is None:
             sums = portable_tile(spec, b, self.a, self.w, rows, w_at)
         else:
-            sums = self._neon_tile(neon, w_at)
+            sums = self._neon_tile(emitter, w_at)
         places = [out for out, _ in rows]
         if spec.kind != "s8" and self._activation_ops() > UNROLLED_OPS and width > 4 and spec.group_n % 4 == 0:
             self._epilogue_loop(sums, places, group, column)
@@ -278,8 +284,10 @@ class _Emitter:
             values = [b.load(waiting, (i * vectors + j) * 4) for i in range(len(sums))]
             self.epilogue.apply(values, rows, group, b.bind(column + j * 4))
 
-    def _neon_tiles(self, rows: Rows) -> Qs8NeonMlal | None:
-        """Emitter of the int8 tiles of these rows on NEON; None for other kernels."""
+    def _emitter_of(self, rows: Rows) -> TileEmitter | None:
+        """Emitter of all tiles of these rows; None for kernels whose tiles know nothing of each other."""
+        if self.spec.half_arithmetic and self.row_terms is not None:
+            return F16NeonFmla(self.spec, self.b, self.a, self.w, rows, self.row_terms)
         if not self.b.neon or self.spec.kind != "s8" or self.spec.sdot:
             return None
         if self.row_terms is not None:

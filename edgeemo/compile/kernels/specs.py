@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from edgeemo.targets.capabilities import INT8_MAX, SDOT, WINOGRAD
+from edgeemo.targets.capabilities import FMLA_F16, INT8_MAX, SDOT, WINOGRAD
 
 
 class KernelSpec(ABC):
@@ -82,6 +82,11 @@ class Gemm(KernelSpec):
     def sdot(self) -> bool:
         """Whether its int8 products are computed by the core's dot products."""
         return self.microkernel == SDOT
+
+    @property
+    def half_arithmetic(self) -> bool:
+        """Whether its float16 products are computed and, for some k, summed in halves."""
+        return self.microkernel == FMLA_F16
 
     @property
     def macs(self) -> int:

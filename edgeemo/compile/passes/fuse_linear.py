@@ -115,7 +115,8 @@ def _emit(graph: Graph, table: KernelTable, root: Var, product: Product, transpo
     )
     if after.scalable and product.scale is not None:
         product.scale, spec = after.scaled(product.scale), replace(spec, requant_folded=True)
-    spec, packed = pack.pack_weights(spec, np.ascontiguousarray(product.weight), table.target.tiles[spec.kind][1])
+    _, columns = table.target.tile(spec.kind, spec.microkernel)
+    spec, packed = pack.pack_weights(spec, np.ascontiguousarray(product.weight), columns)
     args: list[Expr] = [product.data, *map(relax.const, packed)]
     if product.scale is not None:
         args.append(relax.const(pack.pad_columns(product.scale, spec.groups)))

@@ -10,5 +10,6 @@ name in the targets' files.
     qs8_neon_sdot_4x4c16       SDOT, 16 k: any int8 but weights of -128 (ARMv8.2's dot products)
     qs8_portable_4x4c16        the same sums from sign-extended int16 products, any vector unit
     f32_outer_product          FMLA by element, 16 sums
+    f16_neon_fmla_4x32         FMLA by element on eight halves, for eights of channels and columns (ARMv8.2)
     f16_outer_product          the same with halves widened (FCVTL): FP16 storage, FP32 arithmetic
 """
