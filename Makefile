@@ -155,7 +155,7 @@ PEERS_BENCH := $(BIN)/edgeemo bench-peers --batch 8 --litert $(PEERS) --force $(
 bench-peers: run build/emotion-float-host.edgeemo build/emotion-float-aarch64-neon.edgeemo $(PEERS)/.installed
 bench-peers: $(if $(A72COST),build/emotion-pi5.edgeemo build/emotion-float-pi5.edgeemo)
 	$(if $(A72COST),$(A72COST)/setup onnxruntime flatbuffers protobuf ai-edge-litert >/dev/null)
-	$(PEERS)/bin/python -m edgeemo.bench.litert 8 $(PEERS) 2>/dev/null
+	@$(PEERS)/bin/python -m edgeemo.bench.litert 8 $(PEERS) 2>$(PEERS)/litert.log || { tail -3 $(PEERS)/litert.log; exit 1; }
 	$(PEERS_BENCH) --out build/bench-peers.json
 	$(if $(A72COST),$(PEERS_BENCH) --out build/bench-peers-pi5.json --int8-onnx build/emotion-int8-pi5.onnx \
 	  --board build/emotion-pi5.edgeemo --board-float build/emotion-float-pi5.edgeemo)

@@ -46,6 +46,7 @@ class CosyVoiceTiny(CallModel):
     def fold(self) -> None:
         """Turns what only training needs into constants, and evens what INT8 would lose."""
         self.frontend.freeze()
+        self.positions.fold()
         for layer in self.layers:
             assert isinstance(layer, EncoderLayer)
             layer.equalise()

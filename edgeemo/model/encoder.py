@@ -19,6 +19,8 @@ MIN_WEIGHT = 1e-4  # of a summary; a call of nothing but digital silence has non
 NORM_REACH = 4.0  # deviations that a normalised channel reaches, about
 FARTHEST = 4.0  # deviations from its mean that a summary counts: a first step may be anything
 
+Rotation = tuple[Tensor, Tensor]
+
 
 class Stem(nn.Module):
     """Whisper's two convolutions, causal, and a token for each two of their outputs: 4 frames to a token, 3 of look-back."""
@@ -48,28 +50,41 @@ class Positions(nn.Module):
     def __init__(self, d: int, tokens: int) -> None:
         super().__init__()
         self.tokens = tokens
+        self.of_a_step: tuple[Rotation, Rotation] | None = None
         frequency = 10000.0 ** (-torch.arange(d // 2, dtype=torch.float64) / (d // 2 - 1))
         unit = 2.0 * math.pi / ROUND
         self.register_buffer("turn", torch.round(frequency / unit) * unit, persistent=False)
         self.register_buffer("begin", torch.cat([torch.zeros(d // 2), torch.ones(d // 2)]), persistent=False)
 
+    def fold(self) -> None:
+        """From here on the angles of a single step are constants: not every converter folds the sine of one."""
+        self.of_a_step = self._rotations(1)
+
     def forward(self, past: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """``past`` (B, d) to the tokens' positions (B, tokens * S, d) and the next state."""
+        tokens, end = self.of_a_step if self.of_a_step and steps == 1 else self._rotations(steps)
+        now = past + self.begin
+        after = self._turned(now, *end) - self.begin
+        return self._turned(now, *tokens), after.reshape(-1, now.shape[1])
+
+    def _rotations(self, steps: int) -> tuple[Rotation, Rotation]:
+        """How far the tokens of so many steps are turned on, and the end of the last."""
         at = torch.arange(self.tokens * steps, dtype=torch.float64) * 2.0 + 0.5  # a token is two of Whisper's
         both = torch.cos(self.turn / 2.0)  # the mean of two neighbours is the sinusoid between them, a little smaller
-        now = past + self.begin
-        positions = self._turned(now, at[:, None] * self.turn, both)
         end = torch.tensor([[2.0 * self.tokens * steps]], dtype=torch.float64)
-        after = self._turned(now, end * self.turn, torch.ones_like(both)) - self.begin
-        return positions, after.reshape(-1, now.shape[1])
+        return _rotation(at[:, None] * self.turn, both), _rotation(end * self.turn, torch.ones_like(both))
 
-    def _turned(self, now: Tensor, angle: Tensor, gain: Tensor) -> Tensor:
-        """Sinusoids (B, d) turned on by angles (n, d / 2): (B, n, d)."""
+    def _turned(self, now: Tensor, same: Tensor, crossed: Tensor) -> Tensor:
+        """Sinusoids (B, d) turned on by a rotation of n angles: (B, n, d)."""
         half = now.shape[1] // 2
-        cosine, sine = torch.cos(angle) * gain, torch.sin(angle) * gain
         other = torch.cat([now[:, half:], now[:, :half]], dim=1)
-        same, crossed = torch.cat([cosine, cosine], dim=1).float(), torch.cat([sine, -sine], dim=1).float()
         return now[:, None] * same + other[:, None] * crossed
+
+
+def _rotation(angle: Tensor, gain: Tensor) -> Rotation:
+    """Factors (n, d) of sinusoids and of those a quarter away that turn them on by angles (n, d / 2)."""
+    cosine, sine = torch.cos(angle) * gain, torch.sin(angle) * gain
+    return torch.cat([cosine, cosine], dim=1).float(), torch.cat([sine, -sine], dim=1).float()
 
 
 class CachedHeads(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from edgeemo.model.encoder import EncoderLayer
+from edgeemo.model.encoder import EncoderLayer, Positions
 
 
 def test_evened_layers_are_the_same_function_with_like_channels() -> None:
@@ -22,3 +22,14 @@ def test_evened_layers_are_the_same_function_with_like_channels() -> None:
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
     evened = layer.norm.weight.abs()
     assert evened.max() / evened.min() < 0.2 * reach.max() / reach.min()
+
+
+def test_positions_of_a_step_are_the_same_folded() -> None:
+    plain, folded = Positions(384, 4), Positions(384, 4)
+    folded.fold()
+    past = torch.zeros(2, 384)
+    for _ in range(5):
+        (tokens, after), (same, next_) = plain(past, 1), folded(past, 1)
+        assert torch.equal(tokens, same) and torch.equal(after, next_)
+        past = after
+    assert torch.equal(plain(past, 3)[0], folded(past, 3)[0])
