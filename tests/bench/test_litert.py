@@ -21,7 +21,7 @@ def test_a_step_computes_nothing_in_double_precision(name: str) -> None:
     model.fold()
     arguments = (torch.zeros(FEW, model.config.step_samples), *model.initial_state(FEW).values())
     graph = torch.export.export(StepModule(model).eval(), arguments).graph
-    values = {node.name: node.meta["val"] for node in graph.nodes if "val" in node.meta}
+    values = {node.name: node.meta.get("val") for node in graph.nodes if node.op == "call_function"}
     tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
     assert len(tensors) > 100
     assert [name for name, value in tensors.items() if value.dtype == torch.float64] == []
