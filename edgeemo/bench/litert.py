@@ -23,28 +23,46 @@ from edgeemo.model.checkpoint import load_checkpoint
 from edgeemo.model.streaming import StreamingModel
 
 CALIBRATION_STEPS = 12
-FILES = ("litert-float.tflite", "litert-int8.tflite")
+FLOAT, INT8, PRODUCTS = "litert-float.tflite", "litert-int8.tflite", "litert-int8-products.tflite"
 
 
 def write_litert(model: StreamingModel, streams: int, folder: Path) -> None:
-    """Writes litert-float.tflite and litert-int8.tflite (static, int8 weights and activations) for a batch of ``streams``.
+    """Writes a float file and two of static int8, weights and activations, for a batch of ``streams``: all operators, as its
+    recipe of that name has it, and products alone, which is quicker: norms and activations in int8 are slow there.
 
     The ranges come from noise: they decide what LiteRT answers, not how long it takes.
     """
     import litert_torch
-    from ai_edge_quantizer import quantizer, recipe
 
     model = copy.deepcopy(model).eval()
     model.fold()
     arguments = (torch.zeros(streams, model.config.step_samples), *model.initial_state(streams).values())
-    floating, int8 = (folder / name for name in FILES)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        litert_torch.convert(StepModule(model).eval(), arguments).export(str(floating))
-        quantizing = quantizer.Quantizer(str(floating))
-        quantizing.load_quantization_recipe(recipe.static_wi8_ai8())
-        ranges = quantizing.calibrate(_calibration(floating))
-        int8.unlink(missing_ok=True)  # it does not write over a file
-        quantizing.quantize(ranges).export_model(str(int8))
+        litert_torch.convert(StepModule(model).eval(), arguments).export(str(folder / FLOAT))
+        feeds = _calibration(folder / FLOAT)
+        for name, recipe in _recipes().items():
+            _quantize(folder / FLOAT, recipe, feeds, folder / name)
+
+
+def _recipes() -> dict[str, Any]:
+    """By name of the file."""
+    from ai_edge_quantizer import recipe, recipe_manager
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    products = recipe_manager.RecipeManager()
+    for name in (TFLOperationName.FULLY_CONNECTED, TFLOperationName.CONV_2D):
+        products.add_static_config(regex=".*", operation_name=name, activation_num_bits=8, weight_num_bits=8)
+    return {INT8: recipe.static_wi8_ai8(), PRODUCTS: products.get_quantization_recipe()}
+
+
+def _quantize(model: Path, recipe: Any, feeds: dict[str, list[dict[str, np.ndarray]]], out: Path) -> None:
+    from ai_edge_quantizer import quantizer
+
+    quantizing = quantizer.Quantizer(str(model))
+    quantizing.load_quantization_recipe(recipe)
+    ranges = quantizing.calibrate(feeds)
+    out.unlink(missing_ok=True)  # it does not write over a file
+    quantizing.quantize(ranges).export_model(str(out))
 
 
 def _calibration(model: Path) -> dict[str, list[dict[str, np.ndarray]]]:

@@ -13,7 +13,7 @@ from edgeemo_runtime.members import read_members
 
 from edgeemo.bench import host, modelled
 from edgeemo.bench.board_step import steps_of
-from edgeemo.bench.litert import FILES
+from edgeemo.bench.litert import FLOAT, INT8, PRODUCTS
 from edgeemo.bench.peer_step import RUNTIMES
 
 SCRIPT = Path(__file__).parent / "peer_step.py"
@@ -32,7 +32,8 @@ def litert_peers(folder: Path) -> list[Peer]:
         import ai_edge_litert  # noqa: F401
     except ImportError as error:
         raise EdgeEmoError("LiteRT is not installed: pip install 'edgeemo[peers]', or leave --litert out") from error
-    peers = [Peer("LiteRT INT8 (static)", "litert", folder / FILES[1]), Peer("LiteRT FP32", "litert", folder / FILES[0])]
+    files = {"LiteRT INT8 (products)": PRODUCTS, "LiteRT INT8 (all)": INT8, "LiteRT FP32": FLOAT}
+    peers = [Peer(name, "litert", folder / file) for name, file in files.items()]
     for peer in peers:
         if not peer.model.is_file():
             raise EdgeEmoError(f"{peer.model}: no such file; `make bench-peers` makes it")
