@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ from edgeemo.compile.unfused import left_products
 from edgeemo.isolated import isolated
 from edgeemo.onnxlib.load import load_onnx
 from edgeemo.onnxlib.metadata import QUANTIZATION, read_metadata
-from edgeemo.targets.board import BoardTarget
+from edgeemo.targets.board import BoardTarget, KernelTarget
+from edgeemo.targets.capabilities import FMLA_F16
 
 
 @dataclass
@@ -64,8 +65,10 @@ def compile_onnx(path: str | Path, target: BoardTarget, dump_folder: Path | None
 def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None = None, checked: bool = False) -> Compiled:
     """``compile_onnx`` in this process. ``checked``: what the manifest says of it."""
     model = load_onnx(str(path))
+    quantization = _quantization(model, path)
     imported = import_onnx(model, str(path))
     dump = _dumper(dump_folder)
+    target = replace(target, kernels=_kernels(target.kernels, quantization))
     table = KernelTable(target.kernels)
     try:
         step, left = lower(imported, table, dump)
@@ -76,7 +79,7 @@ def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None
         node = first_bad_node(model, lambda part: not _compiles(part, target))
         where = f"{tensor_of(node)}: " if node else ""
         raise EdgeEmoError(f"{path}: {where}{said}{left_products(model, table)}; {WAY_OUT}") from error
-    manifest = _manifest(Path(path), model, imported, step, target)
+    manifest = _manifest(Path(path), model, imported, step, target) | {"quantization": quantization}
     manifest["checked"] = checked  # against ONNX Runtime
     specs = [table.specs[c] for c in step.calls if c in table.specs]
     manifest["int8_macs_per_step"] = sum(s.int8_macs for s in specs)
@@ -89,10 +92,29 @@ def compile_here(path: str | Path, target: BoardTarget, dump_folder: Path | None
     return Compiled(pack_artifact(manifest, library, step.weights), manifest, counts, ours, left, objects)
 
 
+def _quantization(model: onnx.ModelProto, path: str | Path) -> Any:
+    """The report of `edgeemo quantize` in the model file, None where there is none."""
+    try:
+        text = read_metadata(model, QUANTIZATION)
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise EdgeEmoError(f"{path}: its {QUANTIZATION} metadata is no JSON ({error}); quantize it again") from error
+
+
+def _kernels(target: KernelTarget, quantization: Any) -> KernelTarget:
+    """The target's kernels, with FP16 arithmetic only for layers that `quantize` kept in FP16: half weights of another's file
+    are how it is stored, and its graph computes in float32."""
+    layers = quantization.get("layers") if isinstance(quantization, dict) else None
+    if isinstance(layers, list) and any(isinstance(x, dict) and x.get("precision") == "fp16" for x in layers):
+        return target
+    return replace(target, microkernels=tuple(name for name in target.microkernels if name != FMLA_F16))
+
+
 def _estimate(specs: list[KernelSpec], target: BoardTarget) -> dict[str, int] | None:
     """Cycles of one step of one stream in a full batch on the target's core, by its modelled rates, and its clock in MHz, for
     `edgeemo-run doctor`; None where the target lacks a rate. Products alone: norms, copies and Python come on top."""
-    rates = target.macs_per_cycle
+    rates = {"fp16_widened": target.macs_per_cycle["fp16"]} if "fp16" in target.macs_per_cycle else {}
+    rates |= target.macs_per_cycle
     if not target.mhz or any(s.rate not in rates for s in specs if s.macs):
         return None
     cycles = sum(s.macs / rates[s.rate] for s in specs if s.macs)
@@ -153,11 +175,6 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
             "dtype": str(np.dtype(dtype(tensor.elem_type))),
         }
 
-    try:
-        text = read_metadata(model, QUANTIZATION)
-        quantization = None if text is None else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise EdgeEmoError(f"{path}: its {QUANTIZATION} metadata is no JSON ({error}); quantize it again") from error
     contract = imported.contract
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     today = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC) if epoch else datetime.datetime.now(datetime.UTC)
@@ -194,5 +211,4 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
         "states": {
             n: {"offset_words": imported.layout.offset[n] // 4, "shape": list(s)} for n, s in imported.layout.shapes.items()
         },
-        "quantization": quantization,
     }

@@ -84,8 +84,11 @@ def test_an_artifact_s_estimate_is_its_products_by_the_target_s_rates() -> None:
     board = targets.load_target("pi5")
     assert _estimate([int8, int8], board) == {"cycles_per_step": round(2 * 8192 / board.macs_per_cycle["int8"]), "mhz": 2400}
     half = Gemm("f16", 4, 1, 32, 32, 32, 128, 64)
-    both = 8192 / board.macs_per_cycle["int8"] + 8192 / board.macs_per_cycle["fp16"]
-    assert _estimate([int8, half], board) == {"cycles_per_step": round(both), "mhz": 2400}
+    for spec, rate in ((half, 5.5), (replace(half, microkernel=FMLA_F16), 9.1)):
+        both = 8192 / board.macs_per_cycle["int8"] + 8192 / rate
+        assert _estimate([int8, spec], board) == {"cycles_per_step": round(both), "mhz": 2400}
+    pi4 = targets.load_target("pi4")
+    assert _estimate([half], pi4) == {"cycles_per_step": round(8192 / pi4.macs_per_cycle["fp16"]), "mhz": 1500}
     assert _estimate([int8, half], replace(board, macs_per_cycle={"int8": 20.8})) is None  # nobody has modelled FP16 there
     assert _estimate([int8], targets.load_target("pi3")) is None and _estimate([], board) is None
 

@@ -99,7 +99,9 @@ class Gemm(KernelSpec):
 
     @property
     def rate(self) -> str:
-        return "int8_winograd" if self.winograd else {"s8": "int8", "f16": "fp16", "f32": "fp32"}[self.kind]
+        if self.winograd or self.kind == "s8":
+            return "int8_winograd" if self.winograd else "int8"
+        return "fp32" if self.kind == "f32" else "fp16" if self.half_arithmetic else "fp16_widened"
 
     @property
     def flat(self) -> bool:
