@@ -9,6 +9,7 @@ import numpy as np
 
 COLUMNS_S8 = 4
 K_S8 = 16
+QUAD_K_S8 = 4  # k of a column in a lane of a dot product
 WINOGRAD_K_S8 = 32
 INT8_MAX = 127
 CHANNELS_S8 = 8  # of the least vector of a depthwise kernel
@@ -74,10 +75,10 @@ class MicroKernel:
 
 
 WINOGRAD = "qs8_neon_winograd_4x4c32"
-SDOT = "qs8_neon_sdot_4x4c16"
+SDOT = "qs8_neon_sdot_8x8c4"
 FMLA_F16 = "f16_neon_fmla_4x32"
 MICROKERNELS = {
-    SDOT: MicroKernel("s8"),
+    SDOT: MicroKernel("s8", tile=(8, 8)),
     WINOGRAD: MicroKernel("s8", winograd_fits),
     "qs8_neon_mlal_4x4c16": MicroKernel("s8"),
     "qs8_portable_4x4c16": MicroKernel("s8"),

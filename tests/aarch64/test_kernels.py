@@ -158,7 +158,8 @@ def test_int8_product_by_dot_products_is_exact(case: Case, quantize: bool) -> No
     assert a.min() == -128
     scale = pack.pad_columns(np.ones(case.n), case.groups)
     spec = replace(spec, microkernel=capabilities.SDOT, quantize=quantize)
-    arrays = [a, pack.pack_s8(w), scale, np.full((batch, case.rows, case.n), np.nan, dtype=np.float32)]
+    _, [packed] = pack.pack_weights(spec, w, 8)
+    arrays = [a, packed, scale, np.full((batch, case.rows, case.n), np.nan, dtype=np.float32)]
     if quantize:
         arrays[3:] = [np.full(1, 2.0**-10, dtype=np.float32), np.zeros((batch, case.rows, case.n), dtype=np.int8)]
         expected = np.clip(np.rint(expected / 1024), -128, 127)

@@ -12,13 +12,22 @@ from dataclasses import dataclass
 from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.kernels.builder import Builder, Expr
-from edgeemo.compile.kernels.interleave import InRegisters, OpStream, Reload, SpillSlots, requantize_ops, round_robin
+from edgeemo.compile.kernels.interleave import (
+    ConstantsInMemory,
+    InRegisters,
+    OpStream,
+    Reload,
+    SpillSlots,
+    requantize_ops,
+    round_robin,
+)
 from edgeemo.compile.kernels.microkernels.qs8_neon_mlal_4x4c16 import HALVES
 from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.compile.kernels.vector_math import activation_cost, activation_ops
 from edgeemo.targets.capabilities import round_up
 
 SPILL_SLOTS = 40  # of a kernel, besides constants
+MOST_VECTORS = 2  # of a row, whose epilogue is applied together
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class Epilogue:
         self.out_words = b.view("out", "int32") if spec.quantize else None
         inverse = pointers.get("out_inverse_scale")
         self.inverse = b.bind(T.Broadcast(inverse[0], 4)) if inverse is not None else None
+        self.constants: ConstantsInMemory | None = None  # of epilogues that are applied at once
 
     @property
     def ops_per_row(self) -> int:
@@ -54,11 +64,13 @@ class Epilogue:
     # -- deferred --------------------------------------------------------------------------------------------------------
     def allocate_spill_slots(self) -> SpillSlots:
         """Memory of deferred epilogues, with the constants that the activation loads. At the kernel's beginning."""
-        _, constants = activation_cost(self.spec.activation, self.spec.quantize and not self.spec.residual)
-        self.spill = SpillSlots(self.b, constants, SPILL_SLOTS)
+        self.spill = SpillSlots(self.b, self._activation_constants(), SPILL_SLOTS)
         self.inverse_slot = None if self.inverse is None else self.spill.allocate(1)
         self.column_slots = [self.spill.allocate(1) for _ in range(3)]  # scale, bias and offset of the deferred tile's columns
         return self.spill
+
+    def _activation_constants(self) -> tuple[float, ...]:
+        return activation_cost(self.spec.activation, self.spec.quantize and not self.spec.residual)[1]
 
     def store_constants(self) -> None:
         self.spill.store_constants()
@@ -99,42 +111,73 @@ class Epilogue:
         return row_ops
 
     # -- at once ---------------------------------------------------------------------------------------------------------
-    def apply(self, values: list[Expr], rows: list[Expr], group: Expr, column: Expr) -> None:
-        """On the sums of four columns, one vector for each row of a tile; ``column`` counts within the group."""
-        spec, b = self.spec, self.b
-        padded = b.bind(group * round_up(spec.group_n, 4) + column)
-        scale = None if self.scale is None else b.load(self.scale, padded)
-        bias = None if self.bias is None else b.load(self.bias, padded)
-        places = [b.bind(row * spec.n + group * spec.group_n + column) for row in rows]
-        in_registers = InRegisters(b)
-        fixed = tuple(None if v is None else in_registers.store(v) for v in (scale, bias, self.inverse))
-        if self.offset is not None:
-            offset = b.load(self.offset, padded)
-            values = [b.bind(v - offset) for v in values]
-        if scale is not None:
-            values = [b.bind(b.cast(v, "float32x4")) for v in values]
-        results = round_robin(
-            *(self.ops(v, fixed[0], fixed[1], fixed[2], at, in_registers) for v, at in zip(values, places, strict=True))
-        )
-        self._store(results, places, min(4, spec.group_n - column) if isinstance(column, int) else 4)
+    def keep_constants_in_memory(self) -> None:
+        """At the kernel's beginning."""
+        self.constants = ConstantsInMemory(self.b, self._activation_constants(), MOST_VECTORS)
+        self.bias_slots = [self.constants.allocate(1) for _ in range(MOST_VECTORS)]
+        self.constants.store_constants()
 
-    def _store(self, results: list[Expr], places: list[Expr], lanes: int) -> None:
+    def apply(self, sums: list[list[Expr]], rows: list[Expr], group: Expr, column: Expr) -> None:
+        """On a tile's sums, or some of them: for each row a vector for every four columns from ``column`` on, which counts
+        within the group."""
         spec, b = self.spec, self.b
-        if spec.quantize and lanes == 4 and spec.group_n % 4 == 0:
-            for first in range(0, len(results), 4):  # tiles of halves have eight rows
-                part = results[first : first + 4]
-                count = 1 if len(part) == 1 else 2 if len(part) == 2 else 4
-                words = b.words(b.to_int8((part * 4)[:count], spec.qmax))
-                for word, at in zip(words, places[first : first + 4], strict=False):
-                    b.store(self.out_words, word, b.bind(at // 4), 1)
+        streams: list[list[OpStream]] = [[] for _ in rows]
+        for j in range(len(sums[0])):
+            padded = b.bind(group * round_up(spec.group_n, 4) + column + 4 * j)
+            scale, bias, between = self._of_columns(padded, j)
+            inverse = None if self.inverse is None else between.store(self.inverse)
+            for i, row in enumerate(rows):
+                value = sums[i][j] if self.offset is None else b.bind(sums[i][j] - b.load(self.offset, padded))
+                value = value if self.scale is None else b.bind(b.cast(value, "float32x4"))
+                at = b.bind(row * spec.n + group * spec.group_n + column + 4 * j)
+                streams[i].append(self.ops(value, scale, bias, inverse, at, between))
+        after_turn = b.scheduling_barrier if self.constants else lambda: None
+        results = iter(round_robin(*(stream for row in streams for stream in row), after_turn=after_turn))
+        left = spec.group_n - column if isinstance(column, int) else 4 * len(sums[0])
+        places = [b.bind(row * spec.n + group * spec.group_n + column) for row in rows]
+        self._store([[next(results) for _ in row] for row in streams], places, left)
+
+    def _of_columns(self, padded: Expr, vector: int) -> tuple[Reload | None, Reload | None, InRegisters]:
+        """Scale and bias of four columns, of a tile's so-manieth vector, and where other values are between operations."""
+        b, between = self.b, self.constants or InRegisters(self.b)
+        scale = None if self.scale is None else between.store(b.load(self.scale, padded))
+        if self.bias is None:
+            return scale, None, between
+        bias = b.load(self.bias, padded)
+        return scale, self.constants.put(bias, self.bias_slots[vector]) if self.constants else between.store(bias), between
+
+    def _store(self, results: list[list[Expr]], places: list[Expr], columns: int) -> None:
+        """Each row's vectors at its place, ``columns`` of them at most."""
+        spec, b = self.spec, self.b
+        if spec.quantize and len(results[0]) == 2 and spec.group_n % 4 == 0:
+            for row, at in zip(results, places, strict=True):
+                b.store(self.out, b.to_int8(row, spec.qmax), at, 8)
             return
-        for value, at in zip(results, places, strict=True):
-            value = b.to_int8([value], spec.qmax) if spec.quantize else value
-            if lanes == 4:
-                b.store(self.out, value, at)
-            else:
-                for lane in range(lanes):
-                    b.store(self.out, T.Shuffle([value], [lane]), at + lane, 1)
+        if spec.quantize and len(results[0]) == 1 and columns >= 4 and spec.group_n % 4 == 0:
+            self._store_words([value for (value,) in results], places)
+            return
+        for row, at in zip(results, places, strict=True):
+            for j, value in enumerate(row):
+                self._store_vector(value, at + 4 * j, min(4, columns - 4 * j))
+
+    def _store_words(self, results: list[Expr], places: list[Expr]) -> None:
+        """Four int8 of every row."""
+        b = self.b
+        for first in range(0, len(results), 4):  # tiles of halves have eight rows
+            part = results[first : first + 4]
+            count = 1 if len(part) == 1 else 2 if len(part) == 2 else 4
+            words = b.words(b.to_int8((part * 4)[:count], self.spec.qmax))
+            for word, at in zip(words, places[first : first + 4], strict=False):
+                b.store(self.out_words, word, b.bind(at // 4), 1)
+
+    def _store_vector(self, value: Expr, at: Expr, lanes: int) -> None:
+        b = self.b
+        value = b.to_int8([value], self.spec.qmax) if self.spec.quantize else value
+        if lanes == 4:
+            b.store(self.out, value, at)
+            return
+        for lane in range(lanes):
+            b.store(self.out, T.Shuffle([value], [lane]), at + lane, 1)
 
     # -- operations ------------------------------------------------------------------------------------------------------
     def ops(

@@ -27,7 +27,7 @@ from edgeemo.compile.kernels.microkernels.qs8_neon_mlal_4x4c16 import (
     reduce_pairwise,
     tile_rows,
 )
-from edgeemo.compile.kernels.microkernels.qs8_neon_sdot_4x4c16 import sdot_tile
+from edgeemo.compile.kernels.microkernels.qs8_neon_sdot_8x8c4 import sdot_tile
 from edgeemo.compile.kernels.microkernels.qs8_neon_winograd_4x4c32 import Qs8NeonWinograd
 from edgeemo.compile.kernels.microkernels.qs8_portable_4x4c16 import portable_tile
 from edgeemo.compile.kernels.pack import column_tiles
@@ -42,6 +42,7 @@ UNROLLED_GROUPS = {"s8": 1, "f16": 2, "f32": 2}
 UNROLLED_TILES = {"s8": 1, "f16": 16, "f32": 16}  # of a stream's rows; those of int8 are long, and as quick in a loop
 UNROLLED_ACTIVATED = 4  # where an activation follows, which is most of a tile's code
 OVERLAP_ROWS = 64  # of a stream: from there on the last tile may compute rows again, instead of a tile for every remainder
+ROWS_TOGETHER = 4  # of a tile of dot products: eight vectors by turns in the epilogue
 UNROLLED_OPS = 2000  # of activations of all a float kernel's tiles: more of them are a loop over a tile's columns
 WEIGHT_DTYPES = {"s8": "int8", "f16": "float16", "f32": "float32"}
 Rows = list[tuple[Expr, Expr]]  # of a tile: output row, first element of a
@@ -77,6 +78,8 @@ class _Emitter:
         room = MAX_OPS_PER_MULTIPLICATION * COLUMNS_S8 * (spec.taps * spec.tap_k // k_per_block - 1)
         words = not (spec.quantize and spec.group_n % 4)
         self.defers = b.neon and spec.kind == "s8" and not spec.sdot and words and self.epilogue.ops_per_row <= room
+        if spec.sdot:
+            self.epilogue.keep_constants_in_memory()
         if self.defers:
             self.spill = self.epilogue.allocate_spill_slots()
 
@@ -115,7 +118,7 @@ class _Emitter:
                     add([b.splat(b.load(self.a, at + k, 1)) for _, at in rows], w_at + (i + 1) * width)
                 values = [[b.load(sums, i * width + j) for j in range(0, width, 4)] for i in range(len(rows))]
                 for j in range(width // 4):
-                    self.epilogue.apply([v[j] for v in values], [out for out, _ in rows], 0, column + 4 * j)
+                    self.epilogue.apply([[v[j]] for v in values], [out for out, _ in rows], 0, column + 4 * j)
             first, w_at = first + count, w_at + count * width
 
     def _groups(self) -> Iterator[Expr]:
@@ -190,7 +193,7 @@ class _Emitter:
                 yield from self._stream_tiles(stream)
             return
         whole, total = self.whole, self.b.bind(batch * spec.rows)
-        size = self.tile[0] if spec.kind != "s8" else whole
+        size = whole if spec.kind == "s8" and not spec.sdot else self.tile[0]
         lefts = {spec.rows * streams % whole for streams in range(1, whole)} - {0}
         overlaps = lefts and spec.rows >= OVERLAP_ROWS
         done: Expr = T.int32(0)
@@ -254,7 +257,7 @@ class _Emitter:
         elif spec.kind != "s8":
             sums = float_tile(spec, b, self.a, self.w, rows, width, w_at)
         elif spec.sdot:
-            sums = sdot_tile(spec, b, self.a, self.w, rows, w_at)
+            sums = sdot_tile(spec, b, self.a, self.w, rows, width, w_at)
         elif emitter is None:
             sums = portable_tile(spec, b, self.a, self.w, rows, w_at)
         else:
@@ -263,8 +266,13 @@ class _Emitter:
         if spec.kind != "s8" and self._activation_ops() > UNROLLED_OPS and width > 4 and spec.group_n % 4 == 0:
             self._epilogue_loop(sums, places, group, column)
             return
+        if spec.sdot:
+            for first in range(0, len(rows), ROWS_TOGETHER):
+                part = slice(first, first + ROWS_TOGETHER)
+                self.epilogue.apply(sums[part], places[part], group, column)
+            return
         for j in range(width // 4):
-            self.epilogue.apply([s[j] for s in sums], places, group, column + 4 * j)
+            self.epilogue.apply([[s[j]] for s in sums], places, group, column + 4 * j)
 
     def _activation_ops(self) -> int:
         """Operations of the activation in the code, were it written out for all kinds of tiles (see _row_tiles)."""
@@ -282,7 +290,7 @@ class _Emitter:
                 b.store(waiting, value, (i * vectors + j) * 4)
         with T.serial(0, vectors) as j:
             values = [b.load(waiting, (i * vectors + j) * 4) for i in range(len(sums))]
-            self.epilogue.apply(values, rows, group, b.bind(column + j * 4))
+            self.epilogue.apply([[v] for v in values], rows, group, b.bind(column + j * 4))
 
     def _emitter_of(self, rows: Rows) -> TileEmitter | None:
         """Emitter of all tiles of these rows; None for kernels whose tiles know nothing of each other."""

@@ -25,7 +25,7 @@ Reload = Callable[[], Expr]
 AccumulatorSink = Callable[[int, int, Expr], None]
 
 
-def round_robin(*streams: OpStream) -> list[Expr]:
+def round_robin(*streams: OpStream, after_turn: Callable[[], None] = lambda: None) -> list[Expr]:
     """Emits all operations, one of each stream by turns, so that neighbours do not wait for each other; the streams' results."""
     values: list[Expr] = [None] * len(streams)
     left = list(range(len(streams)))
@@ -36,6 +36,7 @@ def round_robin(*streams: OpStream) -> list[Expr]:
             except StopIteration as end:
                 values[i] = end.value
                 left.remove(i)
+        after_turn()
     return values
 
 
@@ -48,13 +49,17 @@ class InRegisters:
     def constant(self, value: float) -> Expr:
         return self.b.splat(value)
 
+    def summand(self, value: float) -> Expr:
+        """A constant that an FMLA writes its result over."""
+        return self.constant(value)
+
     def store(self, value: Expr) -> Reload:
         """A vector of up to four float32 that is needed again later."""
         return lambda: value
 
 
-class SpillSlots(InRegisters):
-    """Values lie on the stack between operations, in memory that LLVM may not keep in registers: the products need those."""
+class ConstantsInMemory(InRegisters):
+    """Constants that are written over are loaded each time: a copy would take a vector pipe, which a load leaves alone."""
 
     def __init__(self, b: Builder, constants: Iterable[float], slots: int) -> None:
         """``slots``: values stored at one time in the whole kernel. Made at the kernel's beginning: TVM shares memory among
@@ -67,9 +72,9 @@ class SpillSlots(InRegisters):
     def store_constants(self) -> None:
         """Once, before any operation that reads one."""
         for value, slot in self.constants.items():
-            self.store(self.b.splat(value), slot)
+            self.put(self.b.splat(value), slot)
 
-    def constant(self, value: float) -> Expr:
+    def summand(self, value: float) -> Expr:
         return self.b.load(self.memory, self.constants[value] * 4)
 
     def allocate(self, count: int) -> int:
@@ -78,14 +83,24 @@ class SpillSlots(InRegisters):
         assert self.free * 4 <= int(self.memory.shape[0])
         return self.free - count
 
-    def store(self, value: Expr, slot: Expr | None = None) -> Reload:
-        slot = self.allocate(1) if slot is None else slot
+    def put(self, value: Expr, slot: Expr) -> Reload:
+        """A vector of up to four float32 that is loaded wherever it is used."""
         lanes = int(str(value.ty.dtype).rpartition("x")[2])
         self.b.store(self.memory, value, slot * 4, lanes)
         return self.reload(slot, lanes)
 
     def reload(self, slot: Expr, lanes: int = 4) -> Reload:
         return lambda: self.b.load(self.memory, slot * 4, lanes)
+
+
+class SpillSlots(ConstantsInMemory):
+    """Values lie on the stack between operations, in memory that LLVM may not keep in registers: the products need those."""
+
+    def constant(self, value: float) -> Expr:
+        return self.summand(value)
+
+    def store(self, value: Expr, slot: Expr | None = None) -> Reload:
+        return self.put(value, self.allocate(1) if slot is None else slot)
 
 
 def requantize_ops(b: Builder, value: Expr, qmax: int) -> OpStream:

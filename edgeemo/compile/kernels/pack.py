@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgeemo.compile.kernels.specs import Gemm
-from edgeemo.targets.capabilities import COLUMNS_S8, K_S8, WINOGRAD_K_S8, round_up
+from edgeemo.targets.capabilities import COLUMNS_S8, K_S8, QUAD_K_S8, WINOGRAD_K_S8, round_up
 
 
 def pack_s8(w: np.ndarray, run: int = K_S8) -> np.ndarray:
@@ -32,6 +32,15 @@ def pack_s8_winograd(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     halves = packed.astype(np.int32)
     terms = (halves[..., :K_S8] * halves[..., K_S8:]).sum(axis=(2, 3, 5), dtype=np.int32)
     return packed, terms.ravel()
+
+
+def pack_s8_quads(w: np.ndarray, columns: int) -> np.ndarray:
+    """w (groups, taps, tap_k, group_n) int8 to one run per group and column tile: (taps * tap_k / 4, width, 4)."""
+    groups, taps, tap_k, n = w.shape
+    flat = np.zeros((groups, taps * tap_k // QUAD_K_S8, QUAD_K_S8, round_up(n, COLUMNS_S8)), dtype=np.int8)
+    flat[..., :n] = w.reshape(groups, -1, QUAD_K_S8, n)
+    tiles = [(g, start, width) for g in range(groups) for start, width in column_tiles(n, columns)]
+    return np.concatenate([flat[g, ..., start : start + width].transpose(0, 2, 1).ravel() for g, start, width in tiles])
 
 
 def column_tiles(n: int, width: int) -> list[tuple[int, int]]:
@@ -75,10 +84,12 @@ def pad_columns(values: np.ndarray, groups: int) -> np.ndarray:
 
 def pack_weights(spec: Gemm, w: np.ndarray, columns: int) -> tuple[Gemm, list[np.ndarray]]:
     """w (groups, taps, tap_k, group_n) as the spec's micro-kernel reads it: the weights, then its index or offsets where it has
-    any. ``columns`` of a float tile. The spec gets the k that are stored where most of a float matrix is zero."""
+    any. ``columns`` of a tile. The spec gets the k that are stored where most of a float matrix is zero."""
     if spec.winograd:
         packed, offset = pack_s8_winograd(w)
         return spec, [packed.reshape(-1), offset]
+    if spec.sdot:
+        return spec, [pack_s8_quads(w, columns)]
     if spec.kind == "s8":
         return spec, [pack_s8(w).reshape(-1)]
     if spec.kind == "f32" and spec.taps == spec.groups == 1 and (sparse := sparse_rows(w[0, 0], columns)) is not None:

@@ -68,7 +68,7 @@ def horner(b: Builder, coefficients: Sequence[float], x: Reload, spill: InRegist
     """Polynomial with coefficients from x^0 up at a float32x4."""
     value = spill.constant(coefficients[-1])
     for c in reversed(coefficients[:-1]):
-        operands = x(), spill.constant(c)
+        operands = x(), spill.summand(c)
         yield None
         value = yield b.bind(b.fma(value, *operands))
     return value
@@ -121,7 +121,7 @@ def gelu4(b: Builder, x: Expr, factor: Reload | None, spill: InRegisters) -> OpS
     square = b.bind(c * c)
     coefficients = PHI_COEFFICIENTS if factor is None else PHI_COEFFICIENTS_INT8
     phi = yield from horner(b, coefficients, spill.store(square), spill)
-    operands = clamped(), spill.constant(0.5)
+    operands = clamped(), spill.summand(0.5)
     yield None
     phi = yield b.bind(b.fma(phi, *operands))
     x = whole()
@@ -138,7 +138,7 @@ def exact_gelu4(b: Builder, x: Expr, spill: InRegisters) -> OpStream:
     most = spill.constant(ERFC_RANGE)
     yield None
     near = spill.store((yield b.bind(b.minimum(size, most))))
-    operands = near(), spill.constant(ERFC_SLOPE / math.sqrt(2)), spill.constant(1.0)
+    operands = near(), spill.constant(ERFC_SLOPE / math.sqrt(2)), spill.summand(1.0)
     yield None
     t = yield from reciprocal4(b, b.bind(b.fma(operands[0], operands[1], operands[2])), spill)
     kept = spill.store(t)
@@ -191,7 +191,7 @@ def silu4(b: Builder, x: Expr, factor: Reload | None, spill: InRegisters) -> OpS
     yield None
     x = yield b.bind(b.minimum(x, most))
     p, power = yield from _exp_of_minus(b, x, spill)
-    one = spill.constant(1.0)
+    one = spill.summand(1.0)
     yield None
     gate = yield b.bind(b.fma(p, power, one))
     gate = yield from reciprocal4(b, gate, spill)
@@ -220,7 +220,7 @@ def reciprocal4(b: Builder, x: Expr, spill: InRegisters) -> OpStream:
 def hard_swish4(b: Builder, x: Expr, factor: Reload | None, spill: InRegisters) -> OpStream:
     """x clip(x / 6 + 1 / 2, 0, 1) of a float32x4 (Howard et al. 2019); with ``factor``, that times it."""
     whole = spill.store(b.bind(x))
-    sixth, half = spill.constant(1 / 6), spill.constant(0.5)
+    sixth, half = spill.constant(1 / 6), spill.summand(0.5)
     yield None
     gate = yield b.bind(b.fma(x, sixth, half))
     gate = yield b.bind(b.maximum(gate, b.splat(0.0)))
