@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.errors import EdgeEmoError, first_line
 
 from edgeemo.compile.importer import import_onnx
 from edgeemo.compile.ir import KernelTable
@@ -61,8 +61,8 @@ def inspect(path: Path, board: BoardTarget) -> Inspection:
             lower(import_onnx(model, str(path)), table, lambda name, text: None)
             if len(table.products) == len(products):
                 taken = [PATHS.get(p or "", "stock") for p in table.products]
-        except EdgeEmoError as error:
-            problem = str(error)
+        except Exception as error:  # TVM raises its own types for what it does not lower
+            problem = str(error) if isinstance(error, EdgeEmoError) else f"not lowered ({first_line(error)})"
     total = max(sum(macs for _, macs, _ in products), 1)
     rows = tuple(
         Product(n.name or n.output[0], n.op_type, way, macs, size, _note(n, way, macs, total))

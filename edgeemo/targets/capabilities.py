@@ -49,6 +49,11 @@ def winograd_fits(w: np.ndarray, largest: int) -> bool:
     return w.shape[2] % WINOGRAD_K_S8 == 0 and largest + int(np.abs(w.astype(np.int16)).max(initial=0)) <= INT8_MAX
 
 
+def pairs_fit(w: np.ndarray, largest: int) -> bool:
+    """Whether the sum of any two products of int8 is an int16: of -128 and -128 twice it is not."""
+    return int(w.min(initial=0)) >= -INT8_MAX
+
+
 def halves_fit(w: np.ndarray, largest: int) -> bool:
     """Whether no sum in halves overflows, w (groups, taps, tap_k, group_n), and channels and columns come in eights."""
     eights = w.shape[2] % LANES_F16 == 0 and w.shape[3] % LANES_F16 == 0
@@ -76,12 +81,13 @@ class MicroKernel:
 
 WINOGRAD = "qs8_neon_winograd_4x4c32"
 SDOT = "qs8_neon_sdot_8x8c4"
+PORTABLE_S8 = "qs8_portable_4x4c16"
 FMLA_F16 = "f16_neon_fmla_4x32"
 MICROKERNELS = {
     SDOT: MicroKernel("s8", tile=(8, 8)),
     WINOGRAD: MicroKernel("s8", winograd_fits),
-    "qs8_neon_mlal_4x4c16": MicroKernel("s8"),
-    "qs8_portable_4x4c16": MicroKernel("s8"),
+    "qs8_neon_mlal_4x4c16": MicroKernel("s8", pairs_fit),
+    PORTABLE_S8: MicroKernel("s8"),
     FMLA_F16: MicroKernel("f16", halves_fit, (4, 32)),
     "f16_outer_product": MicroKernel("f16"),
     "f32_outer_product": MicroKernel("f32"),

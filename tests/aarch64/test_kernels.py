@@ -18,7 +18,7 @@ from edgeemo.compile.kernels import depthwise, gemm, pack
 from edgeemo.targets import capabilities
 from edgeemo.targets.board import BoardTarget, load_target
 from tests.aarch64 import board
-from tests.compile.test_kernels import CASES, Case, depthwise_inputs, inputs, with_caller
+from tests.compile.test_kernels import CASES, Case, depthwise_inputs, inputs, least_products, with_caller
 
 pytestmark = [pytest.mark.slow, pytest.mark.qemu, pytest.mark.skipif(not board.available(), reason=board.REASON)]
 BOARD = load_target("aarch64-neon")
@@ -79,6 +79,21 @@ def test_int8_product_is_exact(case: Case) -> None:
     out = np.full((batch, case.rows, case.n), np.nan, dtype=np.float32)
     scale = pack.pad_columns(np.ones(case.n), case.groups)
     got = run_on_board(gemm.build(spec, BOARD.kernels), batch, [a, pack.pack_s8(w), scale, out])
+    np.testing.assert_array_equal(got.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[4], CASES[5], Case(9, 1, 144, 10)], ids=str)
+@pytest.mark.parametrize("name", ["aarch64-neon", "pi3", "pi5"])
+def test_weights_of_minus_128_are_exact(case: Case, name: str) -> None:
+    """By the micro-kernel that a target has for them: products of pairs would overflow int16."""
+    batch, target = 5, load_target(name)
+    spec, a, w, expected = least_products(case, batch)
+    chosen = capabilities.select_microkernel(target.kernels.microkernels, "s8", w, capabilities.INT8_MAX)
+    spec = replace(spec, microkernel=chosen)
+    _, [packed] = pack.pack_weights(spec, w, target.kernels.tile("s8", chosen)[1])
+    out = np.full((batch, case.rows, case.n), np.nan, dtype=np.float32)
+    scale = pack.pad_columns(np.ones(case.n), case.groups)
+    got = run_on_board(gemm.build(spec, target.kernels), batch, [a, packed, scale, out], target)
     np.testing.assert_array_equal(got.reshape(expected.shape), expected)
 
 

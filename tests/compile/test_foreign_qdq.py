@@ -109,3 +109,33 @@ def test_zero_points_around_attention(zeros: tuple[int, int], tmp_path: Path) ->
     _, function = compiled(model, tmp_path)
     feed = {"x": rng.standard_normal((3, tokens, 16)).astype(np.float32)}
     assert np.abs(function.run(feed)["y"] - run(model, feed)["y"]).max() <= 0.0301
+
+
+@pytest.mark.parametrize("kind", ["product", "convolution", "depthwise"])
+def test_weights_of_minus_128(kind: str, tmp_path: Path) -> None:
+    """As torch's quantization-aware training and files with uint8 weights have them."""
+    rng = np.random.default_rng(3)
+    shape = {"product": (48, 20), "convolution": (12, 16, 3), "depthwise": (16, 1, 3)}[kind]
+    weight = rng.integers(-128, 128, shape).astype(np.int8)
+    weight.flat[::3] = -128
+    channels, axis = (shape[1], 1) if kind == "product" else (shape[0], 0)
+    constants = {"sx": np.float32(0.02), "z": np.int8(3), "w": weight, "zw": np.zeros(channels, np.int8)}
+    constants["sw"] = rng.uniform(0.005, 0.02, channels).astype(np.float32)
+    last = (
+        helper.make_node("MatMul", ["xd", "wd"], ["y"], name="product")
+        if kind == "product"
+        else helper.make_node("Conv", ["xd", "wd"], ["y"], name="conv", group=16 if kind == "depthwise" else 1)
+    )
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "sx", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "sx", "z"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "sw", "zw"], ["wd"], axis=axis),
+        last,
+    ]
+    size = [48] if kind == "product" else [16, 9]
+    model = graph(nodes, {"x": ["batch", *size]}, {"y": ["batch", *([20] if kind == "product" else [channels, 7])]}, constants)
+    made, function = compiled(model, tmp_path)
+    assert made.stock_products == []
+    feed = {"x": rng.standard_normal((3, *size)).astype(np.float32)}
+    got, wanted = function.run(feed)["y"], run(model, feed)["y"]
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())

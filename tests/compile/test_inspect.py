@@ -61,3 +61,14 @@ def test_what_is_unsupported_is_named(tmp_path: Path) -> None:
     assert document["problem"] == "no lowering for spectrum (DFT)"
     shown = CliRunner().invoke(main, ["inspect", str(tmp_path / "m.onnx")])
     assert "does not compile: no lowering for spectrum (DFT)" in shown.stdout
+
+
+def test_what_ends_in_an_error_of_another_library_does_not_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lower(*args: object) -> None:
+        raise ValueError("no such thing\n  at line 3")
+
+    monkeypatch.setattr("edgeemo.compile.inspect.lower", lower)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
+    onnx.save(graph(nodes, {"x": ["N", 4]}, {"y": ["N", 4]}, {"w": np.eye(4, dtype=np.float32)}), tmp_path / "m.onnx")
+    found = inspect(tmp_path / "m.onnx", load_target("aarch64-neon"))
+    assert found.problem == "not lowered (no such thing)" and [p.path for p in found.products] == [None]

@@ -77,7 +77,7 @@ class _Emitter:
         k_per_block = WINOGRAD_K_S8 if spec.winograd else K_S8
         room = MAX_OPS_PER_MULTIPLICATION * COLUMNS_S8 * (spec.taps * spec.tap_k // k_per_block - 1)
         words = not (spec.quantize and spec.group_n % 4)
-        self.defers = b.neon and spec.kind == "s8" and not spec.sdot and words and self.epilogue.ops_per_row <= room
+        self.defers = b.neon and spec.pairwise and words and self.epilogue.ops_per_row <= room
         if spec.sdot:
             self.epilogue.keep_constants_in_memory()
         if self.defers:
@@ -296,7 +296,7 @@ class _Emitter:
         """Emitter of all tiles of these rows; None for kernels whose tiles know nothing of each other."""
         if self.spec.half_arithmetic and self.row_terms is not None:
             return F16NeonFmla(self.spec, self.b, self.a, self.w, rows, self.row_terms)
-        if not self.b.neon or self.spec.kind != "s8" or self.spec.sdot:
+        if not self.b.neon or not self.spec.pairwise:
             return None
         if self.row_terms is not None:
             return Qs8NeonWinograd(self.spec, self.b, self.a, self.w, rows, self.row_terms)

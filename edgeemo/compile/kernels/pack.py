@@ -13,13 +13,11 @@ from edgeemo.targets.capabilities import COLUMNS_S8, K_S8, QUAD_K_S8, WINOGRAD_K
 def pack_s8(w: np.ndarray, run: int = K_S8) -> np.ndarray:
     """w (groups, taps, tap_k, group_n) int8 to (groups, n/4, taps * tap_k/run, 4, run), columns padded with zeros.
 
-    Raises ValueError where the kernel could not be exact: tap_k not a multiple of ``run``, or a weight of -128.
+    Raises ValueError where tap_k is no multiple of ``run``.
     """
     groups, taps, tap_k, n = w.shape
     if tap_k % run:
         raise ValueError(f"int8 kernel needs a reduction length in multiples of {run}, got {tap_k}")
-    if w.min(initial=0) < -127:
-        raise ValueError("int8 weights must lie in [-127, 127]")
     padded = np.zeros((groups, taps, tap_k, round_up(n, COLUMNS_S8)), dtype=np.int8)
     padded[..., :n] = w
     tiles = padded.reshape(groups, taps, tap_k // run, run, -1, COLUMNS_S8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from edgeemo.targets.capabilities import FMLA_F16, INT8_MAX, SDOT, WINOGRAD
+from edgeemo.targets.capabilities import FMLA_F16, INT8_MAX, PORTABLE_S8, SDOT, WINOGRAD
 
 
 class KernelSpec(ABC):
@@ -82,6 +82,11 @@ class Gemm(KernelSpec):
     def sdot(self) -> bool:
         """Whether its int8 products are computed by the core's dot products."""
         return self.microkernel == SDOT
+
+    @property
+    def pairwise(self) -> bool:
+        """Whether its int8 products are added in pairs, by NEON's own instructions."""
+        return self.kind == "s8" and self.microkernel not in (SDOT, PORTABLE_S8)
 
     @property
     def half_arithmetic(self) -> bool:

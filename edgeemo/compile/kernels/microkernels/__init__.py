@@ -8,7 +8,7 @@ name in the targets' files.
     qs8_neon_winograd_4x4c32   ADD x 2, SMULL + SMLAL2 + SADALP, 32 k: half the multiplications where |a| + |w| <= 127
     qs8_neon_mlal_4x4c16       SMULL + SMLAL2 + SADALP, 16 k: any int8 but weights of -128
     qs8_neon_sdot_8x8c4        SDOT by element, 4 k of four columns: any int8 (ARMv8.2's dot products)
-    qs8_portable_4x4c16        the same sums from sign-extended int16 products, any vector unit
+    qs8_portable_4x4c16        the same sums from sign-extended int16 products: any int8, any vector unit
     f32_outer_product          FMLA by element, 16 sums
     f16_neon_fmla_4x32         FMLA by element on eight halves, for eights of channels and columns (ARMv8.2)
     f16_outer_product          the same with halves widened (FCVTL): FP16 storage, FP32 arithmetic
