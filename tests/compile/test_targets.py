@@ -22,7 +22,7 @@ from edgeemo.targets.capabilities import FMLA_F16, INT8_MAX, SDOT, WINOGRAD, sel
     [
         ('isa = "neon"', 'isa = "sve"', "neon or portable"),
         ('"qs8_neon_mlal_4x4c16"', '"qs8_sve"', "names 'qs8_sve'; there are qs8_neon_sdot_8x8c4"),
-        ('"qs8_neon_mlal_4x4c16", ', "", "none that takes any layer of s8 weights"),
+        ('"qs8_portable_4x4c16", ', "", "none that takes any layer of s8 weights"),
         ("f16 = [8, 8]", "f16 = [8, 16]", "f16 is 8 x 16"),
         ("f32 = [4, 16]", "f32 = [3, 16]", "f32 is 3 x 16"),
         ("block_kib = 16", "", "block_kib"),
