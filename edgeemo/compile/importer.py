@@ -15,6 +15,7 @@ from tvm import relax, tirx
 from edgeemo.compile.ir import MAIN, Graph
 from edgeemo.compile.memory.states import StateBindings, StateLayout
 from edgeemo.compile.relax_import import from_onnx
+from edgeemo.compile.stored_weights import with_plain_weights
 from edgeemo.onnxlib.contract import StreamContract, read_contract
 
 HELP = "`edgeemo adapt` makes it so"
@@ -46,7 +47,7 @@ def import_onnx(model: onnx.ModelProto, source: str) -> Imported:
             raise EdgeEmoError(
                 f"{source}: {value.name}: only the first dimension (the batch) may be symbolic; `edgeemo adapt` fixes others"
             )
-    model, halves = _half_weights_as_inputs(_signed(model))
+    model, halves = _half_weights_as_inputs(_signed(with_plain_weights(model)))
     try:
         mod = from_onnx(model)
     except EdgeEmoError as error:

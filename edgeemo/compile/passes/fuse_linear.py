@@ -21,6 +21,7 @@ from edgeemo.compile.patterns import channels_last, convolution, depthwise, epil
 from edgeemo.compile.patterns.weights import (
     ANY_INT8,
     Product,
+    dequantized,
     padded_to_kernel,
     quantized_data,
     read_weights,
@@ -65,10 +66,10 @@ def _matmul(graph: Graph, root: Var) -> Product | None:
     k, n = weight.shape
     a_scale, zero, qmax = 1.0, 0, ANY_INT8
     before: list[tuple[Var, Expr]] = []
-    if kind == "s8":
-        quantized = quantized_data(graph, data)
-        if quantized is None:
-            return None
+    quantized = quantized_data(graph, data) if kind == "s8" else None
+    if kind == "s8" and quantized is None:
+        kind, weight, scale = "f32", dequantized(weight, scale, 1), None
+    if quantized is not None:
         data, a_scale, zero = quantized
         qmax = graph.qmax.get(data, ANY_INT8)
         data, weight = padded_to_kernel(graph, data, weight, 0, before)

@@ -15,7 +15,15 @@ import numpy as np
 from edgeemo.compile.ir import Expr, Graph, Var, rows_per_stream, static_shape
 from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.compile.patterns.channels_last import Bindings, Transposed, channels_last, known, padded
-from edgeemo.compile.patterns.weights import ANY_INT8, Product, padded_to_kernel, quantized_data, read_weights, zero_point_offset
+from edgeemo.compile.patterns.weights import (
+    ANY_INT8,
+    Product,
+    dequantized,
+    padded_to_kernel,
+    quantized_data,
+    read_weights,
+    zero_point_offset,
+)
 from edgeemo.targets import capabilities
 
 CONVOLUTIONS = ("relax.nn.conv1d", "relax.nn.conv2d")
@@ -43,16 +51,16 @@ def product(graph: Graph, root: Var, transposed: Transposed) -> Product | None:
     if found is None or str(attrs.data_layout) not in ("NCW", "NCHW") or rows_per_stream(data) is None or None in out[1:]:
         return None
     kind, weight, scale = found
+    last: Expr | None = transposed[data] if known(data, transposed) else None
+    quantized = quantized_data(graph, data if last is None else last) if kind == "s8" else None
+    if kind == "s8" and quantized is None:
+        kind, weight, scale = "f32", dequantized(weight, scale, 0), None
     groups = int(attrs.groups)
     dilations = [int(d) for d in attrs.dilation]
     if not capabilities.convolution_fits(kind, groups, weight.shape[1], dilations):
         return None
-    last: Expr | None = transposed[data] if known(data, transposed) else None
     a_scale, zero, qmax = 1.0, 0, ANY_INT8
-    if kind == "s8":
-        quantized = quantized_data(graph, data if last is None else last)
-        if quantized is None:
-            return None
+    if quantized is not None:
         value, a_scale, zero = quantized
         qmax = max(graph.qmax.get(value, ANY_INT8), abs(zero))
         data, last = (value, None) if last is None else (data, value)

@@ -61,6 +61,12 @@ def read_weights(graph: Graph, value: Expr) -> tuple[str, np.ndarray, np.ndarray
     return None
 
 
+def dequantized(weight: np.ndarray, scale: np.ndarray | None, axis: int) -> np.ndarray:
+    """Int8 weights as float32, for products whose other operand is not quantized; a scale for all or each index of ``axis``."""
+    factors = np.ones(1) if scale is None else scale.reshape([-1 if i == axis % weight.ndim else 1 for i in range(weight.ndim)])
+    return (weight * (factors if factors.size > 1 else factors.reshape(()))).astype(np.float32)
+
+
 def quantized_data(graph: Graph, value: Expr) -> tuple[Expr, float, int] | None:
     """(int8 tensor, scale, zero point) under a per-tensor dequantize."""
     data = graph.arg(value, "dequantize")
