@@ -14,6 +14,8 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import helper, numpy_helper
 
+from edgeemo.adapt.block_weights import block_weights
+
 MICROSOFT = "com.microsoft"
 
 
@@ -43,7 +45,7 @@ LINEAR = {
 }
 QOPERATORS = {
     *LINEAR, "QLinearConcat", "QGemm", "QuantizeLinear", "DequantizeLinear", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
-    "DynamicQuantizeLSTM",
+    "DynamicQuantizeLSTM", "MatMulNBits",
 }  # fmt: skip
 
 
@@ -88,6 +90,7 @@ class _Rewriter:
             "DynamicQuantizeMatMul": self._dynamic_product,
             "MatMulIntegerToFloat": self._to_float,
             "DynamicQuantizeLSTM": self._lstm,
+            "MatMulNBits": self._block_product,
         }
 
     def way(self, node: onnx.NodeProto) -> Callable[[onnx.NodeProto], None] | None:
@@ -215,13 +218,29 @@ class _Rewriter:
     def _dynamic_product(self, node: onnx.NodeProto) -> None:
         self._product(node, node.input[0], self._values(node, 1, 3, -1, scale=2), 4)
 
+    def _block_product(self, node: onnx.NodeProto) -> None:
+        if len(node.input) > 4 and node.input[4]:
+            raise self._refusal(node, "has its weights in an order of their own (g_idx)")
+        names = [node.input[at] if at < len(node.input) else "" for at in (1, 2, 3)]
+        packed, scales, zeros = (self.constants.get(name) for name in names)
+        if packed is None or scales is None or (zeros is None and names[2]):
+            raise self._refusal(node, "has weights that are no constant")
+        shape = int(self._option(node, "K")), int(self._option(node, "N"))
+        bits, block = int(self._option(node, "bits", 4)), int(self._option(node, "block_size", 32))
+        try:
+            weights = block_weights(packed, scales, zeros, shape, bits, block)
+        except ValueError as error:
+            raise self._refusal(node, f"has weights whose sizes do not fit ({error})") from error
+        self._product(node, node.input[0], self._constant(f"{names[0]}_in_float", weights), 5)
+
     def _product(self, node: onnx.NodeProto, value: str, weight: str, bias: int) -> None:
+        dropped = tuple(a.name for a in node.attribute)  # a MatMul has none
         if len(node.input) > bias and node.input[bias]:
             result = f"{node.output[0]}_without_bias"
-            self._add(node, "MatMul", [value, weight], result)
+            self._add(node, "MatMul", [value, weight], result, dropped)
             self.nodes.append(helper.make_node("Add", [result, node.input[bias]], [node.output[0]], name=f"{result}_added"))
         else:
-            self._add(node, "MatMul", [value, weight], node.output[0])
+            self._add(node, "MatMul", [value, weight], node.output[0], dropped)
 
     def _lstm(self, node: onnx.NodeProto) -> None:
         """Weights are (directions, inputs, 4 hidden) here, the other way about in ONNX's own."""

@@ -1,7 +1,8 @@
 """Weights that a file stores as integers, as kernels take them: int8, no zero point, a scale for all or for each output.
 
-Files have others: uint8, four bits, zero points, scales by blocks or along the reduction. What fits int8 once its zero point is
-taken off becomes that; the rest becomes float32, since TVM's importer lacks some of it, and what it takes ends in stock loops.
+Files have others: uint8, four bits, float8, zero points, scales by blocks or along the reduction. What fits int8 once its zero
+point is taken off becomes that; the rest becomes float32, since TVM's importer lacks some of it, and what it takes ends in stock
+loops.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 STORED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+FLOAT8 = (TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ)
 OUTPUTS = {"Conv": 0, "ConvTranspose": 1}  # axis of a weight that counts outputs
 
 
@@ -50,14 +52,16 @@ def _plain(
 ) -> tuple[np.ndarray, bool] | None:
     """Weights in another form, and whether that is int8; None where they may stay, or are not constant."""
     stored, scale, *zeros = (constants.get(name) for name in node.input if name)
-    if stored is None or scale is None or None in zeros or stored.data_type not in STORED:
+    if stored is None or scale is None or None in zeros or stored.data_type not in (*STORED, *FLOAT8):
         return None
     if scale.data_type != TensorProto.FLOAT:
         return None
     attributes = {a.name: a.i for a in node.attribute}
+    axis, block, scales = attributes.get("axis", 1), attributes.get("block_size", 0), numpy_helper.to_array(scale)
+    if stored.data_type in FLOAT8:  # whose zero points are 0
+        floats = numpy_helper.to_array(stored).astype(np.float32)
+        return floats * _spread(scales, floats.shape, axis, block), False
     values = numpy_helper.to_array(stored).astype(np.int32)
-    axis, block = attributes.get("axis", 1), attributes.get("block_size", 0)
-    scales = numpy_helper.to_array(scale)
     zero = numpy_helper.to_array(zeros[0]).astype(np.int32) if zeros and zeros[0] is not None else np.zeros(1, np.int32)
     whole = values - _spread(zero, values.shape, axis, block)
     fits = whole.min(initial=0) >= -128 and whole.max(initial=0) <= 127
@@ -97,7 +101,7 @@ def _without_unread(model: onnx.ModelProto) -> onnx.ModelProto:
     """Integers that nothing reads any more are left out: the importer does not know all of their types."""
     read = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
     read |= {name for node in model.graph.node for a in node.attribute for name in _captured(a)}
-    kept = [i for i in model.graph.initializer if i.name in read or i.data_type not in STORED]
+    kept = [i for i in model.graph.initializer if i.name in read or i.data_type not in (*STORED, *FLOAT8)]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     return model

@@ -149,3 +149,40 @@ def test_what_is_not_known_is_named() -> None:
     kinds["y"] = onnx.TensorProto.INT32
     with pytest.raises(EdgeEmoError, match="q: node product: MatMulInteger takes integers that are not quantized right before"):
         adapt(graph(integer, {"x": ["n", 4]}, {"y": ["n", 4]}, scale, 20, kinds), "q", {}, {})
+
+
+@pytest.mark.parametrize(
+    ("bits", "zeros"), [*((b, z) for b in (2, 4, 8) for z in ("none", "packed")), (2, "float"), (4, "float")]
+)
+def test_weights_of_few_bits_by_blocks_become_floats(bits: int, zeros: str, tmp_path: Path) -> None:
+    """Seventy inputs: the last block of each output is not full, and zero points fill no whole number of bytes."""
+    rng, k, n, block = np.random.default_rng(5), 70, 12, 32
+    blocks = -(-k // block)
+    constants = {
+        "w": rng.integers(0, 256, (n, blocks, block * bits // 8)).astype(np.uint8),
+        "s": rng.uniform(0.01, 0.02, (n, blocks)).astype(np.float32),
+        "b": rng.standard_normal(n).astype(np.float32),
+    }
+    if zeros == "packed":
+        constants["z"] = rng.integers(0, 256, (n, -(-blocks * bits // 8))).astype(np.uint8)
+    elif zeros == "float":
+        constants["z"] = rng.uniform(0, 2**bits - 1, (n, blocks)).astype(np.float32)
+    inputs = ["x", "w", "s", "z" if "z" in constants else "", "", "b"]
+    nodes = [helper.make_node("MatMulNBits", inputs, ["y"], domain="com.microsoft", K=k, N=n, bits=bits, block_size=block)]
+    model = graph(nodes, {"x": ["n", 3, k]}, {"y": ["n", 3, n]}, constants)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    adapted = adapt(model, "m", {}, {})
+    made, function = compiled(adapted.model, tmp_path)
+    assert any(name.startswith("gemm_f32") for name in made.kernels)
+    feed = made_up(adapted.model, 5)
+    got, wanted = function.run(feed)["y"], run(model, feed)["y"]
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_weights_of_few_bits_in_an_order_of_their_own_are_refused() -> None:
+    constants = {"w": np.zeros((4, 1, 16), np.uint8), "s": np.ones((4, 1), np.float32), "i": np.zeros(32, np.int32)}
+    nodes = [helper.make_node("MatMulNBits", ["x", "w", "s", "", "i"], ["y"], domain="com.microsoft", K=32, N=4, block_size=32)]
+    model = graph(nodes, {"x": ["n", 32]}, {"y": ["n", 4]}, constants)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(EdgeEmoError, match="node y: MatMulNBits has its weights in an order of their own"):
+        adapt(model, "m", {}, {})

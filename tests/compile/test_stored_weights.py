@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 SCALES = RNG.uniform(0.005, 0.02, N).astype(np.float32)
 ONE, THREE = np.float32(0.01), np.int8(3)
 KINDS = {"int8": (TensorProto.INT8, -128, 128), "uint8": (TensorProto.UINT8, 0, 256)}
-KINDS |= {"int4": (TensorProto.INT4, -8, 8), "uint4": (TensorProto.UINT4, 0, 16)}
+KINDS |= {"float8": (TensorProto.FLOAT8E4M3FN, -8, 8), "int4": (TensorProto.INT4, -8, 8), "uint4": (TensorProto.UINT4, 0, 16)}
 
 
 def product(
@@ -72,6 +72,7 @@ FLOAT = {
     "scales along the reduction": product("int8", RNG.uniform(0.005, 0.02, K).astype(np.float32), axis=0),
     "weights alone": product("int8", SCALES, 0, None),
     "four bits alone": product("uint4", SCALES, 8, None),
+    "float8": product("float8", SCALES),
     "int16 activations": product("int8", SCALES, 0, np.int16(0)),
 }
 
