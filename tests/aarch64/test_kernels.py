@@ -18,7 +18,8 @@ from edgeemo.compile.kernels import depthwise, gemm, pack
 from edgeemo.targets import capabilities
 from edgeemo.targets.board import BoardTarget, load_target
 from tests.aarch64 import board
-from tests.compile.test_kernels import CASES, Case, depthwise_inputs, inputs, least_products, with_caller
+from tests.compile.test_kernels import CASES, Case, depthwise_inputs, inputs, with_caller
+from tests.compile.test_least_weights import least_products
 
 pytestmark = [pytest.mark.slow, pytest.mark.qemu, pytest.mark.skipif(not board.available(), reason=board.REASON)]
 BOARD = load_target("aarch64-neon")

@@ -23,7 +23,6 @@ from edgeemo.compile.kernels.builder import kernel
 from edgeemo.compile.kernels.interleave import InRegisters, round_robin
 from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.compile.kernels.vector_math import exact_gelu4, exp4, gelu4
-from edgeemo.targets import capabilities
 from edgeemo.targets.board import load_target
 
 HOST = load_target("host").kernels
@@ -216,26 +215,6 @@ def test_requantized_rows_begin_anywhere(n: int) -> None:
 def test_a_reduction_that_is_no_multiple_of_16_is_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 16"):
         pack.pack_s8(np.zeros((1, 1, 24, 4), np.int8))
-
-
-def least_products(case: Case, batch: int) -> tuple[Gemm, np.ndarray, np.ndarray, np.ndarray]:
-    """As ``inputs`` has it, of weights and activations that are -128 for the most part."""
-    rng = np.random.default_rng(4)
-    spec, a, w, _ = inputs(case, batch, rng, integer=True)
-    for values in (a, w):
-        values[rng.random(values.shape) < 0.7] = -128
-    windows = [a[:, tap : tap + (case.rows - 1) * case.stride + 1 : case.stride] for tap in range(case.taps)]
-    rows = np.stack(windows, axis=2).reshape(batch, case.rows, case.taps, case.groups, -1).astype(np.int64)
-    return spec, a, w, np.einsum("brtgk,gtkn->brgn", rows, w.astype(np.int64)).reshape(batch, case.rows, case.n)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_weights_of_minus_128_are_exact(case: Case) -> None:
-    spec, a, w, expected = least_products(case, 3)
-    spec = replace(spec, microkernel=capabilities.select_microkernel(HOST.microkernels, "s8", w, 127))
-    out = np.zeros((3, case.rows, case.n), dtype=np.float32)
-    call(gemm.build(spec, HOST), 3, [a, pack.pack_s8(w), pack.pad_columns(np.ones(case.n), case.groups), out])
-    np.testing.assert_array_equal(out.astype(np.int64), expected)
 
 
 @pytest.mark.parametrize("width", [4, 20, 256])

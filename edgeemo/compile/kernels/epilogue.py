@@ -138,7 +138,7 @@ class Epilogue:
         self._store([[next(results) for _ in row] for row in streams], places, left)
 
     def _of_columns(self, padded: Expr, vector: int) -> tuple[Reload | None, Reload | None, InRegisters]:
-        """Scale and bias of four columns, of a tile's so-manieth vector, and where other values are between operations."""
+        """Scale and bias of four columns, a row's first or second ``vector``, and where other values are between operations."""
         b, between = self.b, self.constants or InRegisters(self.b)
         scale = None if self.scale is None else between.store(b.load(self.scale, padded))
         if self.bias is None:
