@@ -36,6 +36,18 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     return without_unread(plain)
 
 
+def dequantized(model: onnx.ModelProto, names: set[str]) -> dict[str, np.ndarray]:
+    """Those of ``names`` that are dequantized constants, with their values: for what takes no weights but floats."""
+    known, opset = constants_of(model), [o for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    found = {}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.output[0] in names and all(n in known for n in node.input if n):
+            values = _computed(node, known, opset)
+            if values is not None:
+                found[node.output[0]] = np.asarray(values[0], np.float32)
+    return found
+
+
 def _values(node: onnx.NodeProto, known: dict[str, np.ndarray], opset: list[onnx.OperatorSetIdProto]) -> list | None:
     """Value of the node; None where it depends on an input, or is not to be computed."""
     if node.domain not in ("", "ai.onnx") or node.op_type in KEPT or any(n and n not in known for n in node.input):
@@ -44,6 +56,11 @@ def _values(node: onnx.NodeProto, known: dict[str, np.ndarray], opset: list[onnx
         return None
     if node.op_type == "Cast" and known[node.input[0]].dtype == np.float16:
         return None
+    return _computed(node, known, opset)
+
+
+def _computed(node: onnx.NodeProto, known: dict[str, np.ndarray], opset: list[onnx.OperatorSetIdProto]) -> list | None:
+    """What the node makes of constants; None where that is not to be known, or too large."""
     info = [onnx.ValueInfoProto(name=n) for n in dict.fromkeys(n for n in node.input if n)]
     results = [onnx.ValueInfoProto(name=n) for n in node.output if n]
     graph = onnx.helper.make_graph([node], "constant", info, results)

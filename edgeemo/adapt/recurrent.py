@@ -14,6 +14,7 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import helper, numpy_helper
 
+from edgeemo.adapt.constants import dequantized
 from edgeemo.onnxlib.graph import dims, known_types
 
 DEFAULTS = {"LSTM": [b"Sigmoid", b"Tanh", b"Tanh"], "GRU": [b"Sigmoid", b"Tanh"], "RNN": [b"Tanh"]}
@@ -53,6 +54,7 @@ def unroll(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
         return model
     shapes = {name: dims(value) for name, value in known_types(model).items()}
     constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    constants |= dequantized(model, {name for n in model.graph.node if n.op_type in KINDS for name in n.input[1:]})
     nodes: list[onnx.NodeProto] = []
     for number, node in enumerate(model.graph.node):
         if node.op_type not in KINDS:

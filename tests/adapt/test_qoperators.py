@@ -186,3 +186,29 @@ def test_weights_of_few_bits_in_an_order_of_their_own_are_refused() -> None:
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     with pytest.raises(EdgeEmoError, match="node y: MatMulNBits has its weights in an order of their own"):
         adapt(model, "m", {}, {})
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("stored", [np.int8, np.uint8])
+def test_recurrences_of_dequantized_weights(kind: str, stored: type, tmp_path: Path) -> None:
+    """Weights alone in integers, a scale for all or, with a zero point, for each row."""
+    rng, hidden, inputs = np.random.default_rng(6), 16, 12
+    rows = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind] * hidden
+    scale = rng.uniform(0.002, 0.006, rows).astype(np.float32) if stored is np.uint8 else np.float32(0.004)
+    least, end = (0, 256) if stored is np.uint8 else (-128, 128)
+    constants = {"sw": scale, "zw": np.full(scale.shape, 117 if stored is np.uint8 else 0, stored), "axis": np.array([1])}
+    for name, width in (("w", inputs), ("r", hidden)):
+        constants[name] = rng.integers(least, end, (1, rows, width)).astype(stored)
+    nodes = [
+        *(helper.make_node("DequantizeLinear", [name, "sw", "zw"], [f"{name}d"], axis=1) for name in "wr"),
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node(kind, ["t", "wd", "rd"], ["o", ""], hidden_size=hidden),
+        helper.make_node("Squeeze", ["o", "axis"], ["s"]),
+        helper.make_node("Transpose", ["s"], ["y"], perm=[1, 0, 2]),
+    ]
+    model = graph(nodes, {"x": ["n", 5, inputs]}, {"y": ["n", 5, hidden]}, constants)
+    adapted = adapt(model, "m", {}, {})
+    made, function = compiled(adapted.model, tmp_path)
+    assert any(name.startswith("gemm_f32") for name in made.kernels)
+    feed = made_up(adapted.model, 4)
+    np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], rtol=1e-4, atol=1e-5)
