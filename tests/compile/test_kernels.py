@@ -16,7 +16,7 @@ from tvm.script.ir_builder import tirx as T
 
 from edgeemo.compile.codegen import math_intrinsics as lower_math
 from edgeemo.compile.codegen.functions import build_functions
-from edgeemo.compile.kernels import batched_matmul, depthwise, gemm, layer_norm, pack
+from edgeemo.compile.kernels import depthwise, gemm, layer_norm, pack
 from edgeemo.compile.kernels.attention.qs8 import OVER_READ, WEIGHT_ONE, AttentionInt8
 from edgeemo.compile.kernels.attention.qs8 import build as build_attention_int8
 from edgeemo.compile.kernels.builder import kernel
@@ -382,16 +382,3 @@ def test_int8_attention_over_a_turning_ring(new: int, past: int, cached: bool, p
             extra = {"mask": mask, "pool": pool} | ({} if cached else {"distance": distance})
             expected = attention_reference(spec, window, extra, factor)
             np.testing.assert_allclose(out[n], expected, atol=128 * keys / WEIGHT_ONE)
-
-
-@pytest.mark.parametrize(
-    "case", [(1, 1, 3, 4, 1.0), (2, 5, 7, 20, 0.25), (3, 8, 16, 36, -2.0), (6, 144, 64, 144, 0.125)], ids=str
-)
-def test_product_of_two_activations(case: tuple[int, int, int, int, float]) -> None:
-    matrices, rows, k, n, scale = case
-    rng = np.random.default_rng(12)
-    a = rng.standard_normal((2, matrices, rows, k)).astype(np.float32)
-    w = rng.standard_normal((2, matrices, k, n)).astype(np.float32)
-    out = np.zeros((2, matrices, rows, n), dtype=np.float32)
-    call(batched_matmul.build(batched_matmul.BatchedProduct(matrices, rows, k, n, scale), HOST), 2, [a, w, out])
-    np.testing.assert_allclose(out, scale * (a.astype(np.float64) @ w), rtol=1e-4, atol=1e-4)

@@ -17,6 +17,7 @@ from edgeemo.compile.ir import Expr, Graph, KernelTable, PassContext, Var, rows_
 from edgeemo.compile.kernels import gemm, pack
 from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.compile.kernels.vector_math import ACTIVATIONS
+from edgeemo.compile.passes import fuse_batched_matmul
 from edgeemo.compile.patterns import channels_last, convolution, depthwise, epilogue
 from edgeemo.compile.patterns.weights import (
     ANY_INT8,
@@ -46,6 +47,7 @@ def run(graph: Graph, context: PassContext) -> None:
         weighted = read_weights(graph, graph.args(root)[1]) is not None
         if graph.op(root) == MATMUL:
             product = _matmul(graph, root)
+            taken = "f32" if product is None and weighted and fuse_batched_matmul.product(graph, root) else None
         elif graph.op(root) in convolution.CONVOLUTIONS:
             taken = depthwise.match(graph, table, root, transposed)
             product = convolution.product(graph, root, transposed) if taken is None else None

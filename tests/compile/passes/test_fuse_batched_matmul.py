@@ -23,3 +23,9 @@ def test_constant_weights_are_left_to_the_linear_kernels() -> None:
         {"w": np.ones((8, 4), np.float32)},
     )  # fmt: skip
     assert after(model, fuse_batched_matmul)[0] == ["matmul"]
+
+
+def test_constant_matrices_that_are_not_one_for_one_stay_stock() -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    model = graph(nodes, {"x": ["batch", 1, 3, 8]}, {"y": ["batch", 2, 3, 4]}, {"w": np.ones((2, 8, 4), np.float32)})
+    assert after(model, fuse_batched_matmul)[0] == ["matmul"]
