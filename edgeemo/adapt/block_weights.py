@@ -20,6 +20,8 @@ def block_weights(
 ) -> np.ndarray:
     """Weights (k, n) float32 of ``shape``. ``packed``: (n, blocks, block * bits / 8) uint8; ``scales``: of each block; ``zeros``:
     zero points, packed (uint8) or one by one, None where they are the middle. Raises ValueError where sizes do not fit."""
+    if bits not in (2, 4, 8) or block <= 0:
+        raise ValueError(f"{bits} bits in blocks of {block}")
     k, n = shape
     blocks = -(-k // block)
     codes = unpacked(packed.reshape(n, blocks, -1), bits)

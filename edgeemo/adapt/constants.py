@@ -1,4 +1,4 @@
-"""Constants: those that nodes make of constants are computed, and what nobody reads is dropped."""
+"""Constants: those that nodes make of constants are computed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from edgeemo.onnxlib.graph import constants_of, replace_nodes
+from edgeemo.onnxlib.graph import constants_of, replace_nodes, without_unread
 
 LARGEST = 1 << 24  # elements: a constant that is made larger stays a node
 # Weights stay as small as they are stored; draws are not constants.
@@ -36,18 +36,6 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     return without_unread(plain)
 
 
-def dequantized(model: onnx.ModelProto, names: set[str]) -> dict[str, np.ndarray]:
-    """Those of ``names`` that are dequantized constants, with their values: for what takes no weights but floats."""
-    known, opset = constants_of(model), [o for o in model.opset_import if o.domain in ("", "ai.onnx")]
-    found = {}
-    for node in model.graph.node:
-        if node.op_type == "DequantizeLinear" and node.output[0] in names and all(n in known for n in node.input if n):
-            values = _computed(node, known, opset)
-            if values is not None:
-                found[node.output[0]] = np.asarray(values[0], np.float32)
-    return found
-
-
 def _values(node: onnx.NodeProto, known: dict[str, np.ndarray], opset: list[onnx.OperatorSetIdProto]) -> list | None:
     """Value of the node; None where it depends on an input, or is not to be computed."""
     if node.domain not in ("", "ai.onnx") or node.op_type in KEPT or any(n and n not in known for n in node.input):
@@ -56,11 +44,6 @@ def _values(node: onnx.NodeProto, known: dict[str, np.ndarray], opset: list[onnx
         return None
     if node.op_type == "Cast" and known[node.input[0]].dtype == np.float16:
         return None
-    return _computed(node, known, opset)
-
-
-def _computed(node: onnx.NodeProto, known: dict[str, np.ndarray], opset: list[onnx.OperatorSetIdProto]) -> list | None:
-    """What the node makes of constants; None where that is not to be known, or too large."""
     info = [onnx.ValueInfoProto(name=n) for n in dict.fromkeys(n for n in node.input if n)]
     results = [onnx.ValueInfoProto(name=n) for n in node.output if n]
     graph = onnx.helper.make_graph([node], "constant", info, results)
@@ -72,29 +55,3 @@ def _computed(node: onnx.NodeProto, known: dict[str, np.ndarray], opset: list[on
     values = [next(found) if n else None for n in node.output]
     plain = all(v is None or (isinstance(v, np.ndarray | np.generic) and np.size(v) <= LARGEST) for v in values)
     return values if plain and all(v is None or np.asarray(v).dtype.kind in "fiub" for v in values) else None
-
-
-def without_unread(model: onnx.ModelProto) -> onnx.ModelProto:
-    """In place: without nodes that nobody reads, and constants likewise."""
-    wanted = {o.name for o in model.graph.output}
-    kept = []
-    for node in reversed(model.graph.node):
-        if wanted & set(node.output):
-            kept.append(node)
-            wanted |= set(node.input) | _read_inside(node)
-    held = [onnx.TensorProto.FromString(i.SerializeToString()) for i in model.graph.initializer if i.name in wanted]
-    replace_nodes(model, kept[::-1])
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(held)
-    return model
-
-
-def _read_inside(node: onnx.NodeProto) -> set[str]:
-    """Names that a node's subgraphs read, their own included."""
-    found: set[str] = set()
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                found |= set(inner.input) | _read_inside(inner)
-            found |= {o.name for o in graph.output}
-    return found

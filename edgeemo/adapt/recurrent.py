@@ -14,7 +14,7 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 from onnx import helper, numpy_helper
 
-from edgeemo.adapt.constants import dequantized
+from edgeemo.onnxlib.dequantize import dequantized
 from edgeemo.onnxlib.graph import dims, known_types
 
 DEFAULTS = {"LSTM": [b"Sigmoid", b"Tanh", b"Tanh"], "GRU": [b"Sigmoid", b"Tanh"], "RNN": [b"Tanh"]}

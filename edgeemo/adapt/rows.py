@@ -12,8 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgeemo.adapt.constants import without_unread
-from edgeemo.onnxlib.graph import Shape, dims
+from edgeemo.onnxlib.graph import Shape, dims, without_unread
 
 # fmt: off
 ELEMENTWISE = frozenset((

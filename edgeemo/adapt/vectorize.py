@@ -12,8 +12,7 @@ import onnx
 
 from edgeemo.adapt.batched_graph import BatchedGraph
 from edgeemo.adapt.batching_rules import RULES
-from edgeemo.adapt.constants import without_unread
-from edgeemo.onnxlib.graph import Maker, Shape, dims, inputs_of, known_types, label, replace_nodes, sized
+from edgeemo.onnxlib.graph import Maker, Shape, dims, inputs_of, known_types, label, replace_nodes, sized, without_unread
 
 
 def vectorize(model: onnx.ModelProto, shapes: dict[str, Shape], source: str) -> onnx.ModelProto:

@@ -12,7 +12,7 @@ from edgeemo.quantize.layers import Layer, gains_by_winograd
 from edgeemo.quantize.plan import Plan, plan
 from edgeemo.quantize.recipe import Recipe
 from edgeemo.targets.board import BoardTarget
-from edgeemo.targets.capabilities import INT8_MAX, WINOGRAD
+from edgeemo.targets.capabilities import FMLA_F16, INT8_MAX, WINOGRAD
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -45,7 +45,8 @@ class Part:
             and WINOGRAD in board.kernels.microkernels
             and any(self._by_winograd(layer, recipe) for layer in self.layers)
         )
-        rate = board.macs_per_cycle.get("int8_winograd" if reduced else precision)
+        halves = precision == "fp16" and FMLA_F16 in board.kernels.microkernels
+        rate = board.macs_per_cycle.get("int8_winograd" if reduced else "fp16_halves" if halves else precision)
         return None if rate is None else self.macs / rate
 
     def _by_winograd(self, layer: Layer, recipe: Recipe) -> bool:

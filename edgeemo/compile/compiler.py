@@ -102,7 +102,7 @@ def _quantization(model: onnx.ModelProto, path: str | Path) -> Any:
 
 
 def _kernels(target: KernelTarget, quantization: Any) -> KernelTarget:
-    """The target's kernels, with FP16 arithmetic only for layers that `quantize` kept in FP16: half weights of another's file
+    """The target's kernels, with FP16 arithmetic only in files in which `quantize` kept layers in FP16: half weights of another's
     are how it is stored, and its graph computes in float32."""
     layers = quantization.get("layers") if isinstance(quantization, dict) else None
     if isinstance(layers, list) and any(isinstance(x, dict) and x.get("precision") == "fp16" for x in layers):
@@ -113,8 +113,7 @@ def _kernels(target: KernelTarget, quantization: Any) -> KernelTarget:
 def _estimate(specs: list[KernelSpec], target: BoardTarget) -> dict[str, int] | None:
     """Cycles of one step of one stream in a full batch on the target's core, by its modelled rates, and its clock in MHz, for
     `edgeemo-run doctor`; None where the target lacks a rate. Products alone: norms, copies and Python come on top."""
-    rates = {"fp16_widened": target.macs_per_cycle["fp16"]} if "fp16" in target.macs_per_cycle else {}
-    rates |= target.macs_per_cycle
+    rates = target.macs_per_cycle
     if not target.mhz or any(s.rate not in rates for s in specs if s.macs):
         return None
     cycles = sum(s.macs / rates[s.rate] for s in specs if s.macs)

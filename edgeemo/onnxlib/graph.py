@@ -63,6 +63,32 @@ def replace_nodes(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> No
     model.graph.node.extend(kept)
 
 
+def without_unread(model: onnx.ModelProto) -> onnx.ModelProto:
+    """In place: without nodes that nobody reads, and constants likewise."""
+    wanted = {o.name for o in model.graph.output}
+    kept = []
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            kept.append(node)
+            wanted |= set(node.input) | _read_inside(node)
+    held = [onnx.TensorProto.FromString(i.SerializeToString()) for i in model.graph.initializer if i.name in wanted]
+    replace_nodes(model, kept[::-1])
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(held)
+    return model
+
+
+def _read_inside(node: onnx.NodeProto) -> set[str]:
+    """Names that a node's subgraphs read, their own included."""
+    found: set[str] = set()
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                found |= set(inner.input) | _read_inside(inner)
+            found |= {o.name for o in graph.output}
+    return found
+
+
 def known_types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     """By tensor name, with shapes where onnx infers them."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)

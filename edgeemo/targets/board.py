@@ -40,7 +40,8 @@ class KernelTarget:
 
     def tile(self, kind: str, microkernel: str = "") -> tuple[int, int]:
         """Rows x columns of a product's tile: the micro-kernel's own where it has one."""
-        return MICROKERNELS[microkernel].tile or self.tiles[kind] if microkernel else self.tiles[kind]
+        own = MICROKERNELS[microkernel].tile if microkernel else None
+        return own or self.tiles[kind]
 
 
 @dataclass(frozen=True)

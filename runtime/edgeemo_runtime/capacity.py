@@ -86,7 +86,7 @@ def _p99_ms(latencies: np.ndarray) -> float:
 
 
 def _fits(cost_s: np.ndarray, streams: int, seconds: float, spread: bool) -> bool:
-    """What such a plan's ``fits`` says; the first set of phases that does not fit ends it."""
+    """Whether such a plan ``fits``; the first set of phases that does not ends it."""
     return all(_p99_ms(simulate(cost_s, streams, seconds, seed, spread)[0]) <= DEADLINE_S * 1000 for seed in range(SEEDS))
 
 

@@ -184,7 +184,7 @@ def test_int8_product_by_dot_products_is_exact(case: Case, quantize: bool) -> No
 
 
 def windows_of(a: np.ndarray, case: Case) -> np.ndarray:
-    """What each row reads: (batch, rows, taps, groups, k)."""
+    """Activations that each row reads: (batch, rows, taps, groups, k)."""
     runs = [a[:, tap : tap + (case.rows - 1) * case.stride + 1 : case.stride] for tap in range(case.taps)]
     return np.stack(runs, axis=2).reshape(len(a), case.rows, case.taps, case.groups, -1)
 

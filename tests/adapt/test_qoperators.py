@@ -212,3 +212,14 @@ def test_recurrences_of_dequantized_weights(kind: str, stored: type, tmp_path: P
     assert any(name.startswith("gemm_f32") for name in made.kernels)
     feed = made_up(adapted.model, 4)
     np.testing.assert_allclose(function.run(feed)["y"], run(model, feed)["y"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("bits", "block"), [(3, 32), (0, 32), (4, 0), (4, 16)])
+def test_weights_of_few_bits_whose_sizes_do_not_fit_are_refused(bits: int, block: int) -> None:
+    constants = {"w": np.zeros((4, 1, 16), np.uint8), "s": np.ones((4, 1), np.float32)}
+    options = {"K": 32, "N": 4, "bits": bits, "block_size": block}
+    nodes = [helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", **options)]
+    model = graph(nodes, {"x": ["n", 32]}, {"y": ["n", 4]}, constants)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(EdgeEmoError, match="node y: MatMulNBits has weights whose sizes do not fit"):
+        adapt(model, "m", {}, {})

@@ -1,4 +1,4 @@
-"""What LiteRT's converter is given; the converter itself is in an environment of its own (`make bench-peers`)."""
+"""The step that LiteRT's converter is given; the converter itself is in an environment of its own (`make bench-peers`)."""
 
 from __future__ import annotations
 

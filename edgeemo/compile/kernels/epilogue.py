@@ -51,7 +51,7 @@ class Epilogue:
         self.out_words = b.view("out", "int32") if spec.quantize else None
         inverse = pointers.get("out_inverse_scale")
         self.inverse = b.bind(T.Broadcast(inverse[0], 4)) if inverse is not None else None
-        self.constants: ConstantsInMemory | None = None  # of epilogues that are applied at once
+        self.between, self.bias_slots = InRegisters(b), list(range(MOST_VECTORS))  # of epilogues that are applied at once
 
     @property
     def ops_per_row(self) -> int:
@@ -113,38 +113,29 @@ class Epilogue:
     # -- at once ---------------------------------------------------------------------------------------------------------
     def keep_constants_in_memory(self) -> None:
         """At the kernel's beginning."""
-        self.constants = ConstantsInMemory(self.b, self._activation_constants(), MOST_VECTORS)
-        self.bias_slots = [self.constants.allocate(1) for _ in range(MOST_VECTORS)]
-        self.constants.store_constants()
+        self.between = memory = ConstantsInMemory(self.b, self._activation_constants(), MOST_VECTORS)
+        self.bias_slots = [memory.allocate(1) for _ in range(MOST_VECTORS)]
+        memory.store_constants()
 
     def apply(self, sums: list[list[Expr]], rows: list[Expr], group: Expr, column: Expr) -> None:
         """On a tile's sums, or some of them: for each row a vector for every four columns from ``column`` on, which counts
         within the group."""
-        spec, b = self.spec, self.b
+        spec, b, between = self.spec, self.b, self.between
+        inverse = None if self.inverse is None else between.store(self.inverse)
         streams: list[list[OpStream]] = [[] for _ in rows]
         for j in range(len(sums[0])):
             padded = b.bind(group * round_up(spec.group_n, 4) + column + 4 * j)
-            scale, bias, between = self._of_columns(padded, j)
-            inverse = None if self.inverse is None else between.store(self.inverse)
+            scale = None if self.scale is None else between.store(b.load(self.scale, padded))
+            bias = None if self.bias is None else between.store_summand(b.load(self.bias, padded), self.bias_slots[j])
             for i, row in enumerate(rows):
                 value = sums[i][j] if self.offset is None else b.bind(sums[i][j] - b.load(self.offset, padded))
                 value = value if self.scale is None else b.bind(b.cast(value, "float32x4"))
                 at = b.bind(row * spec.n + group * spec.group_n + column + 4 * j)
                 streams[i].append(self.ops(value, scale, bias, inverse, at, between))
-        after_turn = b.scheduling_barrier if self.constants else lambda: None
-        results = iter(round_robin(*(stream for row in streams for stream in row), after_turn=after_turn))
+        results = iter(round_robin(*(stream for row in streams for stream in row), after_turn=between.after_turn))
         left = spec.group_n - column if isinstance(column, int) else 4 * len(sums[0])
         places = [b.bind(row * spec.n + group * spec.group_n + column) for row in rows]
         self._store([[next(results) for _ in row] for row in streams], places, left)
-
-    def _of_columns(self, padded: Expr, vector: int) -> tuple[Reload | None, Reload | None, InRegisters]:
-        """Scale and bias of four columns, a row's first or second ``vector``, and where other values are between operations."""
-        b, between = self.b, self.constants or InRegisters(self.b)
-        scale = None if self.scale is None else between.store(b.load(self.scale, padded))
-        if self.bias is None:
-            return scale, None, between
-        bias = b.load(self.bias, padded)
-        return scale, self.constants.put(bias, self.bias_slots[vector]) if self.constants else between.store(bias), between
 
     def _store(self, results: list[list[Expr]], places: list[Expr], columns: int) -> None:
         """Each row's vectors at its place, ``columns`` of them at most."""

@@ -57,9 +57,17 @@ class InRegisters:
         """A vector of up to four float32 that is needed again later."""
         return lambda: value
 
+    def store_summand(self, value: Expr, slot: int) -> Reload:
+        """The same, of a vector that an FMLA writes its result over. ``slot``: for those that keep it in memory."""
+        return self.store(value)
+
+    def after_turn(self) -> None:
+        """All vectors have had an operation by turns."""
+
 
 class ConstantsInMemory(InRegisters):
-    """Constants that are written over are loaded each time: a copy would take a vector pipe, which a load leaves alone."""
+    """Summands, which are written over, are loaded each time: a copy would take a vector pipe, which a load leaves alone. Turns
+    stay as they are written; else LLVM would load all first and spill."""
 
     def __init__(self, b: Builder, constants: Iterable[float], slots: int) -> None:
         """``slots``: values stored at one time in the whole kernel. Made at the kernel's beginning: TVM shares memory among
@@ -88,6 +96,12 @@ class ConstantsInMemory(InRegisters):
         lanes = int(str(value.ty.dtype).rpartition("x")[2])
         self.b.store(self.memory, value, slot * 4, lanes)
         return self.reload(slot, lanes)
+
+    def store_summand(self, value: Expr, slot: int) -> Reload:
+        return self.put(value, slot)
+
+    def after_turn(self) -> None:
+        self.b.scheduling_barrier()
 
     def reload(self, slot: Expr, lanes: int = 4) -> Reload:
         return lambda: self.b.load(self.memory, slot * 4, lanes)

@@ -1,4 +1,4 @@
-"""What a micro-kernel needs of a row of activations alone: found with the first block of columns, kept for the others."""
+"""Terms of a row of activations alone: found with the first block of columns, kept for the others."""
 
 from __future__ import annotations
 

@@ -104,9 +104,8 @@ class Gemm(KernelSpec):
 
     @property
     def rate(self) -> str:
-        if self.winograd or self.kind == "s8":
-            return "int8_winograd" if self.winograd else "int8"
-        return "fp32" if self.kind == "f32" else "fp16" if self.half_arithmetic else "fp16_widened"
+        special = {WINOGRAD: "int8_winograd", FMLA_F16: "fp16_halves"}
+        return special.get(self.microkernel) or {"s8": "int8", "f16": "fp16", "f32": "fp32"}[self.kind]
 
     @property
     def flat(self) -> bool:

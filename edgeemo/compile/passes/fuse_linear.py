@@ -22,9 +22,8 @@ from edgeemo.compile.patterns import channels_last, convolution, depthwise, epil
 from edgeemo.compile.patterns.weights import (
     ANY_INT8,
     Product,
-    dequantized,
+    by_operand,
     padded_to_kernel,
-    quantized_data,
     read_weights,
     zero_point_offset,
 )
@@ -64,13 +63,10 @@ def _matmul(graph: Graph, root: Var) -> Product | None:
     found = read_weights(graph, weight_value)
     if found is None or found[1].ndim != 2:
         return None
-    kind, weight, scale = found
+    kind, weight, scale, quantized = by_operand(graph, data, found, 1)
     k, n = weight.shape
     a_scale, zero, qmax = 1.0, 0, ANY_INT8
     before: list[tuple[Var, Expr]] = []
-    quantized = quantized_data(graph, data) if kind == "s8" else None
-    if kind == "s8" and quantized is None:
-        kind, weight, scale = "f32", dequantized(weight, scale, 1), None
     if quantized is not None:
         data, a_scale, zero = quantized
         qmax = graph.qmax.get(data, ANY_INT8)

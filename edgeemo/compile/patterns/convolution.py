@@ -15,15 +15,7 @@ import numpy as np
 from edgeemo.compile.ir import Expr, Graph, Var, rows_per_stream, static_shape
 from edgeemo.compile.kernels.specs import Gemm
 from edgeemo.compile.patterns.channels_last import Bindings, Transposed, channels_last, known, padded
-from edgeemo.compile.patterns.weights import (
-    ANY_INT8,
-    Product,
-    dequantized,
-    padded_to_kernel,
-    quantized_data,
-    read_weights,
-    zero_point_offset,
-)
+from edgeemo.compile.patterns.weights import ANY_INT8, Product, by_operand, padded_to_kernel, read_weights, zero_point_offset
 from edgeemo.targets import capabilities
 
 CONVOLUTIONS = ("relax.nn.conv1d", "relax.nn.conv2d")
@@ -50,11 +42,8 @@ def product(graph: Graph, root: Var, transposed: Transposed) -> Product | None:
     shape, out = static_shape(data), static_shape(root)
     if found is None or str(attrs.data_layout) not in ("NCW", "NCHW") or rows_per_stream(data) is None or None in out[1:]:
         return None
-    kind, weight, scale = found
     last: Expr | None = transposed[data] if known(data, transposed) else None
-    quantized = quantized_data(graph, data if last is None else last) if kind == "s8" else None
-    if kind == "s8" and quantized is None:
-        kind, weight, scale = "f32", dequantized(weight, scale, 0), None
+    kind, weight, scale, quantized = by_operand(graph, data if last is None else last, found, 0)
     groups = int(attrs.groups)
     dilations = [int(d) for d in attrs.dilation]
     if not capabilities.convolution_fits(kind, groups, weight.shape[1], dilations):

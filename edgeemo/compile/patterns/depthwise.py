@@ -16,7 +16,7 @@ from edgeemo.compile.kernels import depthwise as kernel
 from edgeemo.compile.kernels.vector_math import ACTIVATIONS
 from edgeemo.compile.patterns import epilogue
 from edgeemo.compile.patterns.channels_last import Bindings, Transposed, channels_last, known, padded
-from edgeemo.compile.patterns.weights import quantized_data, read_weights, zero_point_offset
+from edgeemo.compile.patterns.weights import dequantized, quantized_data, read_weights, zero_point_offset
 from edgeemo.targets import capabilities
 
 LAYOUTS = {3: "NCW", 4: "NCHW"}
@@ -43,7 +43,7 @@ def match(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -
         last, data_scale, zero = quantized
         sums_scale = np.broadcast_to(scale * data_scale, (channels,))
     elif scale is not None:
-        weight = weight * np.broadcast_to(scale, (channels,)).reshape(-1, *[1] * (dims + 1))
+        weight = dequantized(weight, scale, 0)
     if not known(data, transposed):
         last = channels_last(graph, last, before)
     padding = [int(p) for p in attrs.padding]

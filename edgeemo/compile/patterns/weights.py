@@ -61,10 +61,22 @@ def read_weights(graph: Graph, value: Expr) -> tuple[str, np.ndarray, np.ndarray
     return None
 
 
-def dequantized(weight: np.ndarray, scale: np.ndarray | None, axis: int) -> np.ndarray:
+def dequantized(weight: np.ndarray, scale: np.ndarray, axis: int) -> np.ndarray:
     """Int8 weights as float32, for products whose other operand is not quantized; a scale for all or each index of ``axis``."""
-    factors = np.ones(1) if scale is None else scale.reshape([-1 if i == axis % weight.ndim else 1 for i in range(weight.ndim)])
-    return (weight * (factors if factors.size > 1 else factors.reshape(()))).astype(np.float32)
+    along = np.broadcast_to(scale, (weight.shape[axis],)).reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+    return (weight * along).astype(np.float32)
+
+
+def by_operand(
+    graph: Graph, data: Expr, found: tuple[str, np.ndarray, np.ndarray | None], axis: int
+) -> tuple[str, np.ndarray, np.ndarray | None, tuple[Expr, float, int] | None]:
+    """Weights as ``read_weights`` has ``found`` them, outputs along ``axis``, and the int8 activation that they are multiplied
+    with; int8 weights are float32 where that is none."""
+    kind, weight, scale = found
+    quantized = quantized_data(graph, data) if kind == "s8" else None
+    if scale is not None and quantized is None:
+        return "f32", dequantized(weight, scale, axis), None, None
+    return kind, weight, scale, quantized
 
 
 def quantized_data(graph: Graph, value: Expr) -> tuple[Expr, float, int] | None:

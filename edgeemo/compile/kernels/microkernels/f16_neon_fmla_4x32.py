@@ -34,7 +34,7 @@ class F16NeonFmla:
         self.factors_at = cache.next_tile(self._find_factors)
 
     def _find_factors(self, to: Expr) -> None:
-        """Of every row the power of two that its activations are divided by, in all lanes, as bits."""
+        """Every row's power of two that its activations are divided by, in all lanes, as bits."""
         spec, b = self.spec, self.b
         with T.serial(0, spec.taps) as tap, T.serial(0, spec.tap_k // LANES_F16) as block:
             for i, (_, at) in enumerate(self.rows):
