@@ -12,7 +12,7 @@ import onnx
 from edgeemo_runtime.errors import EdgeEmoError
 
 from edgeemo.data.clips import Clip, evenly, find_clips, read_manifest
-from edgeemo.evaluate.evaluate import OnnxModel, clip_answers
+from edgeemo.evaluate.evaluate import OnnxModel, clip_answers, clip_probabilities
 from edgeemo.evaluate.metrics import confusion_matrix, macro_f1
 from edgeemo.onnxlib.feeds import find_feeds, read_feed
 from edgeemo.onnxlib.session import open_session
@@ -63,21 +63,24 @@ class ClipComparison:
 
     clips: tuple[Clip, ...]
     on: str
+    hears: str = "window"  # what an answer of the model is about (evaluate.clip_probabilities)
     measure: str = "KL, nats"
 
     @classmethod
-    def of(cls, data: Path | None, split: str | None, limit: int | None, calibration: Sequence[Clip]) -> ClipComparison:
+    def of(
+        cls, data: Path | None, split: str | None, limit: int | None, calibration: Sequence[Clip], hears: str = "window"
+    ) -> ClipComparison:
         """On ``data``'s split (dev, where its manifest has one), else the calibration clips. The test split is refused: what is
         chosen on it cannot be scored on it."""
         if data is None:
             clips = evenly(list(calibration), limit)
-            return cls(tuple(clips), f"{len(clips)} clips of the calibration folder")
+            return cls(tuple(clips), f"{len(clips)} clips of the calibration folder", hears)
         found = find_clips(data) if split is None else read_manifest(data, split)
         if split is None and any(c.split == "dev" for c in found):
             split, found = "dev", [c for c in found if c.split == "dev"]
         refuse_test_speakers([c for c in found if c.split == "test"], found)
         clips = evenly(found, limit)
-        return cls(tuple(clips), f"{len(clips)} clips of {data}" + (f", split {split}" if split else ""))
+        return cls(tuple(clips), f"{len(clips)} clips of {data}" + (f", split {split}" if split else ""), hears)
 
     @property
     def files(self) -> list[Path]:
@@ -98,11 +101,11 @@ class ClipComparison:
         return Score(float(kl), min(sqnr_db(p, q), NO_NOISE), after, drop)
 
     def _f1(self, answers: Answers) -> float | None:
-        known = [(c.label, a.mean(axis=0).argmax()) for c, a in zip(self.clips, answers, strict=True) if c.label is not None]
+        known = [(c.label, a) for c, a in zip(self.clips, answers, strict=True) if c.label is not None]
         if not known:
             return None
-        truth, answer = np.array(known).T
-        return macro_f1(confusion_matrix(truth, answer, answers[0].shape[1]))
+        said = clip_probabilities(self.hears, [a for _, a in known])
+        return macro_f1(confusion_matrix(np.array([label for label, _ in known]), said.argmax(axis=1), said.shape[1]))
 
 
 @dataclass(frozen=True)

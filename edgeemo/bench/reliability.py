@@ -15,15 +15,16 @@ from edgeemo.bench.plot import Curve, plot_reliability
 from edgeemo.bench.score_card import clip_steps, folder_clips
 from edgeemo.console import check_report, user_errors
 from edgeemo.data.clips import Clip
-from edgeemo.evaluate.evaluate import open_model
+from edgeemo.evaluate.evaluate import clip_probabilities, open_model
 
 
 def curves(checkpoint: Path, said: str, clips: Sequence[Clip], line: str) -> tuple[Curve, Curve]:
     """Answers of the steps and of the clips, (n, 7) each, with their labels (n,), through a ``line``."""
-    answers = clip_steps(open_model(checkpoint), list(clips), line, said)
+    model = open_model(checkpoint)
+    answers = clip_steps(model, list(clips), line, said)
     label = np.array([c.label for c in clips])
     steps = Curve(said, np.concatenate(answers), label.repeat([len(a) for a in answers]))
-    return steps, Curve(said, np.stack([a.mean(axis=0) for a in answers]), label)
+    return steps, Curve(said, clip_probabilities(model.hears, answers), label)
 
 
 @click.command()
@@ -44,7 +45,7 @@ def main(before: Path, after: Path, folders: tuple[Path, ...], out: Path, force:
         curves(checkpoint, said, [c for folder in folder_clips(folders, split) for c in folder], line)
         for checkpoint, said, split, line in wanted
     ]
-    plot_reliability({"steps": [s for s, _ in found], "clips, mean of their steps": [c for _, c in found]}, out)
+    plot_reliability({"steps": [s for s, _ in found], "clips": [c for _, c in found]}, out)
 
 
 if __name__ == "__main__":

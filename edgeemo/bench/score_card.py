@@ -15,7 +15,7 @@ import numpy as np
 from edgeemo.console import check_report, progress_bar, user_errors, write_report
 from edgeemo.data.clips import Clip, read_manifest
 from edgeemo.evaluate.compare import compare
-from edgeemo.evaluate.evaluate import StepModel, clip_answers, evaluate, evaluate_intensity, open_model
+from edgeemo.evaluate.evaluate import StepModel, clip_answers, clip_probabilities, evaluate, evaluate_intensity, open_model
 from edgeemo.evaluate.metrics import calibration_error
 
 LINES = ("clean", "alaw", "noise10")
@@ -45,7 +45,7 @@ def scored(model: StepModel, folders: list[list[Clip]], line: str, said: str) ->
         "all_folders_macro_f1": round(every["macro_f1"], 4),
         "calibration_error": {
             "steps": round(calibration_error(np.concatenate(answers), label.repeat(counts)), 4),
-            "clips": round(calibration_error(np.stack([a.mean(axis=0) for a in answers]), label), 4),
+            "clips": round(calibration_error(clip_probabilities(model.hears, answers), label), 4),
         },
         "per_corpus": {name: round(found["macro_f1"], 4) for name, found in every["per_corpus"].items()},
     }
@@ -56,7 +56,8 @@ def int8_drop(model: StepModel, other: StepModel, folders: list[list[Clip]], sai
     found = []
     for clips in folders:
         before, after = (clip_steps(m, clips, "clean", said) for m in (model, other))
-        made = compare(before, after, clips, tuple(model.labels)).document()
+        p, q = clip_probabilities(model.hears, before), clip_probabilities(other.hears, after)
+        made = compare(p, q, clips, tuple(model.labels)).document()
         found.append({name: value for name, value in made.items() if name != "worst"})
     return found
 

@@ -23,7 +23,7 @@ from edgeemo.console import BUILD, progress_bar, show_table, user_errors
 from edgeemo.data.clips import Clip, find_clips, read_manifest
 from edgeemo.data.lines import LINES
 from edgeemo.evaluate.compare import compare
-from edgeemo.evaluate.evaluate import clip_answers, evaluate, open_model
+from edgeemo.evaluate.evaluate import clip_answers, clip_probabilities, evaluate, open_model
 from edgeemo.export.onnx_step import export_step, save_onnx
 from edgeemo.files import write_file
 from edgeemo.model.checkpoint import MODELS, committed_checkpoint, load_checkpoint
@@ -82,10 +82,12 @@ def row(
     with progress_bar(f"{kind}: export, quantize, compile", 3 * len(find_clips(calib))) as advance:
         paths = build(kind, calib, work, advance)
     floating, int8 = (answers(p, clips, n, work) for n, p in ((kind, checkpoint), (paths["host"].stem, paths["host"])))
-    found = compare(floating, int8, clips, model.config.labels)
+    before, after = (clip_probabilities(model.hears, a) for a in (floating, int8))
+    found = compare(before, after, clips, model.config.labels)
     seconds = host.seconds_per_step(paths["host"], [1])[1]
     line: dict[str, Any] = {
         "model": model.title,
+        "hears": model.hears,
         "f1": round(found.reference_f1, 4),
         "f1_int8": round(found.f1, 4),
         "drop": round(found.drop, 4),
@@ -134,9 +136,9 @@ def main(data: Path, split: str | None, calib: Path, a72cost: Path | None, work:
         line, said = row(kind, clips, calib, work, a72cost, LINES[1:] if lines else ())
         found.append(line)
         if plots is not None:
-            truth, mean = np.array([c.label for c in clips]), np.stack([a.mean(axis=0) for a in said])
+            truth, whole = np.array([c.label for c in clips]), clip_probabilities(line["hears"], said)
             labels = MODELS[kind][1]().labels
-            plot_answers(mean, truth, labels, f"{line['model']}, INT8, {len(clips)} clips", plots / f"{kind}.png")
+            plot_answers(whole, truth, labels, f"{line['model']}, INT8, {len(clips)} clips", plots / f"{kind}.png")
     if plots is not None and a72cost is not None:
         names, calls, scores = ([x[k] for x in found] for k in ("model", "calls_per_core_modelled", "f1_int8"))
         plot_front(names, calls, scores, f"{len(clips)} clips; calls on a Cortex-A72 core, modelled", plots / "pareto.png")

@@ -29,14 +29,15 @@ def eval_(
     OTHERS are compared with it clip by clip: the drop in F1 with its 95 % interval, how often they agree, and the worst clips.
     """
     from edgeemo.evaluate.compare import compare
-    from edgeemo.evaluate.evaluate import evaluate, evaluate_intensity
+    from edgeemo.evaluate.evaluate import clip_probabilities, evaluate, evaluate_intensity
 
     check_report(out, force)
     clips, _ = labelled_clips(data, split, limit)
     opened, answers = answers_of((model, *others), clips, line)
     document = {"model": str(model), "split": split, "line": line, **evaluate(opened[0], clips, answers[0])}
     document["intensity"] = evaluate_intensity(opened[0], clips)
-    found = {str(path): compare(answers[0], a, clips, opened[0].labels) for path, a in zip(others, answers[1:], strict=True)}
+    reference, *said = (clip_probabilities(m.hears, a) for m, a in zip(opened, answers, strict=True))
+    found = {str(path): compare(reference, a, clips, opened[0].labels) for path, a in zip(others, said, strict=True)}
     if found:
         document["compared"] = {path: c.document() for path, c in found.items()}
     write_report(document, out, force)

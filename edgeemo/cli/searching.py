@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgeemo.analyze.comparisons import Comparison
     from edgeemo.analyze.evaluations import Evaluations
     from edgeemo.data.clips import Clip
+    from edgeemo.onnxlib.contract import StreamContract
     from edgeemo.quantize.calibration.runner import Calibration
     from edgeemo.quantize.calibration.sources import Source
     from edgeemo.quantize.plan import Plan
@@ -35,7 +36,7 @@ class SearchOptions:
     target: str
     budget: int
 
-    def comparison(self, feeds: Path | None, calibration: Sequence[Clip]) -> Comparison:
+    def comparison(self, feeds: Path | None, calibration: Sequence[Clip], contract: StreamContract | None) -> Comparison:
         """Clips of --data, or feeds of it where ``feeds`` were calibrated on; without --data what was calibrated on.
 
         Raises UsageError where --max-f1-drop has no labels to go by."""
@@ -43,7 +44,8 @@ class SearchOptions:
 
         compared: Comparison
         if feeds is None:
-            compared = ClipComparison.of(self.data, self.split, self.limit, calibration)
+            hears = contract.hears if contract else "window"
+            compared = ClipComparison.of(self.data, self.split, self.limit, calibration, hears)
         elif self.split is not None:
             raise click.UsageError("--split is of a folder of clips; with --feeds, --data is one of .npz files")
         else:
@@ -97,7 +99,7 @@ def prepare(model: Path, calibrating: CalibrationOptions, searching: SearchOptio
 
     planned = plan(load_onnx(model), str(model), calibrating.chosen_recipe(searching.target))
     source, clips, said = calibrating.source(planned)
-    compared = searching.comparison(calibrating.feeds, clips)
+    compared = searching.comparison(calibrating.feeds, clips, planned.contract)
     warn(said)
     calibration = calibrating.observe(planned, source, sample_steps=SAMPLE_STEPS)
     evaluations = Evaluations(planned, calibration, compared, folder / LOG, calibrating.jobs, calibrating.cluster)

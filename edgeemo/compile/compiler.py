@@ -195,6 +195,7 @@ def _manifest(path: Path, model: onnx.ModelProto, imported: Imported, step: Step
             "probabilities": contract.probabilities,
             "intensity": contract.intensity and asdict(contract.intensity),
             "listening": contract.listening and asdict(contract.listening),
+            "hears": contract.hears,
         },
         "step": {
             "function": "step",

@@ -43,15 +43,13 @@ class Comparison:
         return asdict(self)
 
 
-def compare(
-    reference: list[np.ndarray], answers: list[np.ndarray], clips: list[Clip], labels: tuple[str, ...], seed: int = 0
-) -> Comparison:
-    """``reference`` and ``answers``: per clip (steps, labels) probabilities. Clips need labels.
+def compare(reference: np.ndarray, answers: np.ndarray, clips: list[Clip], labels: tuple[str, ...], seed: int = 0) -> Comparison:
+    """``reference`` and ``answers``: probabilities of the clips (clips, labels). Clips need labels.
 
     The interval is the percentile bootstrap over speakers (Efron & Tibshirani 1993, chapter 13): clips of one speaker are alike,
     so speakers are drawn, with replacement, and both models are scored on the same draw. A clip without a speaker is its own.
     """
-    p, q = (np.stack([a.mean(axis=0, dtype=np.float64) for a in side]) for side in (reference, answers))
+    p, q = (side.astype(np.float64) for side in (reference, answers))
     truth, mine, other = np.array([c.label for c in clips]), q.argmax(axis=1), p.argmax(axis=1)
     speaker_of, speakers = _speakers(clips)
     before, after = (_by_speaker(truth, a, speaker_of, speakers, len(labels)) for a in (other, mine))

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from edgeemo_runtime.artifact import load_artifact
 from edgeemo_runtime.audio import load_audio
-from edgeemo_runtime.decision import LISTENING
+from edgeemo_runtime.decision import LISTENING, PRESETS
 from edgeemo_runtime.engine import Engine
 from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo_runtime.model import Model
@@ -29,6 +29,7 @@ class StepModel(Protocol):
     sample_rate: int
     samples_per_step: int
     labels: tuple[str, ...]
+    hears: str  # "call" or "window": what an answer is about, the stream so far or its last seconds
 
     def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
         """Clips (samples,) float32, each as a stream of its own; per clip (steps, labels) float32."""
@@ -54,6 +55,7 @@ class TorchModel:
         self._torch, self._model = torch, load_checkpoint(path)
         c = self._model.config
         self.sample_rate, self.samples_per_step, self.labels = c.sample_rate, c.step_samples, c.labels
+        self.hears = self._model.hears
 
     def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
         return self.heard(audio)[0]
@@ -103,7 +105,7 @@ class OnnxModel:
             raise EdgeEmoError(f"{source}: has no stream contract, so audio cannot be streamed through it")
         self._stream = OnnxStream(model, contract)
         self.sample_rate, self.samples_per_step = contract.sample_rate, contract.samples_per_step
-        self.labels = contract.labels
+        self.labels, self.hears = contract.labels, contract.hears
 
     def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
         return self.heard(audio)[0]
@@ -129,9 +131,10 @@ class OnnxModel:
 
 class ArtifactModel:
     def __init__(self, path: Path) -> None:
-        self._engine = Engine(load_artifact(path), max_streams=BATCH)
-        e = self._engine
+        # Without rules: which steps have a label is the model's to say.
+        self._engine = e = Engine(load_artifact(path), BATCH, PRESETS["raw"])
         self.sample_rate, self.samples_per_step, self.labels = e.sample_rate, e.samples_per_step, e.labels
+        self.hears = e.model.artifact.manifest["stream"].get("hears", "window")
 
     def run(self, audio: list[np.ndarray]) -> list[np.ndarray]:
         return self.heard(audio)[0]
@@ -196,10 +199,20 @@ def clip_answers(
     return answers
 
 
+def clip_probabilities(hears: str, answers: list[np.ndarray]) -> np.ndarray:
+    """What a model says of whole clips (clips, labels), float64, of their steps' probabilities, (steps, labels) each.
+
+    A step of a model that hears the whole call is its answer about all of it so far: a clip's is that after its last step, as
+    usual for models with a memory. Of one that hears a window it is the mean over the windows.
+    """
+    whole = [a[-1] if hears == "call" else a.mean(axis=0, dtype=np.float64) for a in answers]
+    return np.stack(whole).astype(np.float64)
+
+
 def evaluate(model: StepModel, clips: list[Clip], answers: list[np.ndarray]) -> dict[str, Any]:
-    """The report of `edgeemo eval`: a clip's answer is the mean of its step probabilities. Clips need labels."""
+    """The report of `edgeemo eval`, by clip_probabilities of the step probabilities. Clips need labels."""
     truth = np.array([c.label for c in clips])
-    answer = np.array([a.mean(axis=0).argmax() for a in answers])
+    answer = clip_probabilities(model.hears, answers).argmax(axis=1)
     classes = len(model.labels)
     confusion = confusion_matrix(truth, answer, classes)
     f1 = per_class_f1(confusion)

@@ -46,8 +46,9 @@ def stream_contract(model: StreamingModel) -> StreamContract:
     intensity = Intensity("angry", INTENSITIES, "intensity") if "intensity" in model.state_spec() else None
     listening = Listening("spoken", c.least_speech) if "spoken" in model.state_spec() else None
     return StreamContract(
-        c.sample_rate, c.step_samples, c.ring_frames, ring_samples, c.labels, AUDIO, PROBABILITIES, states, intensity, listening
-    )
+        c.sample_rate, c.step_samples, c.ring_frames, ring_samples, c.labels, AUDIO, PROBABILITIES, states, intensity, listening,
+        model.hears,
+    )  # fmt: skip
 
 
 def export_step(model: StreamingModel) -> onnx.ModelProto:

@@ -20,7 +20,7 @@ class CosyVoiceTiny(CallModel):
     """A learnable filterbank, the front of Whisper's encoder made to stream with a local and a global path of heads, an emotion
     convolution before them, and a classifier of what the call has sounded like: mean and deviation of every layer's tokens."""
 
-    kind, title = COSYVOICE_TINY, "CosyVoice-Tiny, emotion"
+    kind, title, hears = COSYVOICE_TINY, "CosyVoice-Tiny, emotion", "call"
     config: TinyConfig
 
     def __init__(self, config: TinyConfig | None = None) -> None:

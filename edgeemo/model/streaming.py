@@ -14,6 +14,7 @@ class StreamingModel(nn.Module, ABC):
 
     kind: ClassVar[str]  # as checkpoints and the command line name it
     title: ClassVar[str]
+    hears: ClassVar[str] = "window"  # what an answer is about: "call", all of it so far, or its last seconds
     config: Any  # sample_rate, step_samples, frames_per_step, ring_frames, labels
 
     @abstractmethod

@@ -14,6 +14,7 @@ from edgeemo_runtime.errors import EdgeEmoError
 from edgeemo.onnxlib.metadata import STREAM, read_metadata, write_metadata
 
 UPDATES = ("ring", "shift", "replace")
+HEARS = ("call", "window")
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class StreamContract:
     states: tuple[State, ...]
     intensity: Intensity | None = None  # where the model has that head
     listening: Listening | None = None  # where it counts speech
+    hears: str = "window"  # what an answer is about: the whole ``call`` so far, or its last seconds
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -78,6 +80,8 @@ class StreamContract:
             contract = cls(**{**values, "labels": tuple(values["labels"])}, states=states, intensity=level, listening=heard)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise EdgeEmoError(f"{source}: its {STREAM} metadata is not a stream contract ({error})") from error
+        if contract.hears not in HEARS:
+            raise EdgeEmoError(f"{source}: its stream contract hears {contract.hears!r}, which is none of {', '.join(HEARS)}")
         for state in contract.states:
             if state.update not in UPDATES:
                 raise EdgeEmoError(f"{source}: state {state.name}: update {state.update!r} is none of {', '.join(UPDATES)}")

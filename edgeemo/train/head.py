@@ -15,7 +15,7 @@ from edgeemo.model.cosyvoice_tiny import SUMMARY_STATES, CosyVoiceTiny
 from edgeemo.model.encoder import SummaryHead
 from edgeemo.train.mix import Mix, Pool, Row
 from edgeemo.train.precision import bfloat16_products
-from edgeemo.train.sureness import Steps
+from edgeemo.train.sureness import last_steps
 
 MIN_STEPS = 3  # of a clip before its summary is one to learn from
 MIN_AFTER = 9  # and of what comes after another emotion
@@ -139,10 +139,11 @@ class Summaries:
         return cls(rows, torch.cat(parts).clone(), torch.cat(speech).clone(), torch.tensor(clips))
 
     def answers(self, model: CosyVoiceTiny) -> np.ndarray:
-        """Mean probability of each clip's steps that have an answer (clips, 7), by the head and the sureness of ``model``."""
+        """Probabilities after each clip's last step (clips, 7), by the head and the sureness of ``model``."""
+        last = last_steps(self.clip)
         with torch.inference_mode():
-            logits = torch.cat([model.head(x.float()) for x in self.pooled.split(4096)])[:, : len(LABELS)]
-            p = torch.softmax(logits * model.sureness(self.spoken)[:, None], dim=1)
-        answered = Steps(logits, self.spoken, self.clip, self.clip).answered(model)
-        total = torch.zeros(len(self.rows), len(LABELS)).index_add_(0, self.clip[answered], p[answered])
-        return (total / torch.bincount(self.clip[answered], minlength=len(self.rows))[:, None]).cpu().numpy()
+            logits = model.head(self.pooled[last].float())[:, : len(LABELS)]
+            p = torch.softmax(logits * model.sureness(self.spoken[last])[:, None], dim=1)
+        answers = torch.zeros(len(self.rows), len(LABELS), device=p.device)
+        answers[self.clip[last]] = p
+        return answers.cpu().numpy()

@@ -40,18 +40,21 @@ def sessions(rows: list[Row], rate: int) -> list[list[Row]]:
 
 @dataclass
 class Steps:
-    """All steps of some sessions: logits (n, 7), steps of speech so far (n,), label (n,), and the session of each (n,)."""
+    """All steps of some sessions: logits (n, 7), steps of speech so far (n,), label (n,), the session of each (n,), and its
+    speaker, by number (n,)."""
 
     logits: Tensor
     spoken: Tensor
     label: Tensor
     clip: Tensor
+    speaker: Tensor
 
     @classmethod
     def of(cls, model: CosyVoiceTiny, pool: Pool, heard: list[list[Row]], lines: Sequence[str] = LINES, size: int = 32) -> Steps:
         """Each session through the first line and, in turn, one of the others."""
         model.eval()
-        parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        parts: list[tuple[Tensor, ...]] = []
+        people = {name: k for k, name in enumerate(sorted({rows[0].speaker for rows in heard}))}
         jobs = [(i, line) for i in range(len(heard)) for line in (lines[0], *lines[1:][i % max(1, len(lines) - 1) :][:1])]
         samples = [sum(r.samples for r in rows) for rows in heard]
         jobs.sort(key=lambda job: -samples[job[0]])
@@ -61,8 +64,8 @@ class Steps:
                 audio = [through_line(np.concatenate([pool.audio(r) for r in heard[i]]), line, i) for i, line in group]
                 logits, spoken, counts = _heard(model, audio)
                 for row, (i, _) in enumerate(group):
-                    n, label = counts[row], heard[i][-1].label
-                    parts.append((logits[row, :n], spoken[row, :n], torch.full((n,), label or 0), torch.full((n,), first + row)))
+                    n, about = counts[row], (heard[i][-1].label or 0, first + row, people[heard[i][0].speaker])
+                    parts.append((logits[row, :n], spoken[row, :n], *(torch.full((n,), k) for k in about)))
         return cls(*(torch.cat(values).clone() for values in zip(*parts, strict=True)))
 
     def answered(self, model: CosyVoiceTiny) -> Tensor:
@@ -87,31 +90,34 @@ def _factor(spoken: Tensor, least: float, more: Tensor, half: Tensor) -> Tensor:
     return (least + more * spoken / (spoken + half))[:, None]
 
 
-def _clip_means(p: Tensor, steps: Steps, answered: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the answered steps of each session (sessions, 7), and their labels (sessions,)."""
-    _, clip = torch.unique(steps.clip[answered], return_inverse=True)
-    count = torch.bincount(clip)
-    mean = torch.zeros(len(count), p.shape[1]).index_add(0, clip, p[answered]) / count[:, None]
-    return mean, torch.zeros(len(count), dtype=torch.long).scatter(0, clip, steps.label[answered])
+def last_steps(clip: Tensor) -> Tensor:
+    """Where the last step of each clip is (clips,), of the clip of every step (n,) in order: the answer about all of it."""
+    return torch.cat([torch.nonzero(clip[1:] != clip[:-1])[:, 0], torch.tensor([len(clip) - 1])])
+
+
+def _unlikely(logits: Tensor, steps: Steps, rows: Tensor) -> Tensor:
+    """Mean over speakers of the mean over their ``rows`` of the labels' negative log likelihood."""
+    _, person, count = torch.unique(steps.speaker[rows], return_inverse=True, return_counts=True)
+    nll = F.cross_entropy(logits[rows], steps.label[rows], reduction="none")
+    return (nll / count[person]).sum() / len(count)
 
 
 def fit_sureness(model: CosyVoiceTiny, steps: Steps) -> CosyVoiceTiny:
     """The same weights in a model whose logits' factor, a + b s / (s + c) of s steps of speech, makes labels likeliest: those of
-    steps that have an answer, and those of whole sessions by the mean of their steps.
+    steps that have an answer, and those of whole sessions by their last one. Every speaker counts alike, however many clips there
+    are: whoever calls next is somebody else.
 
     Of these b and c are fitted; a stays where it is, low: of a call that has said nothing yet there is nothing to say.
     """
     value = torch.zeros(2, requires_grad=True)  # logarithms, so that both stay positive
     optimizer = torch.optim.LBFGS([value], max_iter=100, line_search_fn="strong_wolfe")
-    answered = steps.answered(model)
+    answered, last = steps.answered(model), last_steps(steps.clip)
 
     def loss() -> Tensor:
         optimizer.zero_grad()
         more, half = value.exp()
         logits = steps.logits * _factor(steps.spoken, model.config.sure_least, more, FIRST_HALF * half)
-        mean, label = _clip_means(torch.softmax(logits, dim=1), steps, answered)
-        nll = F.cross_entropy(logits[answered], steps.label[answered]) + F.nll_loss(mean.clamp(min=1e-9).log(), label)
-        nll = nll + 1e-4 * value.square().sum()
+        nll = _unlikely(logits, steps, answered) + _unlikely(logits, steps, last) + 1e-4 * value.square().sum()
         nll.backward()
         return nll
 
@@ -123,10 +129,7 @@ def fit_sureness(model: CosyVoiceTiny, steps: Steps) -> CosyVoiceTiny:
 
 
 def errors(model: CosyVoiceTiny, steps: Steps) -> dict[str, float]:
-    """Expected calibration error of the steps that have an answer, and of sessions by the mean of those."""
-    p, answered = torch.softmax(steps.logits * model.sureness(steps.spoken)[:, None], dim=1), steps.answered(model)
-    mean, label = _clip_means(p, steps, answered)
-    return {
-        "steps": calibration_error(p[answered].numpy(), steps.label[answered].numpy()),
-        "clips": calibration_error(mean.numpy(), label.numpy()),
-    }
+    """Expected calibration error of the steps that have an answer, and of sessions by their last one."""
+    p = torch.softmax(steps.logits * model.sureness(steps.spoken)[:, None], dim=1)
+    rows = {"steps": steps.answered(model), "clips": last_steps(steps.clip)}
+    return {name: calibration_error(p[row].numpy(), steps.label[row].numpy()) for name, row in rows.items()}

@@ -1,8 +1,10 @@
 """From probabilities per step to what a caller's emotion is said to be: smoothing, consistency, confidence, handoff.
 
 Before enough speech was heard a call is listened to: it has no label, and no rule counts its steps. From then on every step is
-averaged and weighed, and every second of speech there is a *decision*: what is said until the next one, or, where it was a low
-one, until a step is sure. Confidence, settling and handoff are rules of decisions. A pause decides nothing.
+averaged and weighed. What a *sure* step says is said at once, and stands while steps are not sure, but only until ``decision_s``
+of speech went by without a sure one: that is a *low decision*, and the call is neutral. Until the first decision it is listened
+to. A sure step is a decision where it says something else, or ``decision_s`` of speech after the one before. Settling and handoff
+are rules of decisions. A pause decides nothing.
 
 All streams at once, one row per slot. Each rule can be switched off by itself; a worked example is in each rule's docstring.
 An artifact brings the same rules compiled (compiled_rules.py), which serve a board as a rule: a change here is one there, and
@@ -22,12 +24,14 @@ NEUTRAL = "neutral"
 REASONS = ("", "low confidence", "jumping", "low confidence and jumping")  # of a handoff, by bits: 1 low, 2 jumping
 
 STREAK = len(REASONS)
+SPEECH_UNIT = 1000  # of a step of speech, which MEMORY holds as integers
 MIN_DOUBT = 1e-9  # where no step was yet, nothing is doubted
 LISTENING = -1  # in the place of a label
 # Of a slot: steps since it was listened to; the answer of the decision before, settled or not, and of how many in a row; the
 # label said, and the step in which it was first; STREAK times the bad decisions in a row, and why, by REASONS' bits; whether
-# the call was handed off; whether the decision before was a low one; and in which ``decision_s`` of speech that was.
-MEMORY = ("steps", "answer", "in_row", "label", "since", "streak", "handed_off", "low", "period")
+# the call was handed off; whether the decision before was a low one; and how much speech there had been at that decision, and
+# at the last sure step (or low decision), in steps / SPEECH_UNIT.
+MEMORY = ("steps", "answer", "in_row", "label", "since", "streak", "handed_off", "low", "decided", "sure")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class DecisionRules:
     disagreement: float = 0.6  # a label that this share of the window is not counts half
     confidence: bool = True
     min_confidence: float = 0.55  # below, the answer is neutral
-    decision_s: float = 1.0  # seconds of speech from one decision to the next; 0: every step is one
+    decision_s: float = 1.5  # seconds of speech without a sure step until a low decision, and to the next sure one; 0: none
     settle: bool = True
     settle_decisions: int = 1  # in a row that another label must be the answer of before it is said
     handoff: bool = True
@@ -64,7 +68,7 @@ class DecisionRules:
 
 PRESETS = {
     "call-centre": DecisionRules(),
-    "in-car": DecisionRules(alpha=0.5, decision_s=0.5),
+    "in-car": DecisionRules(alpha=0.5, decision_s=1.0),
     "raw": DecisionRules(alpha=1.0, consistency=False, confidence=False, decision_s=0.0, settle=False, handoff=False),
 }
 
@@ -104,7 +108,7 @@ class Decisions:
         self.memory = aligned_zeros((slots, len(MEMORY)), np.int64)
         columns = (self.memory[:, i] for i in range(len(MEMORY)))
         self._steps, self._answer, self._in_row, self._label, self._since, self._streak, self._handed_off, *rest = columns
-        self._low, self._period = rest
+        self._low, self._decided, self._sure = rest
         self._none = np.zeros(slots, dtype=np.int64)
         for slot in range(slots):
             self.clear(slot)
@@ -135,50 +139,54 @@ class Decisions:
         begun = steps > 0
         smoothed = self._smooth(slots, begun, probabilities)
         weighed, top = self._weigh(slots, steps, smoothed) if rules.consistency else (smoothed, smoothed.argmax(axis=1))
-        due = self._due(slots, speech) | self._sure_again(slots, weighed)
+        low = np.maximum.reduce(weighed, axis=1) < rules.min_confidence
+        answer = np.where(low, self.neutral, top) if rules.confidence else top
+        due = self._due(slots, begun, speech, low, answer)
         self._steps[slots] = steps + 1
         none, n = self._none, len(slots)
         chosen = np.flatnonzero(due)
         if len(chosen) == n:
-            label, low, jumped, changed, handoff = self._decide(slots, steps, weighed, top)
+            label, low, jumped, changed, handoff = self._decide(slots, steps, answer, low)
             return Decided(smoothed, weighed, label, low, jumped, changed, due, handoff)
-        label, low, handoff = self._label[slots], self._low[slots] > 0, none[:n].copy()
+        label, doubted, handoff = self._label[slots], self._low[slots] > 0, none[:n].copy()
         jumped, changed = none[:n] > 0, none[:n] > 0
         if len(chosen):
-            some = self._decide(slots[chosen], steps[chosen], weighed[chosen], top[chosen])
-            for whole, part in zip((label, low, jumped, changed, handoff), some, strict=True):
+            some = self._decide(slots[chosen], steps[chosen], answer[chosen], low[chosen])
+            for whole, part in zip((label, doubted, jumped, changed, handoff), some, strict=True):
                 whole[chosen] = part
-        return Decided(smoothed, weighed, label, low, jumped, changed, due, handoff)
+        return Decided(smoothed, weighed, label, doubted, jumped, changed, due, handoff)
 
-    def _due(self, slots: np.ndarray, speech: np.ndarray) -> np.ndarray:
-        """Which steps are decisions: the first in each ``decision_s`` of a call's speech.
+    def _due(self, slots: np.ndarray, begun: np.ndarray, speech: np.ndarray, low: np.ndarray, answer: np.ndarray) -> np.ndarray:
+        """Which steps are decisions: sure ones of another answer than the decision before, or ``decision_s`` of speech after it,
+        and low ones ``decision_s`` of speech after the last that was sure.
 
-        1 s, 160 ms steps, all of them speech: the first, then those that end after 1.12, 2.08, 3.04 s; none in a pause.
+        0.5 s, 160 ms steps, all of them speech; sad 0.5, sad 0.6, sad 0.7, then angry 0.5 five times: the second step is the
+        first decision (until then there is no label), nothing changes at the third, sad stands until 0.64 s later the last
+        but one is a low decision, and the last waits again.
         """
-        if not self.rules.decision_s:
-            return np.ones(len(slots), dtype=bool)
-        period = np.floor(speech * self.step_s / self.rules.decision_s).astype(np.int64)
-        due = period != self._period[slots]
-        self._period[slots] = period
+        now, wanted = (speech * SPEECH_UNIT).astype(np.int64), self.rules.decision_s * SPEECH_UNIT
+        # A model that takes a call over has heard less of it than the one before: there time begins anew.
+        quiet = np.where(begun, np.minimum(self._sure[slots], now), now)
+        decided = np.minimum(self._decided[slots], now)
+        waiting = low & ((now - quiet) * self.step_s < wanted) & self.rules.confidence
+        other = (answer != self._answer[slots]) | (low != (self._low[slots] > 0))
+        due = ~waiting & (other | ((now - decided) * self.step_s >= wanted))
+        self._sure[slots], self._decided[slots] = np.where(waiting, quiet, now), np.where(due, now, decided)
         return due
 
-    def _sure_again(self, slots: np.ndarray, weighed: np.ndarray) -> np.ndarray:
-        """Which steps are decisions before their time: those with ``min_confidence`` after a low decision.
+    def _decide(self, slots: np.ndarray, steps: np.ndarray, answer: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, ...]:
+        """A decision of each of ``slots``: label, low, jumped, changed, handoff.
 
-        Low after 0.64 s of speech, the next steps 0.5, 0.6: the second is a decision, and neutral was said for one step.
+        Its answer is the likeliest label, or neutral where that is below ``min_confidence``: angry 0.5, sad 0.3, rest 0.2 with
+        0.55 is neutral and a low decision; angry 0.56 is angry.
         """
-        low = (self._low[slots] > 0) & self.rules.confidence
-        return low & (np.maximum.reduce(weighed, axis=1) >= self.rules.min_confidence) if np.count_nonzero(low) else low
-
-    def _decide(self, slots: np.ndarray, steps: np.ndarray, weighed: np.ndarray, top: np.ndarray) -> tuple[np.ndarray, ...]:
-        """A decision of each of ``slots``: label, low, jumped, changed, handoff."""
         rules, before = self.rules, self._answer[slots]
         begun = before >= 0
-        answer, low = self._doubt(weighed, top)
         label = self._settle(slots, begun, answer, before) if rules.settle else answer
         changed, jumped = self._changes(slots, steps, begun, label)
-        restless = begun & (answer != before) & ~low & (self._low[slots] == 0)
-        handoff = self._hand_off(slots, low, restless) if rules.handoff else self._none[: len(slots)]
+        both_sure = begun & ~low & (self._low[slots] == 0)
+        same = answer == before
+        handoff = self._hand_off(slots, low, both_sure & ~same, both_sure & same) if rules.handoff else self._none[: len(slots)]
         self._answer[slots], self._label[slots], self._low[slots] = answer, label, low
         return label, low, jumped, changed, handoff
 
@@ -221,14 +229,6 @@ class Decisions:
         top[rows] = halved.argmax(axis=1)
         return weighed, top
 
-    def _doubt(self, probabilities: np.ndarray, top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The likeliest label, or neutral where it is below ``min_confidence``.
-
-        Angry 0.5, sad 0.3, rest 0.2 with 0.55: neutral, and the decision is a low one. Angry 0.56: angry.
-        """
-        low = np.maximum.reduce(probabilities, axis=1) < self.rules.min_confidence
-        return (np.where(low, self.neutral, top), low) if self.rules.confidence else (top, low)
-
     def _settle(self, slots: np.ndarray, begun: np.ndarray, answer: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Another label is said once it has been the answer of ``settle_decisions`` in a row; until then the old one stands.
 
@@ -246,24 +246,26 @@ class Decisions:
         160 ms steps, 0.5 s, labels sad sad sad sad angry happy: angry comes after 0.64 s, a change and no jump; happy 0.16 s
         later is a jump. A stream's first label is neither.
         """
-        changed = begun & (label != self._label[slots])
-        if not np.count_nonzero(changed):
-            return changed, changed
+        other = label != self._label[slots]
+        if not np.count_nonzero(other):
+            return other, other
+        changed = begun & other
         jumped = changed & ((steps - self._since[slots]) * self.step_s < self.rules.jump_s)
-        self._since[slots[changed]] = steps[changed]
+        self._since[slots[other]] = steps[other]
         return changed, jumped
 
-    def _hand_off(self, slots: np.ndarray, low: np.ndarray, restless: np.ndarray) -> np.ndarray:
-        """``handoff_decisions`` in a row that are low, or whose answer (settled or not) is another than the one before, both
-        sure: hand the call to a person, once in a call, saying which it was.
+    def _hand_off(self, slots: np.ndarray, low: np.ndarray, restless: np.ndarray, agreed: np.ndarray) -> np.ndarray:
+        """``handoff_decisions`` that are low, or sure of another answer (settled or not) than a sure one before, and none between
+        them that is sure of the same: hand the call to a person, once in a call, saying which it was.
 
-        Sad, angry, low, happy, low, low, low with 3: angry is another answer, low follows, happy is sure and the first after a
-        low one; at the last a handoff for "low confidence". Sad, angry, low, low: at the last one for "low confidence and
-        jumping". None after.
+        With 3: sad, angry, low, happy, low hands over at the last one for "low confidence and jumping" (angry is another answer;
+        happy is the first after a low one, which says nothing for or against it). Sad, angry, angry, low, low, low: at the last
+        for "low confidence". None after.
         """
-        code = ((self._streak[slots] + STREAK) | low | (restless << 1)) * (low | restless)
+        bad = low | restless
+        code = np.where(bad, (self._streak[slots] + STREAK) | low | (restless << 1), self._streak[slots] * ~agreed)
         self._streak[slots] = code
-        reached = code >= STREAK * self.rules.handoff_decisions
+        reached = bad & (code >= STREAK * self.rules.handoff_decisions)
         if np.count_nonzero(reached):
             reached &= self._handed_off[slots] == 0
             self._handed_off[slots[reached]] = 1
@@ -284,4 +286,4 @@ class Decisions:
         for array in (self.smoothed, self.seen, self.memory):
             array[slot] = 0
         self.window[slot] = self._nothing
-        self._answer[slot] = self._label[slot] = self._period[slot] = -1
+        self._answer[slot] = self._label[slot] = -1

@@ -125,6 +125,7 @@ _STREAM = record(
         "audio": text(1000),
         "probabilities": text(1000),
         "ring_frames": integer(0, 1 << 31),
+        "hears": choice("call", "window"),
     },
 )
 _COLUMNS = record(dict.fromkeys(("rules", "memory", "numbers", "flags", "times"), _NAMES), {"speech": _NAMES})

@@ -202,4 +202,4 @@ def test_an_artifact_that_counts_no_speech_has_a_label_from_its_first_step(host_
         same(ours, theirs)
     memories(engines)
     engines[0].fleet.counters_of(engines[0].model).settle()
-    assert engines[0].fleet.counters_of(engines[0].model).decisions == 3  # at 0.16, 1.12 and 2.08 s
+    assert engines[0].fleet.counters_of(engines[0].model).decisions == 2  # at 0.16 and 1.76 s

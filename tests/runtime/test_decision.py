@@ -15,6 +15,7 @@ LABELS = ("angry", "happy", "sad", "neutral")
 ANGRY, HAPPY, SAD, NEUTRAL = range(4)
 OFF = PRESETS["raw"]
 ONE = np.array([0])
+UNSURE = np.full((1, 4), 0.25, np.float32)
 
 
 def sure(label: int, p: float = 0.97) -> np.ndarray:
@@ -62,10 +63,9 @@ def test_a_change_soon_after_another_is_a_jump() -> None:
 
 def test_handoff_once_with_its_reason() -> None:
     d = decisions(handoff=True, confidence=True)
-    unsure = np.full((1, 4), 0.25, np.float32)
-    steps = [sure(SAD), unsure, unsure, sure(SAD), unsure, unsure, unsure, unsure, unsure, unsure]
+    steps = [sure(SAD), UNSURE, UNSURE, sure(SAD), sure(SAD), UNSURE, UNSURE, UNSURE, UNSURE, UNSURE]
     reasons = [REASONS[d(ONE, p).handoff[0]] for p in steps]
-    assert reasons == ["", "", "", "", "", "", "low confidence", "", "", ""]  # sad again after low ones is no jumping
+    assert reasons == ["", "", "", "", "", "", "", "low confidence", "", ""]  # sad twice, both sure: the run has ended
 
 
 def test_handoff_for_low_confidence_alone() -> None:
@@ -139,8 +139,7 @@ def test_a_restless_answer_is_handed_off_though_what_is_said_stands() -> None:
 def test_a_call_is_listened_to_before_it_has_a_label() -> None:
     """Two steps of speech are not enough here, three are; what was unsure before that is no low decision."""
     d = decisions(confidence=True, handoff=True, alpha=0.3, decision_s=1.0)
-    unsure = np.full((1, 4), 0.25, np.float32)
-    before = [d(ONE, unsure, np.array([n], np.float32), 3.0) for n in (0.0, 0.5, 1.0, 2.0)]
+    before = [d(ONE, UNSURE, np.array([n], np.float32), 3.0) for n in (0.0, 0.5, 1.0, 2.0)]
     assert all(x.label[0] == LISTENING and not x.low[0] and not x.decision[0] and not x.handoff[0] for x in before)
     first = d(ONE, sure(SAD), np.array([3.0], np.float32), 3.0)
     assert (first.label[0], first.decision[0], first.changed[0]) == (SAD, True, False)
@@ -151,43 +150,95 @@ def test_a_call_is_listened_to_before_it_has_a_label() -> None:
     assert d(ONE, sure(SAD), np.array([2.0], np.float32), 3.0).label[0] == LISTENING
 
 
-def test_one_decision_a_second_of_speech_and_none_in_a_pause() -> None:
+def test_a_sure_step_is_said_at_once_and_stands_while_others_are_not() -> None:
+    """The docstring's example: 0.5 s are four steps."""
+    d = decisions(confidence=True, decision_s=0.5)
+    steps = [sure(SAD, 0.5), sure(SAD, 0.6), sure(SAD, 0.7), *[sure(ANGRY, 0.5)] * 5]
+    said = [d(ONE, p) for p in steps]
+    assert [int(x.label[0]) for x in said] == [LISTENING, SAD, SAD, SAD, SAD, SAD, NEUTRAL, NEUTRAL]
+    assert [bool(x.decision[0]) for x in said] == [False, True, False, False, False, False, True, False]
+    assert [bool(x.low[0]) for x in said] == [False] * 6 + [True, True]
+    assert [bool(x.changed[0]) for x in said] == [False] * 6 + [True, False]
+
+
+def test_the_same_answer_is_one_decision_for_so_much_speech_and_none_in_a_pause() -> None:
     d = decisions(decision_s=1.0)
-    spoken = np.float32([*range(1, 15), *[14] * 20, 15, 16, 17, 18, 19])
-    said = [d(ONE, sure(ANGRY if i % 2 else SAD), spoken[i : i + 1]) for i in range(len(spoken))]
-    assert [i + 1 for i, x in enumerate(said) if x.decision[0]] == [1, 7, 13, 39]  # 0.16, 1.12, 2.08 s, and 3.04 after the pause
-    labels = [int(x.label[0]) for x in said]
-    assert labels[:6] == [SAD] * 6  # what is decided stands until the next decision
+    spoken = np.float32([*range(1, 15), *[14] * 20, 15, 16, 17, 18, 19, 20, 21])
+    said = [d(ONE, sure(SAD), spoken[i : i + 1]) for i in range(len(spoken))]
+    assert [i + 1 for i, x in enumerate(said) if x.decision[0]] == [1, 8, 35]  # at 1, 8 and, after the pause, 15 steps of speech
+
+
+def test_another_sure_answer_is_a_decision_at_once() -> None:
+    d = decisions(confidence=True, decision_s=1.0)
+    said = [d(ONE, p) for p in (sure(SAD), sure(ANGRY), sure(ANGRY), UNSURE, sure(SAD))]
+    assert [bool(x.decision[0]) for x in said] == [True, True, False, False, True]
+    assert [int(x.label[0]) for x in said] == [SAD, ANGRY, ANGRY, ANGRY, SAD]
 
 
 def test_a_low_decision_lasts_until_a_step_is_sure() -> None:
-    d = decisions(confidence=True, handoff=True, decision_s=1.0)
-    unsure = np.full((1, 4), 0.25, np.float32)
-    said = [d(ONE, p) for p in (unsure, unsure, sure(SAD), sure(ANGRY), unsure, sure(ANGRY), sure(SAD))]
-    assert [bool(x.decision[0]) for x in said] == [True, False, True, False, False, False, True]
-    assert [int(x.label[0]) for x in said] == [NEUTRAL, NEUTRAL, SAD, SAD, SAD, SAD, SAD]
-    assert [bool(x.low[0]) for x in said] == [True, True, False, False, False, False, False]
+    d = decisions(confidence=True, handoff=True, decision_s=0.16)
+    said = [d(ONE, p) for p in (UNSURE, UNSURE, sure(SAD), UNSURE)]
+    assert [bool(x.decision[0]) for x in said] == [False, True, True, True]
+    assert [int(x.label[0]) for x in said] == [LISTENING, NEUTRAL, SAD, NEUTRAL]
+    assert [bool(x.low[0]) for x in said] == [False, True, False, True]
 
 
-def test_without_the_confidence_rule_no_decision_comes_early() -> None:
+def test_without_the_confidence_rule_nothing_is_waited_for() -> None:
     d = decisions(decision_s=1.0)
-    said = [d(ONE, p) for p in (np.full((1, 4), 0.25, np.float32), sure(SAD), sure(SAD))]
-    assert [bool(x.decision[0]) for x in said] == [True, False, False]
+    said = [d(ONE, p) for p in (sure(SAD, 0.4), sure(SAD), sure(HAPPY))]
+    assert [int(x.label[0]) for x in said] == [SAD, SAD, HAPPY]
 
 
-def test_what_follows_a_low_decision_is_no_jumping() -> None:
-    d, unsure = decisions(confidence=True, handoff=True), np.full((1, 4), 0.25, np.float32)
-    steps = [sure(SAD), sure(ANGRY), unsure, sure(HAPPY), unsure, unsure, unsure]
-    assert [REASONS[d(ONE, p).handoff[0]] for p in steps] == [""] * 6 + ["low confidence"]
+def test_what_follows_a_low_decision_is_no_jumping_and_ends_no_run() -> None:
     d = decisions(confidence=True, handoff=True)
-    both = [REASONS[d(ONE, p).handoff[0]] for p in (sure(SAD), sure(ANGRY), unsure, unsure)]
-    assert both == ["", "", "", "low confidence and jumping"]
+    steps = [sure(SAD), sure(ANGRY), UNSURE, sure(HAPPY), UNSURE]
+    assert [REASONS[d(ONE, p).handoff[0]] for p in steps] == [""] * 4 + ["low confidence and jumping"]
+    d = decisions(confidence=True, handoff=True)
+    steps = [sure(SAD), sure(ANGRY), sure(ANGRY), UNSURE, UNSURE, UNSURE]
+    assert [REASONS[d(ONE, p).handoff[0]] for p in steps] == [""] * 5 + ["low confidence"]
 
 
-def test_three_low_decisions_are_three_seconds() -> None:
+def test_three_low_decisions_are_three_times_so_much_speech() -> None:
     d = decisions(confidence=True, handoff=True, decision_s=1.0)
-    unsure = np.full((1, 4), 0.25, np.float32)
-    said = [d(ONE, unsure) for _ in range(20)]
-    assert [i + 1 for i, x in enumerate(said) if x.handoff[0]] == [13]
-    assert [REASONS[x.handoff[0]] for x in said][12] == "low confidence"
-    assert all(x.low[0] for x in said)  # what is said stands on a low decision all the time
+    said = [d(ONE, UNSURE) for _ in range(25)]
+    assert [i + 1 for i, x in enumerate(said) if x.decision[0]] == [8, 15, 22]
+    assert [i + 1 for i, x in enumerate(said) if x.handoff[0]] == [22]
+    assert [int(x.label[0]) for x in said] == [LISTENING] * 7 + [NEUTRAL] * 18
+
+
+def test_a_pause_makes_no_low_decision() -> None:
+    d = decisions(confidence=True, decision_s=1.0)
+    d(ONE, sure(SAD), np.float32([4]))
+    said = [d(ONE, UNSURE, np.float32([5])) for _ in range(50)]
+    assert {int(x.label[0]) for x in said} == {SAD}
+
+
+def test_a_model_that_takes_over_and_has_heard_less_begins_its_time_anew() -> None:
+    d = decisions(confidence=True, decision_s=1.0)
+    d(ONE, sure(SAD), np.float32([400]))
+    said = [d(ONE, UNSURE, np.float32([n])) for n in range(5, 13)]
+    assert [int(x.label[0]) for x in said] == [SAD] * 7 + [NEUTRAL]
+
+
+def test_a_change_soon_after_the_first_label_is_a_jump() -> None:
+    d = decisions(confidence=True, decision_s=1.0)
+    said = [d(ONE, p) for p in (*[UNSURE] * 6, sure(SAD), sure(ANGRY))]
+    assert [bool(x.jumped[0]) for x in said] == [False] * 7 + [True]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.4, 0.5, 0.6, 0.9]), st.sampled_from([0.0, 0.5, 1.0])), max_size=60)
+)
+def test_what_is_said_is_the_last_sure_answer_or_neutral(steps: list[tuple[int, float, float]]) -> None:
+    """Next to the rule in so many words."""
+    d = decisions(confidence=True, decision_s=0.5)
+    spoken, quiet, wanted = 0.0, None, LISTENING
+    for label, p, speech in steps:
+        spoken += speech
+        quiet = spoken if quiet is None else quiet
+        if p >= 0.55:
+            wanted, quiet = label, spoken
+        elif (spoken - quiet) * 0.16 >= 0.5:
+            wanted, quiet = NEUTRAL, spoken
+        assert d(ONE, sure(label, p), np.float32([spoken])).label[0] == wanted

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgeemo_runtime.abi import FLAGS, NUMBERS, RULES, SPEECH, TIMES
-from edgeemo_runtime.decision import LISTENING, MEMORY, MIN_DOUBT, STREAK
+from edgeemo_runtime.decision import LISTENING, MEMORY, MIN_DOUBT, SPEECH_UNIT, STREAK
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
@@ -124,17 +124,30 @@ class _Call:
     def answered(self) -> None:
         top, share = self.largest(1)
         self.b.when(self.on("consistency"), lambda: self.weigh(top, share))
-        every = T.Bind(self.rule("decision_s"))
-        periods = self.spoken * self.rule("step_s") / tirx.Select(every > 0, every, T.float64(1))
-        period = T.Bind(T.Cast("int64", periods))
-        sure = share[0] >= T.Cast("float32", self.rule("min_confidence"))
-        sure_again = tirx.And(tirx.And(self.on("confidence"), self.kept("low") > 0), sure)
-        due = T.Bind(tirx.Or(tirx.Or(every <= 0, period != self.kept("period")), sure_again))
-        self.keep("period", tirx.Select(every > 0, period, self.kept("period")))
+        low = T.Bind(share[0] < T.Cast("float32", self.rule("min_confidence")))
+        neutral = T.Cast("int64", self.rule("neutral"))
+        answer = T.Bind(tirx.Select(tirx.And(self.on("confidence"), low), neutral, top[0]))
+        due = self.due(low, answer)
         self.keep("steps", self.steps + 1)
-        self.b.when(due, lambda: self.decide(top, share))
+        self.b.when(due, lambda: self.decide(low, answer))
         self.say("label", self.kept("label"))
         self.say("low", self.kept("low"))
+
+    def due(self, low: Expr, answer: Expr) -> Expr:
+        now = T.Bind(T.Cast("int64", self.spoken * T.float64(SPEECH_UNIT)))
+        wanted = T.Bind(self.rule("decision_s") * T.float64(SPEECH_UNIT))
+        quiet = T.Bind(tirx.Select(self.begun, tirx.min(self.kept("sure"), now), now))
+        decided = T.Bind(tirx.min(self.kept("decided"), now))
+
+        def elapsed(since: Expr) -> Expr:
+            return T.Cast("float64", now - since) * self.rule("step_s")
+
+        waiting = T.Bind(tirx.And(tirx.And(low, elapsed(quiet) < wanted), self.on("confidence")))
+        other = tirx.Or(answer != self.kept("answer"), T.Cast("int64", low) != self.kept("low"))
+        due = T.Bind(tirx.And(tirx.Not(waiting), tirx.Or(other, elapsed(decided) >= wanted)))
+        self.keep("sure", tirx.Select(waiting, quiet, now))
+        self.keep("decided", tirx.Select(due, now, decided))
+        return due
 
     def weigh(self, top: Expr, share: Expr) -> None:
         seen, window, slot, size = self.a["seen"], self.a["window"], self.slot, self.b.sizes["window"]
@@ -160,29 +173,27 @@ class _Call:
         T.buffer_store(top, now[0], [0])
         T.buffer_store(share, most[0], [0])
 
-    def decide(self, top: Expr, share: Expr) -> None:
-        low = T.Bind(share[0] < T.Cast("float32", self.rule("min_confidence")))
-        neutral = T.Cast("int64", self.rule("neutral"))
-        answer = T.Bind(tirx.Select(tirx.And(self.on("confidence"), low), neutral, top[0]))
+    def decide(self, low: Expr, answer: Expr) -> None:
         before, stood = T.Bind(self.kept("answer")), T.Bind(self.kept("label"))
         decided = T.Bind(before >= 0)
         in_row = T.Bind(self.kept("in_row") * T.Cast("int64", answer == before) + 1)
         settled = tirx.Or(T.Cast("float64", in_row) >= self.rule("settle_decisions"), tirx.Not(decided))
         label = T.Bind(tirx.Select(tirx.Or(tirx.Not(self.on("settle")), settled), answer, stood))
-        changed = T.Bind(tirx.And(decided, label != stood))
+        other = T.Bind(label != stood)
+        changed = T.Bind(tirx.And(decided, other))
         soon = T.Cast("float64", self.steps - self.kept("since")) * self.rule("step_s") < self.rule("jump_s")
         jumped = T.Bind(tirx.And(changed, soon))
-        both_sure = tirx.And(tirx.Not(low), self.kept("low") == 0)
-        restless = tirx.And(tirx.And(decided, answer != before), both_sure)
-        bits = T.Bind(T.Cast("int64", low) + 2 * T.Cast("int64", restless))
+        both_sure = tirx.And(decided, tirx.And(tirx.Not(low), self.kept("low") == 0))
+        restless = tirx.And(answer != before, both_sure)
+        bits = T.Bind(tirx.Select(self.on("handoff"), T.Cast("int64", low) + 2 * T.Cast("int64", restless), T.int64(0)))
         # STREAK times the bad decisions in a row, and why.
-        why = tirx.bitwise_or(self.kept("streak") + STREAK, bits)
-        code = T.Bind(tirx.Select(tirx.And(self.on("handoff"), bits > 0), why, T.int64(0)))
+        stays = tirx.Select(both_sure, T.int64(0), self.kept("streak"))
+        code = T.Bind(tirx.Select(bits > 0, tirx.bitwise_or(self.kept("streak") + STREAK, bits), stays))
         reached = T.Cast("float64", code) >= self.rule("handoff_decisions") * T.float64(STREAK)
-        handed = T.Bind(tirx.And(tirx.And(reached, code > 0), self.kept("handed_off") == 0))
+        handed = T.Bind(tirx.And(tirx.And(reached, bits > 0), self.kept("handed_off") == 0))
         for name, value in {
             "in_row": in_row, "streak": code, "answer": answer, "label": label, "low": low,
-            "since": tirx.Select(changed, self.steps, self.kept("since")),
+            "since": tirx.Select(other, self.steps, self.kept("since")),
             "handed_off": tirx.Select(handed, T.int64(1), self.kept("handed_off")),
         }.items():  # fmt: skip
             self.keep(name, value)

@@ -183,7 +183,7 @@ typedef struct edgeemo_rules {
   double disagreement; /* share of the window */
   double min_confidence;
   double jump_s; /* a label given up sooner than this was a jump */
-  double decision_s; /* seconds of speech from one decision to the next; 0: every step is one */
+  double decision_s; /* seconds of speech without a sure step until a low decision, and to the next sure one; 0: every step is one */
 } edgeemo_rules;
 
 /* What is done to audio. edgeemo_audio_rules_defaults fills them. */
@@ -356,7 +356,7 @@ typedef struct edgeemo_result {
   int32_t low;       /* 1: below the least confidence */
   int32_t changed;   /* 1: another label is said than the step before */
   int32_t jumped;    /* 1: the same, soon after the last change */
-  int32_t decision;  /* 1: this step is a decision, the first in decision_s of speech; until the next one its label is said */
+  int32_t decision;  /* 1: this step is a decision: sure of another label, or decision_s of speech after the last, or a low one */
   int32_t label_count;
   int32_t reserved;
   edgeemo_stream stream;

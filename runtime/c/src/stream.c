@@ -7,7 +7,7 @@ static void ee_forget_rules(edgeemo_engine *e, int32_t slot) {
   memset(e->smoothed + (int64_t)slot * e->labels, 0, (size_t)e->labels * sizeof *e->smoothed);
   memset(e->seen + (int64_t)slot * (e->labels + 1), 0, (size_t)(e->labels + 1) * sizeof *e->seen);
   memset(memory, 0, EE_MEMORY_COUNT * sizeof *memory);
-  memory[EE_MEMORY_ANSWER] = memory[EE_MEMORY_LABEL] = memory[EE_MEMORY_PERIOD] = -1;
+  memory[EE_MEMORY_ANSWER] = memory[EE_MEMORY_LABEL] = -1;
   for (int32_t i = 0; i < e->window_steps; i++) e->window[(int64_t)slot * e->window_steps + i] = e->labels;
   e->mean[slot] = 0;
   e->slots[slot].silent_steps = 0;
