@@ -86,6 +86,20 @@ def residual_block() -> onnx.ModelProto:
     return adapt(graph(nodes, {"x": ["n", 4, 10, 12]}, {"y": ["n", 8, 10, 12]}, constants), "m", {}, {}).model
 
 
+def grouped_block() -> onnx.ModelProto:
+    """Groups of odd channels, strided; columns far apart; groups of one place."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], name="first", group=2, pads=[1, 1, 1, 1], strides=[2, 1]),
+        helper.make_node("Relu", ["a"], ["r"], name="relu"),
+        helper.make_node("Conv", ["r", "w1"], ["b"], name="second", dilations=[2, 2], pads=[2, 2, 2, 2]),
+        helper.make_node("Conv", ["b", "w2"], ["y"], name="last", group=2),
+    ]
+    shapes = {"w0": (32, 5, 3, 3), "w1": (32, 32, 3, 3), "w2": (12, 16, 1, 1)}
+    constants = {name: (rng.standard_normal(shape) / 8).astype(np.float32) for name, shape in shapes.items()}
+    return adapt(graph(nodes, {"x": ["n", 10, 11, 12]}, {"y": ["n", 12, 6, 12]}, constants), "m", {}, {}).model
+
+
 WHOLE_INT8 = load_recipe("int8-kl")  # all of int8 for every layer, so that no Clip stands between
 
 

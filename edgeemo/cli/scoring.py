@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from edgeemo_runtime.errors import EdgeEmoError
 
-from edgeemo.console import progress_bar
+from edgeemo.console import progress_bar, warn
 from edgeemo.data.clips import Clip, evenly, read_manifest
 
 
@@ -34,6 +34,10 @@ def answers_of(models: tuple[Path, ...], clips: list[Clip], line: str = "clean")
     for path, model in zip(models, opened, strict=True):
         if model.labels != opened[0].labels:
             raise EdgeEmoError(f"{path}: its labels are {', '.join(model.labels)}, those of {models[0]} others; not comparable")
+    for path, model in zip(models, opened, strict=True):
+        if model.hears != opened[0].hears:
+            warn([f"{path} hears a {model.hears} and {models[0]} a {opened[0].hears}, so their clips are scored differently "
+                  "(docs/stream-contract.md): export and compile again what was made before"])  # fmt: skip
     with progress_bar(f"{len(clips)} clips", len(models) * len(clips)) as advance:
         return opened, [clip_answers(m, clips, advance, line) for m in opened]
 

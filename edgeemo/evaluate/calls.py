@@ -1,7 +1,7 @@
 """Long calls made of real clips, and what the decision rules make of them next to the raw answers.
 
 Two kinds: one speaker and one emotion throughout, and one speaker whose emotion changes. A step's truth is the label of the clip
-that it ends in. Scores are of the steps that have a label: those after the listening.
+that it ends in. Scores are of the steps that have a label: those from the first decision on.
 """
 
 from __future__ import annotations

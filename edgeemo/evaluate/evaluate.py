@@ -224,6 +224,7 @@ def evaluate(model: StepModel, clips: list[Clip], answers: list[np.ndarray]) -> 
         per_corpus[corpus or "all"] = {"clips": int(mine.sum()), "macro_f1": macro_f1(part), "accuracy": accuracy(part)}
     return {
         "clips": len(clips),
+        "hears": model.hears,
         "macro_f1": macro_f1(confusion),
         "accuracy": accuracy(confusion),
         "per_class": {

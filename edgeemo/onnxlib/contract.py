@@ -44,7 +44,7 @@ class Intensity:
 
 @dataclass(frozen=True)
 class Listening:
-    """A state of one number that counts the steps of speech, and how many of them it takes before a call has a label."""
+    """A state of one number that counts the steps of speech, and how many of them it takes before a call may have a label."""
 
     state: str
     least: float
@@ -62,7 +62,7 @@ class StreamContract:
     states: tuple[State, ...]
     intensity: Intensity | None = None  # where the model has that head
     listening: Listening | None = None  # where it counts speech
-    hears: str = "window"  # what an answer is about: the whole ``call`` so far, or its last seconds
+    hears: str = "window"  # what an answer is about: the whole ``call`` so far, or a ``window`` of its last seconds
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

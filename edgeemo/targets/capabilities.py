@@ -9,6 +9,7 @@ import numpy as np
 
 COLUMNS_S8 = 4
 K_S8 = 16
+GROUP_S8 = 4  # channels of a group from which on int8 products are worth their filling up
 QUAD_K_S8 = 4  # k of a column in a lane of a dot product
 WINOGRAD_K_S8 = 32
 INT8_MAX = 127
@@ -25,16 +26,15 @@ def round_up(value: int, multiple: int) -> int:
 
 def convolution_fits(kind: str, groups: int, tap_k: int, dilations: Sequence[int]) -> bool:
     """Whether kernels of this type (s8, f16, f32) take a convolution of ``tap_k`` channels per group, ``dilations`` by dimension.
-    Over two, a window's columns lie side by side: a row of it is one run of elements."""
-    if len(dilations) == 1:
-        return groups == 1 or kind != "s8" or tap_k % K_S8 == 0
-    return len(dilations) == 2 and groups == 1 and dilations[1] == 1
+    Of fewer channels per group there is more to fill up than to multiply."""
+    few = groups > 1 and (tap_k < GROUP_S8 if kind == "s8" else len(dilations) == 2 and tap_k < 2)
+    return len(dilations) in (1, 2) and not few
 
 
 def reduction_run(kind: str, groups: int, tap_k: int, window: Sequence[int]) -> int:
     """How many elements of the reduction lie side by side in what such a kernel reads: ``window`` of a convolution, by dimension,
     whose rows it may take whole (patterns/convolution.py). () of a matrix product."""
-    whole = len(window) == 2 or (len(window) == 1 and kind == "s8" and tap_k % K_S8 and groups == 1)
+    whole = len(window) == 2 or (len(window) == 1 and kind == "s8" and tap_k % K_S8)
     return round_up(tap_k * (window[-1] if whole else 1), K_S8 if kind == "s8" else 1)
 
 

@@ -23,9 +23,9 @@ SESSION_S = 16.0  # of clips of one speaker and emotion, one after another
 
 def sessions(rows: list[Row], rate: int) -> list[list[Row]]:
     """Every clip alone, and clips of one speaker and emotion joined to about SESSION_S: a call is longer than a clip."""
-    groups: dict[tuple[str, int | None], list[Row]] = {}
-    for r in rows:
-        groups.setdefault((r.speaker, r.label), []).append(r)
+    groups: dict[tuple[str, str | int, int | None], list[Row]] = {}
+    for i, r in enumerate(rows):
+        groups.setdefault((r.corpus, r.speaker or i, r.label), []).append(r)
     joined: list[list[Row]] = []
     for group in groups.values():
         left = 0.0
@@ -54,7 +54,7 @@ class Steps:
         """Each session through the first line and, in turn, one of the others."""
         model.eval()
         parts: list[tuple[Tensor, ...]] = []
-        people = {name: k for k, name in enumerate(sorted({rows[0].speaker for rows in heard}))}
+        people: dict[tuple[str, str | int], int] = {}
         jobs = [(i, line) for i in range(len(heard)) for line in (lines[0], *lines[1:][i % max(1, len(lines) - 1) :][:1])]
         samples = [sum(r.samples for r in rows) for rows in heard]
         jobs.sort(key=lambda job: -samples[job[0]])
@@ -64,7 +64,8 @@ class Steps:
                 audio = [through_line(np.concatenate([pool.audio(r) for r in heard[i]]), line, i) for i, line in group]
                 logits, spoken, counts = _heard(model, audio)
                 for row, (i, _) in enumerate(group):
-                    n, about = counts[row], (heard[i][-1].label or 0, first + row, people[heard[i][0].speaker])
+                    who = heard[i][0].corpus, heard[i][0].speaker or i  # a clip without a speaker is its own
+                    n, about = counts[row], (heard[i][-1].label or 0, first + row, people.setdefault(who, len(people)))
                     parts.append((logits[row, :n], spoken[row, :n], *(torch.full((n,), k) for k in about)))
         return cls(*(torch.cat(values).clone() for values in zip(*parts, strict=True)))
 
@@ -92,7 +93,7 @@ def _factor(spoken: Tensor, least: float, more: Tensor, half: Tensor) -> Tensor:
 
 def last_steps(clip: Tensor) -> Tensor:
     """Where the last step of each clip is (clips,), of the clip of every step (n,) in order: the answer about all of it."""
-    return torch.cat([torch.nonzero(clip[1:] != clip[:-1])[:, 0], torch.tensor([len(clip) - 1])])
+    return torch.cat([torch.nonzero(clip[1:] != clip[:-1])[:, 0], torch.tensor([len(clip) - 1], device=clip.device)])
 
 
 def _unlikely(logits: Tensor, steps: Steps, rows: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Before enough speech was heard a call is listened to: it has no label, and no ru
 averaged and weighed. What a *sure* step says is said at once, and stands while steps are not sure, but only until ``decision_s``
 of speech went by without a sure one: that is a *low decision*, and the call is neutral. Until the first decision it is listened
 to. A sure step is a decision where it says something else, or ``decision_s`` of speech after the one before. Settling and handoff
-are rules of decisions. A pause decides nothing.
+are rules of decisions. A pause is no speech: it makes no low decision.
 
 All streams at once, one row per slot. Each rule can be switched off by itself; a worked example is in each rule's docstring.
 An artifact brings the same rules compiled (compiled_rules.py), which serve a board as a rule: a change here is one there, and
@@ -29,9 +29,9 @@ MIN_DOUBT = 1e-9  # where no step was yet, nothing is doubted
 LISTENING = -1  # in the place of a label
 # Of a slot: steps since it was listened to; the answer of the decision before, settled or not, and of how many in a row; the
 # label said, and the step in which it was first; STREAK times the bad decisions in a row, and why, by REASONS' bits; whether
-# the call was handed off; whether the decision before was a low one; and how much speech there had been at that decision, and
-# at the last sure step (or low decision), in steps / SPEECH_UNIT.
-MEMORY = ("steps", "answer", "in_row", "label", "since", "streak", "handed_off", "low", "decided", "sure")
+# the call was handed off; whether the decision before was a low one; and, in steps / SPEECH_UNIT, how much speech the model had
+# counted by the step before, and how much of it came after that decision, and after the last sure step (or low decision).
+MEMORY = ("steps", "answer", "in_row", "label", "since", "streak", "handed_off", "low", "counted", "decided", "unsure")
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class DecisionRules:
     disagreement: float = 0.6  # a label that this share of the window is not counts half
     confidence: bool = True
     min_confidence: float = 0.55  # below, the answer is neutral
-    decision_s: float = 1.5  # seconds of speech without a sure step until a low decision, and to the next sure one; 0: none
+    decision_s: float = 1.5  # seconds of speech without a sure step until neutral, and between decisions for the same label
     settle: bool = True
-    settle_decisions: int = 1  # in a row that another label must be the answer of before it is said
+    settle_decisions: int = 1  # in a row that another label must be the answer of before it is said, each decision_s apart
     handoff: bool = True
-    handoff_decisions: int = 3  # so many low or jumping ones in a row
+    handoff_decisions: int = 3  # so many low or jumping ones, and none between them that is sure of the same as the one before
     intensity: bool = True  # a confident label's second level, where the model has one
     jump_s: float = 0.5  # a label given up sooner than this was a jump
 
@@ -80,7 +80,7 @@ class Decided:
     smoothed: np.ndarray  # (n, labels) float32, the moving average
     probabilities: np.ndarray  # (n, labels) float32, after the consistency rule; sum to 1
     label: np.ndarray  # (n,) int64, LISTENING where there is none yet
-    low: np.ndarray  # (n,) bool: what is said was decided below the least confidence
+    low: np.ndarray  # (n,) bool: the call's last decision was a low one
     jumped: np.ndarray  # (n,) bool: the label said changed soon after it had changed
     changed: np.ndarray  # (n,) bool: another label is said than the step before
     decision: np.ndarray  # (n,) bool: this step is a decision
@@ -108,7 +108,7 @@ class Decisions:
         self.memory = aligned_zeros((slots, len(MEMORY)), np.int64)
         columns = (self.memory[:, i] for i in range(len(MEMORY)))
         self._steps, self._answer, self._in_row, self._label, self._since, self._streak, self._handed_off, *rest = columns
-        self._low, self._decided, self._sure = rest
+        self._low, self._counted, self._decided, self._unsure = rest
         self._none = np.zeros(slots, dtype=np.int64)
         for slot in range(slots):
             self.clear(slot)
@@ -164,14 +164,14 @@ class Decisions:
         first decision (until then there is no label), nothing changes at the third, sad stands until 0.64 s later the last
         but one is a low decision, and the last waits again.
         """
-        now, wanted = (speech * SPEECH_UNIT).astype(np.int64), self.rules.decision_s * SPEECH_UNIT
-        # A model that takes a call over has heard less of it than the one before: there time begins anew.
-        quiet = np.where(begun, np.minimum(self._sure[slots], now), now)
-        decided = np.minimum(self._decided[slots], now)
-        waiting = low & ((now - quiet) * self.step_s < wanted) & self.rules.confidence
-        other = (answer != self._answer[slots]) | (low != (self._low[slots] > 0))
-        due = ~waiting & (other | ((now - decided) * self.step_s >= wanted))
-        self._sure[slots], self._decided[slots] = np.where(waiting, quiet, now), np.where(due, now, decided)
+        counted, wanted = (speech * SPEECH_UNIT).astype(np.int64), self.rules.decision_s * SPEECH_UNIT
+        # A step is one of speech at most: a model that takes a call over may count from anywhere.
+        more = np.clip(counted - self._counted[slots], 0, SPEECH_UNIT) * begun
+        unsure, decided = self._unsure[slots] + more, self._decided[slots] + more
+        waiting = low & (unsure * self.step_s < wanted) & self.rules.confidence
+        other = (answer != self._answer[slots]) | ((low != (self._low[slots] > 0)) & self.rules.confidence)
+        due = ~waiting & (other | (decided * self.step_s >= wanted))
+        self._counted[slots], self._unsure[slots], self._decided[slots] = counted, unsure * waiting, decided * ~due
         return due
 
     def _decide(self, slots: np.ndarray, steps: np.ndarray, answer: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -19,14 +19,14 @@ class Result:
     end_s: float
     probabilities: np.ndarray  # (labels,) float32, this step's
     smoothed: np.ndarray  # (labels,) float32, after EMA
-    label: str | None  # after all rules (decision.py); None while the call is listened to: too little speech for a label
+    label: str | None  # after all rules (decision.py); None while the call is listened to: until its first decision
     intensity: str  # annoyed or furious while the caller is confidently angry, where the model tells; else empty
     handoff: str  # why the call should go to a person, in the one step that says so; else empty
     model: str  # version
 
     @property
     def listening(self) -> bool:
-        """Whether too little speech was heard for a label."""
+        """Whether the call has no label yet: too little speech, or no step that was sure."""
         return self.label is None
 
 

@@ -18,7 +18,7 @@ from edgeemo.targets.board import load_target
 from tests.aarch64 import board
 from tests.compile.test_parity import MEAN, MOST, OF_A_HUNDRED
 from tests.conftest import speech
-from tests.graphs import compiled, quantized, residual_block
+from tests.graphs import compiled, grouped_block, quantized, residual_block
 
 pytestmark = [pytest.mark.slow, pytest.mark.qemu, pytest.mark.skipif(not board.available(), reason=board.REASON)]
 STEPS = 30
@@ -49,16 +49,22 @@ def test_board_equals_host_and_onnx_runtime(
             assert got.mean(axis=0).argmax() == expected.mean(axis=0).argmax()
 
 
+IMAGES = {"depthwise": residual_block, "grouped and spread": grouped_block}
+
+
+@pytest.mark.parametrize(("target", "cpu"), [("aarch64-neon", "cortex-a72"), ("pi5", "cortex-a76")])
 @pytest.mark.parametrize("kind", ["float", "int8-min-max", DEFAULT_RECIPE])
-def test_images_on_the_board_are_as_on_the_host(kind: str, tmp_path: Path) -> None:
-    """Convolutions over two dimensions, a depthwise one among them, through edgeemo-run feed."""
-    model = residual_block() if kind == "float" else quantized(residual_block(), tmp_path, load_recipe(kind))
-    _, function = compiled(model, tmp_path)
-    (tmp_path / "m.edgeemo").write_bytes(compile_onnx(tmp_path / "m.onnx", load_target("aarch64-neon")).archive)
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_on_the_board_are_as_on_the_host(name: str, kind: str, target: str, cpu: str, tmp_path: Path) -> None:
+    """Convolutions over two dimensions through edgeemo-run feed."""
+    model = IMAGES[name]() if kind == "float" else quantized(IMAGES[name](), tmp_path, load_recipe(kind))
+    made, function = compiled(model, tmp_path)
+    assert made.stock_products == []
+    (tmp_path / "m.edgeemo").write_bytes(compile_onnx(tmp_path / "m.onnx", load_target(target)).archive)
     feed = made_up(model, 3, 9)
     np.savez(tmp_path / "in.npz", **feed)  # type: ignore[arg-type]
     arguments = ["feed", str(tmp_path / "m.edgeemo"), str(tmp_path / "in.npz"), "--out", str(tmp_path / "out.npz")]
-    done = board.run(["-m", "edgeemo_runtime.ops.cli", *arguments])
+    done = board.run(["-m", "edgeemo_runtime.ops.cli", *arguments], cpu=cpu)
     assert done.returncode == 0, done.stderr.decode()
     with np.load(tmp_path / "out.npz") as got:
         np.testing.assert_allclose(got["y"], function.run(feed)["y"], rtol=1e-4, atol=1e-5 if kind == "float" else 0.01)

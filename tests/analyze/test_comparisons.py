@@ -23,6 +23,15 @@ def test_clips_to_choose_on_are_never_the_test_split(tmp_path: Path) -> None:
     assert len(ClipComparison.of(None, None, 3, CLIPS).files) == 3
 
 
+def test_the_f1_of_clips_is_by_what_the_model_hears() -> None:
+    """A clip of two steps: the first says its label, the last another."""
+    (clip,) = (c for c in CLIPS[:1])
+    p = np.zeros((2, 7), np.float32)
+    p[0, clip.label], p[1, (clip.label + 1) % 7] = 0.9, 0.8
+    found = {hears: ClipComparison((clip,), "one", hears).score([p], [p]).f1 for hears in ("window", "call")}
+    assert found["window"] == 1.0 and found["call"] == 0.0
+
+
 def graph(gain: float, kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
     """y = gain x, and z = x."""
     info = helper.make_tensor_value_info

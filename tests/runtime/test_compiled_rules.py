@@ -158,7 +158,8 @@ def test_rules(host_artifacts: dict[str, Path], rules: DecisionRules, seed: int)
             model.batch_slots[: len(rows)] = rows
             return lambda: model.answers.__setitem__(slice(len(rows)), found)
 
-        model.states[slots, place] += rng.choice(np.float32([0.0, 0.1, 0.7, 1.0]), len(slots))
+        # The count of a model that takes over is another one: less, or more by any number of steps.
+        model.states[slots, place] += rng.choice(np.float32([0.0, 0.1, 0.7, 1.0, 1.0, 20.0, -3.0]), len(slots))
         model.bound = lambda rows, step=step: step()  # type: ignore[method-assign, misc]
         got, probabilities, _, _ = made._compiled(model, slots)
         wanted = numpy_rules(slots, answers, model.states[slots, place], least)

@@ -213,11 +213,31 @@ def test_a_pause_makes_no_low_decision() -> None:
     assert {int(x.label[0]) for x in said} == {SAD}
 
 
-def test_a_model_that_takes_over_and_has_heard_less_begins_its_time_anew() -> None:
+@pytest.mark.parametrize("before", [400.0, 0.0, np.nan, np.inf])
+def test_a_model_that_takes_over_may_count_from_anywhere(before: float) -> None:
     d = decisions(confidence=True, decision_s=1.0)
-    d(ONE, sure(SAD), np.float32([400]))
-    said = [d(ONE, UNSURE, np.float32([n])) for n in range(5, 13)]
-    assert [int(x.label[0]) for x in said] == [SAD] * 7 + [NEUTRAL]
+    d(ONE, sure(SAD), np.float32([before]))
+    said = [d(ONE, UNSURE, np.float32([n])) for n in range(50, 60)]
+    assert [int(x.label[0]) for x in said].index(NEUTRAL) in (6, 7)  # a step more where the first counted for one
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
+def test_a_count_that_is_no_number_is_one_step_without_speech() -> None:
+    d = decisions(confidence=True, decision_s=1.0)
+    said = [d(ONE, sure(SAD), np.float32([1])), *(d(ONE, UNSURE, np.float32([n])) for n in (2, np.nan, *range(4, 13)))]
+    assert NEUTRAL in [int(x.label[0]) for x in said]
+
+
+def test_without_the_confidence_rule_a_flicker_of_confidence_is_no_decision() -> None:
+    d = decisions(handoff=True, decision_s=1.5)
+    said = [d(ONE, sure(SAD, p)) for p in (0.6, 0.5) * 10]
+    assert not any(x.handoff[0] for x in said) and sum(bool(x.decision[0]) for x in said) == 2
+
+
+def test_a_label_settles_over_decisions_that_are_apart() -> None:
+    d = decisions(confidence=True, settle=True, settle_decisions=2, decision_s=0.5)
+    said = [int(d(ONE, sure(label)).label[0]) for label in (SAD, *[ANGRY] * 6)]
+    assert said == [SAD] * 5 + [ANGRY] * 2
 
 
 def test_a_change_soon_after_the_first_label_is_a_jump() -> None:

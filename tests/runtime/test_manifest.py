@@ -20,7 +20,8 @@ GOOD: dict[str, Any] = {
     "model": {"file": "m.onnx", "sha256": HASH},
     "target": {"name": "host", "machine": "x86_64", "triple": "x", "cpu": "y", "needs": ["avx2"]},
     "stream": {"sample_rate": 8000, "samples_per_step": 1280, "ring_samples": 5440, "ring_frames": 51, "labels": ["angry", "sad"],
-               "audio": "audio", "probabilities": "p", "intensity": {"state": "i", "label": "angry", "names": ["a", "f"]}},
+               "audio": "audio", "probabilities": "p", "hears": "call",
+               "intensity": {"state": "i", "label": "angry", "names": ["a", "f"]}},
     "step": {"function": "step", "state_words": 20, "arena_bytes_per_stream": 640,
              "inputs": [{"name": "audio", "shape": [1280], "dtype": "float32"}],
              "outputs": [{"name": "p", "shape": [2], "dtype": "float32"}]},
@@ -59,7 +60,7 @@ def test_a_sound_one_is_read() -> None:
 
 def test_of_older_artifacts_keys_may_be_missing() -> None:
     old = copy.deepcopy(GOOD)
-    del old["around"]["columns"], old["model"], old["stream"]["intensity"], old["target"]["needs"]
+    del old["around"]["columns"], old["model"], old["stream"]["intensity"], old["stream"]["hears"], old["target"]["needs"]
     assert parsed(old) == old
     del old["around"]
     assert parsed(old) == old
@@ -82,6 +83,7 @@ def test_of_older_artifacts_keys_may_be_missing() -> None:
         (("stream", "sample_rate"), 1, "sample_rate must be"),
         (("stream", "samples_per_step"), 1279, "step.inputs must be"),
         (("stream", "ring_samples"), 10**12, "ring_samples must be"),
+        (("stream", "hears"), "all", "stream.hears must be"),
         (("stream", "intensity", "label"), "x", "one of the labels"),
         (("stream", "intensity", "state"), "x", "a state of one number"),
         (("states", "i", "offset_words"), 20, "within the step's 20 state words"),

@@ -1,7 +1,8 @@
 """Conv over one or two dimensions with constant weights -> our GEMM kernels, on channels-last activations.
 
 A row of an image (height, width, channels) has a window's columns side by side, so that a convolution over two dimensions is a
-product with one tap per row of the window, each of its columns * channels elements. ONNX has channels first: kernels get their
+product with one tap per row of the window, each of its columns * channels elements. Where they do not lie so (columns spread by
+dilation; groups, whose channels come between) they are copied side by side first. ONNX has channels first: kernels get their
 data transposed (channels_last.py).
 """
 
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from tvm import relax
 
 from edgeemo.compile.ir import Expr, Graph, Var, rows_per_stream, static_shape
 from edgeemo.compile.kernels.specs import Gemm
@@ -35,7 +37,7 @@ class _Window:
 
 
 def product(graph: Graph, root: Var, transposed: Transposed) -> Product | None:
-    """None where no kernel fits: more than two dimensions, groups or spread columns over two, a batch that is not first."""
+    """None where no kernel fits: more than two dimensions, groups of few channels, a batch that is not first."""
     attrs: Any = graph.attrs(root)
     data, weight_value = graph.args(root)
     found = read_weights(graph, weight_value)
@@ -77,6 +79,11 @@ def _one_dimension(
         assert time and channels
         return Gemm(kind, window.out[0], 1, tap_k, 0, channels * window.strides[0], channels * time, n), data, ordered
     data = padded(graph, data, [(window.padding[0], window.padding[1])], window.zero, before)
+    if kind == "s8" and weight.shape[1] % capabilities.K_S8 and window.groups > 1:
+        data, ordered = _side_by_side(graph, data, kind, weight[:, :, None], window, before)
+        (_, places, wide), (groups, _, tap_k, n) = static_shape(data), ordered.shape
+        assert places and wide
+        return Gemm(kind, places, 1, tap_k, 0, wide, wide * places, n * groups, groups), data, ordered
     if kind == "s8":
         data, weight = padded_to_kernel(graph, data, weight, 1, before)
     n, tap_k, taps = weight.shape
@@ -91,6 +98,8 @@ def _two_dimensions(
     graph: Graph, data: Expr, weight: np.ndarray, kind: str, window: _Window, before: Bindings
 ) -> tuple[Gemm, Expr, np.ndarray]:
     """A tap per row of the window."""
+    if window.groups > 1 or window.dilations[1] > 1:
+        return _copied_columns(graph, data, weight, kind, window, before)
     ordered, beyond = _whole_taps(kind, weight)
     top, left, bottom, right = window.padding
     data = padded(graph, data, [(top, bottom), (left, right + beyond)], window.zero, before)
@@ -102,6 +111,65 @@ def _two_dimensions(
     if block_stride != places * row_stride:  # else all rows are one row_stride apart, and tiles may span lines
         spec = replace(spec, rows_per_block=places, block_stride=block_stride)
     return spec, data, ordered
+
+
+def _copied_columns(
+    graph: Graph, data: Expr, weight: np.ndarray, kind: str, window: _Window, before: Bindings
+) -> tuple[Gemm, Expr, np.ndarray]:
+    """A tap per row of the window, of columns that are copied side by side; one column of channels that the kernel takes as they
+    are is not."""
+    top, left, bottom, right = window.padding
+    data = padded(graph, data, [(top, bottom), (left, right)], window.zero, before)
+    if weight.shape[3] == 1 and (kind != "s8" or weight.shape[1] % capabilities.K_S8 == 0):
+        ordered, between = _by_group(weight, window.groups), window.strides[1]
+    else:
+        data, ordered = _side_by_side(graph, data, kind, weight, window, before)
+        between = 1
+    (_, height, width, wide), (groups, taps, tap_k, n) = static_shape(data), ordered.shape
+    assert height and width and wide
+    line, (lines, places) = width * wide, window.out
+    row_stride, block_stride = between * wide, window.strides[0] * line
+    spec = Gemm(kind, lines * places, taps, tap_k, window.dilations[0] * line, row_stride, height * line, n * groups, groups)
+    if block_stride != places * row_stride:
+        spec = replace(spec, rows_per_block=places, block_stride=block_stride)
+    return spec, data, ordered
+
+
+def _by_group(weight: np.ndarray, groups: int) -> np.ndarray:
+    """weight (n, channels, taps, columns) as (groups, taps, columns * channels, n of a group)."""
+    n, channels, taps, columns = weight.shape
+    ordered = weight.reshape(groups, n // groups, channels, taps, columns).transpose(0, 3, 4, 2, 1)
+    return ordered.reshape(groups, taps, columns * channels, n // groups)
+
+
+def _side_by_side(
+    graph: Graph, data: Expr, kind: str, weight: np.ndarray, window: _Window, before: Bindings
+) -> tuple[Expr, np.ndarray]:
+    """Channels-last ``data`` (..., columns, channels) as (..., places, groups * k): each group's channels of the window's columns
+    at a place, filled up with zeros to what the kernel loads; and the weights (groups, rows, k, n) for it."""
+    _, channels, _, columns = weight.shape
+    groups, places, stride, dilation = window.groups, window.out[-1], window.strides[-1], window.dilations[-1]
+    *lead, _, _ = data.ty.shape
+    dtype, axis = data.ty.dtype, len(lead)
+
+    def column(i: int) -> Expr:
+        first = i * dilation
+        part = relax.op.strided_slice(data, [axis], [first], [first + (places - 1) * stride + 1], [stride])
+        part = graph.emit(before, "column", part, [*lead, places, groups * channels], dtype)
+        shape = [*lead, places, groups, channels]
+        return graph.emit(before, "column", relax.op.reshape(part, shape), shape, dtype)
+
+    parts, k = [column(i) for i in range(columns)], columns * channels
+    shape = [*lead, places, groups, k]
+    joined = graph.emit(before, "columns", relax.op.concat(parts, axis=-1), shape, dtype)
+    more = -k % capabilities.K_S8 if kind == "s8" else 0
+    if more:
+        shape[-1] = k + more
+        filled = relax.op.nn.pad(joined, [0, 0] * (len(shape) - 1) + [0, more])
+        joined = graph.emit(before, "filled", filled, shape, dtype)
+    shape = [*lead, places, groups * (k + more)]
+    made = graph.emit(before, "side_by_side", relax.op.reshape(joined, shape), shape, dtype)
+    return made, np.pad(_by_group(weight, groups), ((0, 0), (0, 0), (0, more), (0, 0)))
 
 
 def _whole_taps(kind: str, weight: np.ndarray) -> tuple[np.ndarray, int]:

@@ -134,19 +134,22 @@ class _Call:
         self.say("low", self.kept("low"))
 
     def due(self, low: Expr, answer: Expr) -> Expr:
-        now = T.Bind(T.Cast("int64", self.spoken * T.float64(SPEECH_UNIT)))
+        counted, none = T.Bind(T.Cast("int64", self.spoken * T.float64(SPEECH_UNIT))), T.int64(0)
         wanted = T.Bind(self.rule("decision_s") * T.float64(SPEECH_UNIT))
-        quiet = T.Bind(tirx.Select(self.begun, tirx.min(self.kept("sure"), now), now))
-        decided = T.Bind(tirx.min(self.kept("decided"), now))
+        grown = tirx.min(tirx.max(counted - self.kept("counted"), none), T.int64(SPEECH_UNIT))
+        more = T.Bind(tirx.Select(self.begun, grown, none))
+        unsure, decided = T.Bind(self.kept("unsure") + more), T.Bind(self.kept("decided") + more)
 
-        def elapsed(since: Expr) -> Expr:
-            return T.Cast("float64", now - since) * self.rule("step_s")
+        def seconds(units: Expr) -> Expr:
+            return T.Cast("float64", units) * self.rule("step_s")
 
-        waiting = T.Bind(tirx.And(tirx.And(low, elapsed(quiet) < wanted), self.on("confidence")))
-        other = tirx.Or(answer != self.kept("answer"), T.Cast("int64", low) != self.kept("low"))
-        due = T.Bind(tirx.And(tirx.Not(waiting), tirx.Or(other, elapsed(decided) >= wanted)))
-        self.keep("sure", tirx.Select(waiting, quiet, now))
-        self.keep("decided", tirx.Select(due, now, decided))
+        waiting = T.Bind(tirx.And(tirx.And(low, seconds(unsure) < wanted), self.on("confidence")))
+        flipped = tirx.And(T.Cast("int64", low) != self.kept("low"), self.on("confidence"))
+        other = tirx.Or(answer != self.kept("answer"), flipped)
+        due = T.Bind(tirx.And(tirx.Not(waiting), tirx.Or(other, seconds(decided) >= wanted)))
+        self.keep("counted", counted)
+        self.keep("unsure", tirx.Select(waiting, unsure, none))
+        self.keep("decided", tirx.Select(due, none, decided))
         return due
 
     def weigh(self, top: Expr, share: Expr) -> None:

@@ -173,17 +173,17 @@ typedef struct edgeemo_rules {
   uint32_t struct_size;
   int32_t consistency; /* 0 or 1: a label that most of the window is not counts half */
   int32_t confidence;  /* 0 or 1: below min_confidence the answer is neutral */
-  int32_t settle;      /* 0 or 1: another label is said after settle_decisions in a row */
+  int32_t settle;      /* 0 or 1: another label is said after settle_decisions in a row, each decision_s apart */
   int32_t handoff;     /* 0 or 1: tell when a call should go to a person */
   int32_t intensity;   /* 0 or 1: tell the second level of a confident label, where the model has one */
   int32_t window_steps, settle_decisions;
-  int32_t handoff_decisions; /* so many low or jumping ones in a row */
+  int32_t handoff_decisions; /* so many low or jumping ones, and none between them that is sure of the same as the one before */
   int32_t reserved;
   double alpha;        /* weight of the newest step in the moving average; 1 is no smoothing */
   double disagreement; /* share of the window */
   double min_confidence;
   double jump_s; /* a label given up sooner than this was a jump */
-  double decision_s; /* seconds of speech without a sure step until a low decision, and to the next sure one; 0: every step is one */
+  double decision_s; /* seconds of speech without a sure step until neutral, and between decisions for the same label; 0: every step decides */
 } edgeemo_rules;
 
 /* What is done to audio. edgeemo_audio_rules_defaults fills them. */
@@ -356,7 +356,7 @@ typedef struct edgeemo_result {
   int32_t low;       /* 1: below the least confidence */
   int32_t changed;   /* 1: another label is said than the step before */
   int32_t jumped;    /* 1: the same, soon after the last change */
-  int32_t decision;  /* 1: this step is a decision: sure of another label, or decision_s of speech after the last, or a low one */
+  int32_t decision;  /* 1: this step is a decision: a sure answer that is another, or the same decision_s of speech later, or a low one */
   int32_t label_count;
   int32_t reserved;
   edgeemo_stream stream;

@@ -32,13 +32,13 @@
 
 /* Order of columns: edgeemo_runtime/abi.py. */
 enum {EE_RULES_ALPHA, EE_RULES_CONSISTENCY, EE_RULES_DISAGREEMENT, EE_RULES_CONFIDENCE, EE_RULES_MIN_CONFIDENCE, EE_RULES_NEUTRAL, EE_RULES_DECISION_S, EE_RULES_SETTLE, EE_RULES_SETTLE_DECISIONS, EE_RULES_HANDOFF, EE_RULES_HANDOFF_DECISIONS, EE_RULES_JUMP_S, EE_RULES_STEP_S, EE_RULES_STEP, EE_RULES_COUNT};
-enum {EE_MEMORY_STEPS, EE_MEMORY_ANSWER, EE_MEMORY_IN_ROW, EE_MEMORY_LABEL, EE_MEMORY_SINCE, EE_MEMORY_STREAK, EE_MEMORY_HANDED_OFF, EE_MEMORY_LOW, EE_MEMORY_DECIDED, EE_MEMORY_SURE, EE_MEMORY_COUNT};
+enum {EE_MEMORY_STEPS, EE_MEMORY_ANSWER, EE_MEMORY_IN_ROW, EE_MEMORY_LABEL, EE_MEMORY_SINCE, EE_MEMORY_STREAK, EE_MEMORY_HANDED_OFF, EE_MEMORY_LOW, EE_MEMORY_COUNTED, EE_MEMORY_DECIDED, EE_MEMORY_UNSURE, EE_MEMORY_COUNT};
 enum {EE_NUMBERS_STREAM, EE_NUMBERS_LABEL, EE_NUMBERS_HANDOFF, EE_NUMBERS_ODD, EE_NUMBERS_COUNT};
 enum {EE_FLAGS_LOW, EE_FLAGS_JUMPED, EE_FLAGS_CHANGED, EE_FLAGS_DECISION, EE_FLAGS_COUNT};
 enum {EE_TIMES_START_S, EE_TIMES_END_S, EE_TIMES_SINCE, EE_TIMES_COUNT};
 enum {EE_SPEECH_PLACE, EE_SPEECH_LEAST, EE_SPEECH_COUNT};
 static const char *const ee_columns_rules[] = {"alpha", "consistency", "disagreement", "confidence", "min_confidence", "neutral", "decision_s", "settle", "settle_decisions", "handoff", "handoff_decisions", "jump_s", "step_s", "step", NULL};
-static const char *const ee_columns_memory[] = {"steps", "answer", "in_row", "label", "since", "streak", "handed_off", "low", "decided", "sure", NULL};
+static const char *const ee_columns_memory[] = {"steps", "answer", "in_row", "label", "since", "streak", "handed_off", "low", "counted", "decided", "unsure", NULL};
 static const char *const ee_columns_numbers[] = {"stream", "label", "handoff", "odd", NULL};
 static const char *const ee_columns_flags[] = {"low", "jumped", "changed", "decision", NULL};
 static const char *const ee_columns_times[] = {"start_s", "end_s", "since", NULL};

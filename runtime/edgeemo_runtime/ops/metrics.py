@@ -35,7 +35,9 @@ class EngineCollector:
             yield CounterMetricFamily(f"edgeemo_{name}", f"{name.replace('_', ' ').capitalize()}.", value=value)
         steps = CounterMetricFamily("edgeemo_steps", "Answers.", labels=["model"])
         listening = CounterMetricFamily("edgeemo_listening", "Steps before a call had a label.", labels=["model"])
-        decisions = CounterMetricFamily("edgeemo_decisions", "Decisions: what calls were sure of, and low ones.", labels=["model"])
+        decisions = CounterMetricFamily(
+            "edgeemo_decisions", "Decisions: what calls were sure of, and low ones.", labels=["model"]
+        )
         low = CounterMetricFamily("edgeemo_low_confidence", "Decisions below the least confidence.", labels=["model"])
         jumps = CounterMetricFamily("edgeemo_jumps", "Labels given up within half a second.", labels=["model"])
         errors = CounterMetricFamily("edgeemo_errors", "Answers that were no probabilities.", labels=["model"])

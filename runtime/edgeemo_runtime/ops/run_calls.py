@@ -39,8 +39,8 @@ def warn(sentence: str) -> None:
 
 
 class _Summary:
-    """Per call: its steps, how many count, and the sum of their probabilities, whose mean is the clip's answer. Those count that
-    have a label, or all while none has."""
+    """Per call: its steps, how many count, and the sum of their probabilities, whose mean is what it was on the whole (`edgeemo
+    eval` takes a clip's last step where a model hears the call). Those count that have a label, or all while none has."""
 
     def __init__(self, labels: tuple[str, ...]) -> None:
         self.labels = labels

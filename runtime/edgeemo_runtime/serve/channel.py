@@ -12,7 +12,7 @@ from edgeemo_runtime.serve.rings import SlotWriter
 @dataclass(slots=True)
 class Step:
     """An answer for one channel: seconds of its call, probabilities by label index, and the engine's own delay. ``label`` is
-    decision.LISTENING (-1) while too little speech was heard."""
+    decision.LISTENING (-1) until the call's first decision."""
 
     start_s: float
     end_s: float

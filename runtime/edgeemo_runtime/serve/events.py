@@ -102,7 +102,7 @@ class Record:
         """The segment that has ended with this step, the one that has begun, and why the call should go to a person now."""
         self.steps += 1
         self.seconds, self.model = step.end_s, step.model
-        if step.label == LISTENING:  # too little speech for a label
+        if step.label == LISTENING:  # before the first decision
             self.listened += 1
             return self._end_segment(), None, ""
         label = self.labels[step.label]
