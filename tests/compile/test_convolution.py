@@ -320,7 +320,8 @@ def test_pooling_resizing_and_clips_stay_channels_last(tmp_path: Path) -> None:
         helper.make_node("Mul", ["whole", "gate"], ["scaled"]),
         helper.make_node("Conv", ["scaled", "w2"], ["y"], name="last"),
     ]  # fmt: skip
-    constants = {name: RNG.standard_normal(shape).astype(np.float32) for name, shape in
+    rng = np.random.default_rng(0)
+    constants = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in
                  {"w0": (8, 3, 3, 3), "w1": (8, 8, 1, 1), "w2": (4, 8, 1, 1)}.items()}  # fmt: skip
     constants |= {name: np.float32(value) for name, value in {"zero": 0, "three": 3, "six": 6}.items()}
     constants["scales"] = np.array([1, 1, 2, 2], np.float32)
