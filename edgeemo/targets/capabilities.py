@@ -39,9 +39,9 @@ def reduction_run(kind: str, groups: int, tap_k: int, window: Sequence[int]) -> 
 
 
 def depthwise_fits(kind: str, groups: int, shape: Sequence[int]) -> bool:
-    """Whether a depthwise kernel takes a convolution with weights of ``shape`` (channels, 1, window)."""
+    """Whether a depthwise kernel takes a convolution with weights of ``shape`` (channels out, 1, window)."""
     least = {"f32": 2, "s8": CHANNELS_S8}.get(kind)
-    return least is not None and shape[0] == groups >= least and shape[1] == 1 and len(shape) in (3, 4)
+    return least is not None and groups > 1 and shape[0] >= least and shape[1] == 1 and len(shape) in (3, 4)
 
 
 def winograd_fits(w: np.ndarray, largest: int) -> bool:

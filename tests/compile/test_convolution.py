@@ -42,6 +42,8 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {  #
     "groups, 1 x 1": ({"group": 2}, (32, 6, 5), (24, 16, 1, 1)),
     "groups, one column, strides": ({"group": 2, "strides": [2, 3], "pads": [1, 0, 1, 1]}, (32, 9, 8), (8, 16, 3, 1)),
     "groups of odd channels, 1 x 1": ({"group": 2, "strides": [1, 2]}, (10, 6, 5), (6, 5, 1, 1)),
+    "groups of one channel, two results each": ({"group": 8, "pads": [1, 1, 1, 1]}, (8, 5, 9), (16, 1, 3, 3)),
+    "groups of one channel, three results each, over time": ({"group": 5, "strides": [2]}, (5, 21), (15, 1, 4)),
     "groups of odd channels over time": ({"group": 3, "pads": [2, 1], "strides": [2]}, (15, 21), (12, 5, 4)),
     "groups of odd channels over time, spread": ({"group": 2, "dilations": [3]}, (10, 21), (8, 5, 3)),
     "same, the odd row after": ({"auto_pad": "SAME_UPPER", "strides": [2, 2]}, (4, 8, 9), (4, 4, 3, 3)),
@@ -63,7 +65,8 @@ def test_every_form_of_window_is_a_product(case: str, kind: str, tmp_path: Path)
         model = quantized(model, tmp_path)
     made, function = compiled(model, tmp_path)
     assert made.stock_products == []
-    assert any(name.startswith("gemm_s8" if kind == "int8" else "gemm_f32") for name in made.kernels)
+    ours = ("gemm_s8", "depthwise_s8") if kind == "int8" else ("gemm_f32", "depthwise_f32")
+    assert any(name.startswith(ours) for name in made.kernels)
     if case == "a waveform" and kind == "int8":
         assert "gemm_s8_rows17_k32_n6_bias" in made.kernels  # not 20 taps of one channel filled up to 16
     for batch in (1, 5):

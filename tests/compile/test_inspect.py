@@ -37,17 +37,17 @@ def test_the_default_models_products_by_path(files: dict[str, Path], kind: str, 
 
 
 def test_a_stock_product_is_called_slow_and_padding_no_reason_for_one(tmp_path: Path) -> None:
-    """Groups of one channel with two results each are stock; one dimension is a kernel's, padded or not."""
+    """Three dimensions are stock; one is a kernel's, padded or not."""
     rng = np.random.default_rng(0)
-    flat, deep = (rng.standard_normal(shape).astype(np.float32) for shape in ((8, 1, 3, 3), (8, 4, 3)))
-    two = graph([helper.make_node("Conv", ["x", "w"], ["y"], group=4)], {"x": [1, 4, 9, 9]}, {"y": [1, 8, 7, 7]}, {"w": flat})
+    wide, deep = (rng.standard_normal(shape).astype(np.float32) for shape in ((8, 2, 3, 3, 3), (8, 4, 3)))
+    many = graph([helper.make_node("Conv", ["x", "w"], ["y"])], {"x": [1, 2, 9, 9, 9]}, {"y": [1, 8, 7, 7, 7]}, {"w": wide})
     one = graph([helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1])], {"x": [1, 4, 9]}, {"y": [1, 8, 9]}, {"w": deep})
     found = []
-    for name, model in (("two", two), ("one", one)):
+    for name, model in (("many", many), ("one", one)):
         onnx.save(adapt(model, name, {}, {}).model, tmp_path / f"{name}.onnx")
         found.append(inspect(tmp_path / f"{name}.onnx", load_target("host")).products[0])
     assert found[0].path == "stock" and found[0].note.startswith("slow: 100% of the MACs")
-    assert found[0].macs == 7 * 7 * 8 * 9
+    assert found[0].macs == 7**3 * 8 * 2 * 27
     assert found[1].path == "float kernel" and found[1].note == ""
 
 

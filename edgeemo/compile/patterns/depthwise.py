@@ -48,6 +48,9 @@ def match(graph: Graph, table: KernelTable, root: Var, transposed: Transposed) -
         last = channels_last(graph, last, before)
     padding = [int(p) for p in attrs.padding]
     last = padded(graph, last, [(padding[i], padding[i + dims]) for i in range(dims)], zero, before)
+    if channels > int(attrs.groups):  # several results of each channel: copies of it, side by side
+        repeated = relax.op.repeat(last, channels // int(attrs.groups), axis=dims + 1)
+        last = graph.emit(before, "repeated", repeated, [*list(last.ty.shape)[:-1], channels], last.ty.dtype)
 
     int8 = sums_scale is not None
     takes = {"factor"} | {*(ACTIVATIONS if channels >= kernel.LANES["f32"] else ())} | ({"quantize"} if int8 else set())

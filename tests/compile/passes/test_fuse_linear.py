@@ -41,9 +41,9 @@ def test_a_residual_is_added_by_the_kernel() -> None:
 
 
 def test_a_product_without_a_kernel_is_noted() -> None:
-    """Groups of one channel with two results each."""
-    weights = {"w": np.ones((8, 1, 3, 3), np.float32)}
-    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], group=4)]
-    model = graph(nodes, {"x": ["batch", 4, 5, 5]}, {"y": ["batch", 8, 3, 3]}, weights)
+    """A convolution over three dimensions."""
+    weights = {"w": np.ones((4, 2, 3, 3, 3), np.float32)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
+    model = graph(nodes, {"x": ["batch", 2, 5, 5, 5]}, {"y": ["batch", 4, 3, 3, 3]}, weights)
     names, context, _ = after(model, fuse_linear)
-    assert names == ["nn.conv2d"] and len(context.unfused) == 1 and context.table.products == [None]
+    assert names == ["nn.conv3d"] and len(context.unfused) == 1 and context.table.products == [None]
