@@ -177,7 +177,7 @@ def train_listener(
     encoders = [load_whisper(), *teachers] if recipe.updates else []
     c = model.config
     print(f"recipe: {recipe}", file=sys.stderr)
-    pool = Pool.load([*folders, *([unlabelled] if unlabelled else [])], c.sample_rate, out.with_suffix(".npy"))
+    pool = Pool.load([*folders, *([unlabelled] if unlabelled else [])], c.sample_rate, out.with_suffix(".audio.npy"))
     mix = Mix(pool, recipe.steps, c.step_samples, recipe.unlabelled if unlabelled else 0.0, recipe.seed)
     print(f"clips: {len(mix.labelled)} with labels, {len(mix.others)} without", file=sys.stderr)
     dev = [r for r in pool.of("dev") if r.target is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from collections.abc import Sequence
@@ -75,9 +76,10 @@ class Pool:
     @classmethod
     def load(cls, folders: Sequence[Path], rate: int, cache: Path) -> Pool:
         """Decoded once: ``cache`` (.npy, and a .json next to it) keeps them for the next time with the same folders and
-        manifests. Of clips of one corpus, speaker and name that of the later folder is taken."""
+        manifests; files that are cut, or others', are written anew. Of clips of one corpus, speaker and name that of the later
+        folder is taken."""
         table, of = cache.with_suffix(".json"), [_state_of(f) for f in folders]
-        if cache.is_file() and table.is_file():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError):
             kept = json.loads(table.read_text())
             if kept["of"] == of:
                 return cls([Row(**r) for r in kept["rows"]], np.load(cache))

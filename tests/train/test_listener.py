@@ -87,6 +87,10 @@ def test_audio_is_decoded_once(folder: Path, tmp_path: Path) -> None:
     again = Pool.load([folder], 8000, tmp_path / "a.npy")
     assert [r.at for r in again.rows] == [r.at for r in pool.rows]
     assert len(Pool.load([folder, CALIBRATION], 8000, tmp_path / "a.npy").rows) > len(pool.rows)  # other folders, other clips
+    for name, content in (("a.json", "{"), ("a.json", "[]"), ("a.npy", "")):  # cut, somebody else's, cut
+        Pool.load([folder], 8000, tmp_path / "a.npy")
+        (tmp_path / name).write_text(content)
+        assert Pool.load([folder], 8000, tmp_path / "a.npy").rows == pool.rows
 
 
 def test_votes_are_part_of_a_target_and_arousal_is_no_emotion(tmp_path: Path) -> None:
