@@ -213,6 +213,7 @@ def test_a_pause_makes_no_low_decision() -> None:
     assert {int(x.label[0]) for x in said} == {SAD}
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
 @pytest.mark.parametrize("before", [400.0, 0.0, np.nan, np.inf])
 def test_a_model_that_takes_over_may_count_from_anywhere(before: float) -> None:
     d = decisions(confidence=True, decision_s=1.0)
