@@ -38,13 +38,17 @@ class Score:
 
 
 class Comparison(Protocol):
-    """Picklable: workers get it whole. ``on``: what it compares on, in words; ``measure``: what the error is."""
+    """Picklable: workers get it whole. ``on``: what it compares on, in words; ``measure``: what the error is; ``hears``: what an
+    answer is about (evaluate.clip_probabilities), "" where none is of a clip."""
 
     @property
     def on(self) -> str: ...
 
     @property
     def measure(self) -> str: ...
+
+    @property
+    def hears(self) -> str: ...
 
     @property
     def files(self) -> Sequence[Path]: ...
@@ -63,7 +67,7 @@ class ClipComparison:
 
     clips: tuple[Clip, ...]
     on: str
-    hears: str = "window"  # what an answer of the model is about (evaluate.clip_probabilities)
+    hears: str = "window"
     measure: str = "KL, nats"
 
     @classmethod
@@ -116,6 +120,7 @@ class FeedComparison:
     files: tuple[Path, ...]
     on: str
     measure: str = "noise / signal"
+    hears: str = ""
     labelled: bool = False
 
     @classmethod

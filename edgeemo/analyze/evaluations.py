@@ -33,8 +33,8 @@ class Evaluations:
         self._data = planned.model.SerializeToString()
         self._ranges = stored_ranges(calibration, jobs)
         self._comparison, self._log, self._jobs, self._cluster = comparison, log, jobs, cluster
-        hears = planned.contract.hears if planned.contract else ""  # metadata, which a model's hash leaves out
-        about = f"{hash_model(planned.model)} {hears} {calibration.data_sha256} {hash_files(list(comparison.files))}"
+        # What the model hears is metadata, which its hash leaves out.
+        about = f"{hash_model(planned.model)} {comparison.hears} {calibration.data_sha256} {hash_files(list(comparison.files))}"
         self._about = hashlib.sha256(about.encode()).hexdigest()
         self._known: dict[str, Score] = {}
         if log is not None and log.is_file():

@@ -34,7 +34,6 @@ def answers_of(models: tuple[Path, ...], clips: list[Clip], line: str = "clean")
     for path, model in zip(models, opened, strict=True):
         if model.labels != opened[0].labels:
             raise EdgeEmoError(f"{path}: its labels are {', '.join(model.labels)}, those of {models[0]} others; not comparable")
-    for path, model in zip(models, opened, strict=True):
         if model.hears != opened[0].hears:
             warn([f"{path} hears a {model.hears} and {models[0]} a {opened[0].hears}, so their clips are scored differently "
                   "(docs/stream-contract.md): export and compile again what was made before"])  # fmt: skip

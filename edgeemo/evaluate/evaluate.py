@@ -200,7 +200,7 @@ def clip_answers(
 
 
 def clip_probabilities(hears: str, answers: list[np.ndarray]) -> np.ndarray:
-    """What a model says of whole clips (clips, labels), float64, of their steps' probabilities, (steps, labels) each.
+    """Answers about whole clips (clips, labels), float64, from their steps' probabilities, (steps, labels) each.
 
     A step of a model that hears the whole call is its answer about all of it so far: a clip's is that after its last step, as
     usual for models with a memory. Of one that hears a window it is the mean over the windows.

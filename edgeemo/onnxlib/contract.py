@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 
 import onnx
 from edgeemo_runtime.errors import EdgeEmoError
+from edgeemo_runtime.manifest import HEARS
 
 from edgeemo.onnxlib.metadata import STREAM, read_metadata, write_metadata
 
 UPDATES = ("ring", "shift", "replace")
-HEARS = ("call", "window")
 
 
 @dataclass(frozen=True)

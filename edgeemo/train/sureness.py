@@ -21,11 +21,19 @@ FIRST_HALF = 6.0  # steps, where the fit begins
 SESSION_S = 16.0  # of clips of one speaker and emotion, one after another
 
 
+Person = tuple[str, str | int]  # corpus and speaker
+
+
+def _person(row: Row, place: int) -> Person:
+    """A clip without a speaker is its own, by its ``place``."""
+    return row.corpus, row.speaker or place
+
+
 def sessions(rows: list[Row], rate: int) -> list[list[Row]]:
     """Every clip alone, and clips of one speaker and emotion joined to about SESSION_S: a call is longer than a clip."""
-    groups: dict[tuple[str, str | int, int | None], list[Row]] = {}
+    groups: dict[tuple[Person, int | None], list[Row]] = {}
     for i, r in enumerate(rows):
-        groups.setdefault((r.corpus, r.speaker or i, r.label), []).append(r)
+        groups.setdefault((_person(r, i), r.label), []).append(r)
     joined: list[list[Row]] = []
     for group in groups.values():
         left = 0.0
@@ -54,7 +62,7 @@ class Steps:
         """Each session through the first line and, in turn, one of the others."""
         model.eval()
         parts: list[tuple[Tensor, ...]] = []
-        people: dict[tuple[str, str | int], int] = {}
+        people: dict[Person, int] = {}
         jobs = [(i, line) for i in range(len(heard)) for line in (lines[0], *lines[1:][i % max(1, len(lines) - 1) :][:1])]
         samples = [sum(r.samples for r in rows) for rows in heard]
         jobs.sort(key=lambda job: -samples[job[0]])
@@ -64,8 +72,8 @@ class Steps:
                 audio = [through_line(np.concatenate([pool.audio(r) for r in heard[i]]), line, i) for i, line in group]
                 logits, spoken, counts = _heard(model, audio)
                 for row, (i, _) in enumerate(group):
-                    who = heard[i][0].corpus, heard[i][0].speaker or i  # a clip without a speaker is its own
-                    n, about = counts[row], (heard[i][-1].label or 0, first + row, people.setdefault(who, len(people)))
+                    person = people.setdefault(_person(heard[i][0], i), len(people))
+                    n, about = counts[row], (heard[i][-1].label or 0, first + row, person)
                     parts.append((logits[row, :n], spoken[row, :n], *(torch.full((n,), k) for k in about)))
         return cls(*(torch.cat(values).clone() for values in zip(*parts, strict=True)))
 
@@ -92,11 +100,11 @@ def _factor(spoken: Tensor, least: float, more: Tensor, half: Tensor) -> Tensor:
 
 
 def last_steps(clip: Tensor) -> Tensor:
-    """Where the last step of each clip is (clips,), of the clip of every step (n,) in order: the answer about all of it."""
+    """Places of the clips' last steps (clips,), the answers about all of them; ``clip``: that of every step (n,), in order."""
     return torch.cat([torch.nonzero(clip[1:] != clip[:-1])[:, 0], torch.tensor([len(clip) - 1], device=clip.device)])
 
 
-def _unlikely(logits: Tensor, steps: Steps, rows: Tensor) -> Tensor:
+def _speakers_nll(logits: Tensor, steps: Steps, rows: Tensor) -> Tensor:
     """Mean over speakers of the mean over their ``rows`` of the labels' negative log likelihood."""
     _, person, count = torch.unique(steps.speaker[rows], return_inverse=True, return_counts=True)
     nll = F.cross_entropy(logits[rows], steps.label[rows], reduction="none")
@@ -118,7 +126,7 @@ def fit_sureness(model: CosyVoiceTiny, steps: Steps) -> CosyVoiceTiny:
         optimizer.zero_grad()
         more, half = value.exp()
         logits = steps.logits * _factor(steps.spoken, model.config.sure_least, more, FIRST_HALF * half)
-        nll = _unlikely(logits, steps, answered) + _unlikely(logits, steps, last) + 1e-4 * value.square().sum()
+        nll = _speakers_nll(logits, steps, answered) + _speakers_nll(logits, steps, last) + 1e-4 * value.square().sum()
         nll.backward()
         return nll
 

@@ -107,6 +107,7 @@ def nullable(check: Check) -> Check:
     return lambda where, value: None if value is None else check(where, value)
 
 
+HEARS = ("call", "window")  # what an answer is about: all of the call so far, or its last seconds
 _SHAPE = array(integer(0, 1 << 31), 16)
 _TENSOR = record({"name": text(1000), "shape": _SHAPE, "dtype": choice(*DTYPES)})
 _NAMES = array(text(64), 256)
@@ -125,7 +126,7 @@ _STREAM = record(
         "audio": text(1000),
         "probabilities": text(1000),
         "ring_frames": integer(0, 1 << 31),
-        "hears": choice("call", "window"),
+        "hears": choice(*HEARS),
     },
 )
 _COLUMNS = record(dict.fromkeys(("rules", "memory", "numbers", "flags", "times"), _NAMES), {"speech": _NAMES})

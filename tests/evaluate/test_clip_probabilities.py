@@ -1,4 +1,4 @@
-"""What a model says of a whole clip: after its last step, or on the mean of its windows; the same at each stage of the chain."""
+"""Answers about a whole clip: after its last step, or on the mean of its windows; the same at each stage of the chain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rounding alone makes of a quantized model."""
+"""The effect of rounding alone on a quantized model."""
 
 from __future__ import annotations
 

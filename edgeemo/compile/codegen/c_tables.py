@@ -134,7 +134,7 @@ def tables() -> str:
     text += "#ifndef EDGEEMO_TABLES_H\n#define EDGEEMO_TABLES_H\n\n"
     text += "".join(f"#define EE_{name} {_number(value)}\n" for name, value in NUMBERS.items()) + "\n"
     text += _columns() + "\n"
-    text += _texts("ee_dtypes", manifest.DTYPES) + _texts("ee_reasons", decision.REASONS)
+    text += _texts("ee_dtypes", manifest.DTYPES) + _texts("ee_hears", manifest.HEARS) + _texts("ee_reasons", decision.REASONS)
     text += f'#define EE_NEUTRAL "{decision.NEUTRAL}"\n\n' + _rules() + "\n"
     text += "/* ITU-T G.711. */\n" + _law("ee_ulaw", g711.MULAW) + _law("ee_alaw", g711.ALAW)
     return text + "\n#endif\n"

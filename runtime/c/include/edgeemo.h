@@ -353,7 +353,7 @@ typedef struct edgeemo_result {
   int32_t label;     /* index, after all rules; edgeemo_model_label names it. -1: none yet, the call is listened to */
   int32_t intensity; /* 0: none; 1, 2: the weaker, the stronger kind (edgeemo_model_intensity) */
   int32_t handoff;   /* 0, or why the call should go to a person, in the one step that says so: 1 low confidence, 2 jumping, 3 both */
-  int32_t low;       /* 1: below the least confidence */
+  int32_t low;       /* 1: the last decision was below the least confidence */
   int32_t changed;   /* 1: another label is said than the step before */
   int32_t jumped;    /* 1: the same, soon after the last change */
   int32_t decision;  /* 1: this step is a decision: a sure answer that is another, or the same decision_s of speech later, or a low one */

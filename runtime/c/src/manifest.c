@@ -256,7 +256,11 @@ static void ee_listening(ee_checker *c, uint32_t at, uint32_t states, ee_manifes
   if (m->speech_word < 0) ee_wrong(c, "stream.listening.state", "a state of one number");
 }
 
-static bool ee_is_hears(const char *text) { return strcmp(text, "call") == 0 || strcmp(text, "window") == 0; }
+static bool ee_is_hears(const char *text) {
+  size_t i = 0;
+  while (ee_hears[i] != NULL && strcmp(text, ee_hears[i]) != 0) i++;
+  return ee_hears[i] != NULL;
+}
 
 static void ee_stream_of(ee_checker *c, uint32_t at, uint32_t states, ee_manifest *m) {
   const int64_t longest = (int64_t)EE_MAX_RING_S * EE_MAX_RATE;
@@ -270,7 +274,7 @@ static void ee_stream_of(ee_checker *c, uint32_t at, uint32_t states, ee_manifes
   if (audio != 0) ee_text(c, audio, "stream.audio", 1000, NULL);
   if (shares != 0) ee_text(c, shares, "stream.probabilities", 1000, NULL);
   if (frames != 0) ee_integer(c, frames, "stream.ring_frames", 0, (int64_t)1 << 31);
-  if (hears != 0) ee_text(c, hears, "stream.hears", 6, ee_is_hears);
+  if (hears != 0) ee_text(c, hears, "stream.hears", 64, ee_is_hears);
   for (uint32_t i = 0; i < m->label_count; i++)
     for (uint32_t j = 0; j < i; j++)
       if (strcmp(m->labels[i], m->labels[j]) == 0) ee_wrong(c, "stream.labels", "all different");

@@ -50,6 +50,7 @@ static const char *const ee_first_columns_flags[] = {"low", "jumped", "changed",
 static const char *const ee_first_columns_times[] = {"start_s", "end_s", "since", NULL};
 
 static const char *const ee_dtypes[] = {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool", NULL};
+static const char *const ee_hears[] = {"call", "window", NULL};
 static const char *const ee_reasons[] = {"", "low confidence", "jumping", "low confidence and jumping", NULL};
 #define EE_NEUTRAL "neutral"
 

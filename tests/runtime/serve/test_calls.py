@@ -1,4 +1,4 @@
-"""What is fed to a call faster than it is read: in order, by leg, and nothing lost."""
+"""Audio that is fed to a call faster than it is read: in order, by leg, and nothing lost."""
 
 from __future__ import annotations
 
